@@ -1,0 +1,25 @@
+# The commands of the README. `make` lists them.
+PYTHON := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo lint test clean
+
+help: ## List these commands
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## Make or update .venv (nothing to do when nothing changed)
+	@bash .ci/setup
+
+demo: setup ## Transcribe the samples on this machine's CPU
+	.venv/bin/whisper-fleet run tests/samples/samples.jsonl --model whisper-base --table
+
+lint: setup ## Check style and types
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+test: lint ## Check style and types, and run all tests
+	$(PYTHON) -m pytest
+
+clean: ## Remove .venv, the caches of the tools and the demo's output
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis cache

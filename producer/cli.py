@@ -1,0 +1,214 @@
+"""The command line. Exit codes: 0 done, 1 failed (no row succeeded, too many failed, a part would not run),
+2 bad input or arguments, 130 interrupted, 143 terminated.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Annotated, Any
+
+import typer
+from redis import Redis
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.table import Table
+
+from producer import registry, services
+from producer.collect import serve
+from producer.collector import OwnedJob
+from producer.display import Display, result_table
+from producer.errors import FleetError, UsageError
+from producer.job import Job, JobSpec, open_job
+from producer.options import takes_job
+from producer.run import RunOptions, enqueuer_for, failed_limit, run_job
+from workers.errors import SettingsError
+from workers.presence import live_workers
+from workers.redis_client import connect, shown_url
+from workers.settings import DEFAULT_REDIS_URL, Settings, settings
+
+app = typer.Typer(
+    name="whisper-fleet",
+    help="Transcribe and translate audio datasets with a fleet of vLLM Whisper workers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command()
+@takes_job
+def run(
+    spec: JobSpec,
+    tensor_parallel_size: Annotated[int | None, typer.Option(min=1, help="GPUs per engine (own fleet only).")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Local workers to start (own fleet only).")] = 1,
+    max_failed: Annotated[str | None, typer.Option(metavar="N|P%", help="Stop when more rows have failed.")] = None,
+    table: Annotated[bool, typer.Option("--table", help="Show file, language and text at the end.")] = False,
+) -> None:
+    """Transcribe INPUT into the next step file; its path is the last line of stdout.
+
+    Without REDIS_URL a private Valkey and a local worker are started and stopped again; with it, that fleet is used.
+    The same command again resumes what was interrupted.
+    """
+    try:
+        failed_limit(max_failed, 0)
+    except ValueError:
+        raise UsageError(f"--max-failed {max_failed}: must be a number of rows or a percentage like 5%") from None
+    config = settings()
+    job = open_job(_with_model(spec, config))
+    with _resumable(job), Display() as display:
+        job = run_job(job, RunOptions(workers, tensor_parallel_size, max_failed), config, display)
+    summary = job.header.summary or {}
+    display.summary(summary)
+    if table:
+        Console().print(result_table(job.step.path, spec.media_key, spec.output_key))
+    typer.echo(str(job.step.path))
+    if summary["rows"] and summary["failed"] == summary["rows"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+@takes_job
+def enqueue(spec: JobSpec) -> None:
+    """Send INPUT to the fleet of REDIS_URL, for a collector to write the step file. Prints the job's name.
+
+    Stays at most a window of rows ahead of the collector, and ends when the last rows are sent.
+    """
+    config = settings()
+    url, redis = _broker(config)
+    job = open_job(spec)
+    if job.is_complete():
+        typer.echo(f"{job.step.path} is complete already", err=True)
+        typer.echo(job.id)
+        return
+    with _resumable(job), job.step.lock("producer") as producing:
+        if not producing.acquire():
+            raise FleetError(f"{job.step.path}: {producing.holder()} is sending this job already")
+        sent = _send(job, url, redis, config)
+    typer.echo(f"{sent} rows sent to {shown_url(url)}", err=True)
+    typer.echo(job.id)
+
+
+@app.command()
+def collect(
+    jobs: Annotated[list[str] | None, typer.Argument(metavar="[JOB]...", help="Names or step files of jobs.")] = None,
+) -> None:
+    """Write the step files of jobs on REDIS_URL. Without JOB: of every job, until stopped.
+
+    Any number of collectors may run: each job has one owner at a time, by a lock beside its step file.
+    """
+    _, redis = _broker(settings())
+
+    def report(owned: OwnedJob) -> None:
+        done, failed, rows = owned.journal.answered, owned.journal.failed, owned.journal.rows
+        typer.echo(f"{owned.job.id}: {done} of {rows} rows, {failed} failed", err=True)
+        if owned.complete:
+            typer.echo(str(owned.job.step.path))
+
+    serve(redis, jobs or (), report)
+
+
+@app.command()
+def jobs() -> None:
+    """List the jobs that are registered on REDIS_URL, and how far they are."""
+    _, redis = _broker(settings())
+    table = Table("job", "answered", "failed", "step file")
+    for entry in registry.registered(redis):
+        progress = registry.read(redis, entry.id)
+        answered, failed = (progress.answered, progress.failed) if progress else (0, 0)
+        table.add_row(entry.id, f"{answered} of {entry.rows}", str(failed), entry.output)
+    Console().print(table)
+
+
+@app.command(context_settings=PASS_ON)
+def worker(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Option(help="Model to load (WHISPER_MODEL).")] = None,
+    tensor_parallel_size: Annotated[int | None, typer.Option(min=1, help="GPUs that share the engine.")] = None,
+    name: Annotated[str, typer.Option(help="Name in Flower; %h is the host.")] = "worker@%h",
+) -> None:
+    """Start a worker on REDIS_URL. Further arguments go to `celery worker`, as in -Q transcribe."""
+    wanted = {"WHISPER_MODEL": model, "WHISPER_TENSOR_PARALLEL_SIZE": tensor_parallel_size}
+    changes = {variable: str(value) for variable, value in wanted.items() if value is not None}
+    settings()  # a wrong setting is one line here, not a traceback of Celery's
+    services.run_worker(context.args, changes, name)
+
+
+@app.command(context_settings=PASS_ON)
+def flower(
+    context: typer.Context,
+    address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5555,
+) -> None:
+    """Start Flower on REDIS_URL, with the fleet's queues and tasks. Password: FLOWER_BASIC_AUTH=user:password."""
+    services.run_flower(address, port, context.args, settings())
+
+
+def _with_model(spec: JobSpec, config: Settings) -> JobSpec:
+    """An own fleet loads what WHISPER_MODEL says: that is part of what the job is."""
+    if spec.model is None and config.redis_url is None:
+        return replace(spec, model=config.model)
+    return spec
+
+
+def _send(job: Job, url: str, redis: Redis, config: Settings) -> int:
+    registry.register(redis, job.registration())
+
+    def journaled() -> int:
+        progress = registry.read(redis, job.id)
+        return progress.answered if progress else 0
+
+    enqueuer = enqueuer_for(job, url, live_workers(redis), config, journaled, threading.Event())
+    enqueuer.send_all()
+    return enqueuer.sent
+
+
+def _broker(config: Settings) -> tuple[str, Redis]:
+    """The shared broker, which has to answer. Raises UsageError."""
+    if config.redis_url is None:
+        raise UsageError(f"REDIS_URL is not set: name the fleet's broker, as in REDIS_URL={DEFAULT_REDIS_URL}")
+    redis = connect(config.redis_url)
+    try:
+        redis.ping()
+    except RedisError as error:
+        raise UsageError(f"REDIS_URL {shown_url(config.redis_url)}: does not answer ({error})") from None
+    return config.redis_url, redis
+
+
+@contextmanager
+def _resumable(job: Job) -> Iterator[None]:
+    """Say how to go on when a person interrupts."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(
+            f"interrupted: the answers so far are kept in {job.step.job_path}; the same command resumes", err=True
+        )
+        raise
+
+
+def _terminate(*_: Any) -> None:
+    raise KeyboardInterrupt("SIGTERM")
+
+
+def main() -> None:
+    """Run the command line, and turn what goes wrong into one line and an exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app(standalone_mode=False)
+    except (FleetError, SettingsError) as error:
+        typer.echo(f"whisper-fleet: {error}", err=True)
+        sys.exit(2 if isinstance(error, UsageError | SettingsError) else 1)
+    except RedisError as error:
+        typer.echo(f"whisper-fleet: Redis does not answer: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt as interrupt:
+        sys.exit(143 if interrupt.args else 130)

@@ -1,0 +1,118 @@
+"""The columns that a step adds to its rows: their names, and their values from a row's answer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from producer.errors import UsageError
+from producer.rows import RECORD_OPTIONS
+
+#: Fields of the details column, and the number of decimals kept (None: as it is).
+DETAILS: dict[str, int | None] = {
+    "language": None,
+    "language_probability": 4,
+    "duration": 3,
+    "speech_seconds": 3,
+    "model": None,
+    "avg_logprob": 4,
+    "compression_ratio": 4,
+    "no_speech_prob": 4,
+    "temperature": 4,
+    "flags": None,
+    "attempts": None,
+}
+_SECONDS_DECIMALS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns a step adds. ``output_key`` holds the text; the others are named after it."""
+
+    output_key: str = "transcription"
+    timestamps: bool = False
+    details: bool = False
+
+    def names(self) -> tuple[str, ...]:
+        """Every column that this step may add."""
+        key = self.output_key
+        names = [key]
+        if self.timestamps:
+            names.append(f"{key}_segments")
+        names.append(f"{key}_error")
+        if self.details:
+            names.append(f"{key}_details")
+        return tuple(names)
+
+    def family(self) -> frozenset[str]:
+        """Every column that any step with this output key may have added: what an overwrite removes.
+
+        More than ``names()``: segments of an earlier transcription must not stay beside a new text.
+        """
+        return frozenset(Columns(self.output_key, timestamps=True, details=True).names())
+
+    def check(self, media_key: str) -> None:
+        """Raise UsageError where an added column would take the place of the audio or of a record option."""
+        if not self.output_key:
+            raise UsageError("--output-key is empty: name the column for the text")
+        if media_key in self.family():
+            raise UsageError(
+                f"--output-key {self.output_key!r} would overwrite the audio column {media_key!r}: choose another"
+            )
+        if self.output_key in RECORD_OPTIONS:
+            raise UsageError(
+                f"--output-key {self.output_key!r} is an option of the rows ({', '.join(RECORD_OPTIONS)}): "
+                "a later step would read the text as that option; choose another"
+            )
+
+    def values(self, items: list[dict[str, Any]], plain: bool) -> dict[str, Any]:
+        """The row's new columns. ``items`` are the fields of a `Transcript` or `Failure` each, in order.
+
+        ``plain`` (one recording) gives bare values; otherwise each column is a list with one entry per item.
+        """
+        added: dict[str, list[Any]] = {self.output_key: [item.get("text") for item in items]}
+        if self.timestamps:
+            added[f"{self.output_key}_segments"] = [_segments(item) for item in items]
+        if any(is_failure(item) for item in items):
+            added[f"{self.output_key}_error"] = [_error(item) for item in items]
+        if self.details:
+            added[f"{self.output_key}_details"] = [_details(item) for item in items]
+        return {name: column[0] for name, column in added.items()} if plain else dict(added)
+
+
+def is_failure(item: dict[str, Any]) -> bool:
+    """Whether an item of an answer is a `Failure`: it alone has no text."""
+    return "text" not in item
+
+
+def _segments(item: dict[str, Any]) -> list[dict[str, Any]] | None:
+    if is_failure(item):
+        return None
+    return [
+        {
+            "start": _rounded(segment["start"], _SECONDS_DECIMALS),
+            "end": _rounded(segment["end"], _SECONDS_DECIMALS),
+            "text": segment["text"],
+        }
+        for segment in item.get("segments") or []
+    ]
+
+
+def _error(item: dict[str, Any]) -> dict[str, str] | None:
+    return {"type": item["type"], "message": item["message"]} if is_failure(item) else None
+
+
+def _details(item: dict[str, Any]) -> dict[str, Any] | None:
+    if is_failure(item):
+        return None
+    return {name: _rounded(item.get(name), decimals) for name, decimals in DETAILS.items()}
+
+
+def _rounded(value: Any, decimals: int | None) -> Any:
+    """Figures with ``decimals`` kept; NaN and infinities, which JSON does not have, as None."""
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        return None
+    return value if decimals is None else round(value, decimals)

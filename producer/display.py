@@ -1,0 +1,116 @@
+"""What a person sees while a job runs: what it waits for, how far it is, and what came of it. All of it on stderr."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from producer.registry import Progress
+
+#: Where nobody watches (a log file), a line so often.
+LINE_SECONDS = 10.0
+
+
+class Display:
+    """A progress bar on a terminal, a line now and then elsewhere. Use as a context manager."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._bar: Bar | None = None
+        self._status = ""
+        self._began: float | None = None
+        self._seconds_before = 0.0
+        self._said = 0.0
+
+    def __enter__(self) -> Display:
+        if self._console.is_terminal:
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._bar.start()
+            self._bar.add_task("starting", total=None, figures="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def waiting(self, what: str) -> None:
+        """Say what is being waited for; repeated words are said once where nobody watches."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], description=what)
+        elif what.partition(" (")[0] != self._status.partition(" (")[0]:
+            self._console.print(what, highlight=False)
+        self._status = what
+
+    def progress(self, progress: Progress) -> None:
+        """Show rows done, failed, audio seconds per second and the time left."""
+        now = time.monotonic()
+        if self._began is None:
+            self._began, self._seconds_before = now, progress.audio_seconds
+        elapsed = now - self._began
+        speed = (progress.audio_seconds - self._seconds_before) / elapsed if elapsed > 0 else 0.0
+        figures = f"{progress.failed} failed, {speed:.1f} audio s/s"
+        if self._bar is not None:
+            self._bar.update(
+                self._bar.task_ids[0],
+                description="transcribing",
+                total=progress.rows,
+                completed=progress.answered,
+                figures=figures,
+            )
+        elif now - self._said >= LINE_SECONDS or progress.answered == progress.rows:
+            self._said = now
+            done = progress.answered
+            left = f", about {elapsed / done * (progress.rows - done):.0f} s left" if done else ""
+            self._console.print(f"{done} of {progress.rows} rows, {figures}{left}", highlight=False)
+
+    def summary(self, summary: Mapping[str, Any]) -> None:
+        """One line on what came of the job, failures by reason."""
+        line = f"{summary['rows']} rows, {summary['failed']} failed, {summary['audio_seconds']:.1f} s of audio"
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(summary["reasons"].items()))
+        self._console.print(f"{line} ({reasons})" if reasons else line, highlight=False)
+
+
+def result_table(path: Path, media_key: str, output_key: str, most_rows: int = 50) -> Table:
+    """File, language and text of the first rows of a step file."""
+    table = Table("file", "language", "text", title=None)
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines):
+            if number == most_rows:
+                table.add_row("...", "", f"(more rows in {path})")
+                break
+            row = json.loads(line)
+            table.add_row(*_cells(row, media_key, output_key))
+    return table
+
+
+def _cells(row: dict[str, Any], media_key: str, output_key: str) -> tuple[str, str, str]:
+    media, text = row[media_key], row[output_key]
+    details, error = row.get(f"{output_key}_details"), row.get(f"{output_key}_error")
+    names = [str(name) for name in media] if isinstance(media, list) else [str(media)]
+    languages = [str((entry or {}).get("language") or "-") for entry in _listed(details)]
+    shown = [str(entry) if entry is not None else "" for entry in _listed(text)]
+    problems = [f"[{entry['type']}] {entry['message']}" for entry in _listed(error) if entry]
+    return "\n".join(names), "\n".join(languages), "\n".join([*filter(None, shown), *problems])
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

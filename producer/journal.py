@@ -1,0 +1,258 @@
+"""The journal of a job: one line per answered row, as it was received, on the disk before it counts as answered.
+
+Of a row's answers the first counts, so that what a crashed or doubled worker sends again changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from producer.cache import disk_errors, fsync_folder
+from producer.columns import is_failure
+from producer.errors import FleetError
+
+logger = logging.getLogger(__name__)
+
+_UNANSWERED = -1
+_READ_BYTES = 8192
+
+# A recording of more than 30 years is a mistake of its worker.
+_LONGEST_SECONDS = 1e9
+
+
+class Journal:
+    """The answers of a job with ``rows`` rows; 8 bytes of memory a row. One owner writes it, under the job's lock.
+
+    Not thread-safe: one thread appends and reads lines; others may look at the counters.
+    """
+
+    def __init__(self, path: Path, rows: int, fd: int) -> None:
+        self.path = path
+        self.rows = rows
+        #: Rows answered, and those of them in which every recording failed.
+        self.answered = 0
+        self.failed = 0
+        #: Failed recordings by the type of their failure, those of partly failed rows too.
+        self.reasons: Counter[str] = Counter()
+        #: Length of the transcribed recordings.
+        self.audio_seconds = 0.0
+        self._fd = fd
+        self._size = 0
+        self._offsets = array("q", [_UNANSWERED]) * rows
+
+    @classmethod
+    def open(cls, path: Path, rows: int) -> Journal:
+        """Open or create the journal at ``path`` and read what is there.
+
+        A last line that a crash cut off is removed. Raises FleetError that names the line for any other damage, and
+        for rows that the input does not have.
+        """
+        with disk_errors(path):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            journal = cls(path, rows, fd)
+            try:
+                for answer, offset, size in _answers(path, rows):
+                    if answer.row not in journal:
+                        journal._count(answer, offset)
+                    journal._size = offset + size
+                if os.fstat(fd).st_size > journal._size:
+                    logger.warning("%s: the last line was cut off by a crash and is removed", path)
+                    os.ftruncate(fd, journal._size)
+                os.fsync(fd)
+                fsync_folder(path.parent)
+            except BaseException:
+                os.close(fd)
+                raise
+        return journal
+
+    @staticmethod
+    def read_answered(path: Path, rows: int) -> Answered:
+        """The rows answered so far, for a process that does not own the journal: changes nothing, one bit a row."""
+        answered = Answered(rows)
+        if path.exists():
+            for answer, _, _ in _answers(path, rows):
+                answered.add(answer.row)
+        return answered
+
+    def append(self, results: Iterable[bytes]) -> int:
+        """Put answers (`RowResult` as JSON) on the disk and return how many were new.
+
+        What is no answer to a row of this job is logged and left out. Raises FleetError where the disk is full or
+        fails: then none of them counts, and a later call may succeed.
+        """
+        fresh: dict[int, tuple[Answer, bytes]] = {}
+        for raw in results:
+            try:
+                answer = _read(raw, self.rows)
+            except ValueError as error:
+                logger.warning("%s: an answer is ignored: %s", self.path, error)
+                continue
+            if answer.row not in self and answer.row not in fresh:
+                # A foreign worker may indent its JSON; here a line is an answer.
+                line = raw.strip() if b"\n" not in raw.strip() else json.dumps(answer.as_dict()).encode()
+                fresh[answer.row] = (answer, line + b"\n")
+        if fresh:
+            self._write(b"".join(line for _, line in fresh.values()))
+        for answer, line in fresh.values():
+            self._count(answer, self._size)
+            self._size += len(line)
+        return len(fresh)
+
+    def __contains__(self, row: int) -> bool:
+        return self._offsets[row] != _UNANSWERED
+
+    def line(self, row: int) -> bytes:
+        """The answer of ``row`` as it was received, without newline. Raises FleetError where there is none."""
+        offset = self._offsets[row]
+        if offset == _UNANSWERED:
+            raise FleetError(f"{self.path}: row {row} has no answer yet: run the same command again")
+        parts: list[bytes] = []
+        while block := os.pread(self._fd, _READ_BYTES, offset):
+            end = block.find(b"\n")
+            if end >= 0:
+                return b"".join((*parts, block[:end]))
+            parts.append(block)
+            offset += len(block)
+        raise FleetError(f"{self.path}: row {row} is cut off: the journal was changed by another program")
+
+    def items(self, row: int) -> list[dict[str, Any]]:
+        """The items of the answer of ``row``: the fields of a `Transcript` or `Failure` each."""
+        return _read(self.line(row), self.rows).items
+
+    def unanswered(self) -> Iterator[int]:
+        """The rows without an answer, in order."""
+        return (row for row, offset in enumerate(self._offsets) if offset == _UNANSWERED)
+
+    def close(self) -> None:
+        """Close the file; all that was appended is on the disk already."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _write(self, data: bytes) -> None:
+        with disk_errors(self.path):
+            try:
+                # What an earlier failure may have left behind the last good line.
+                if os.fstat(self._fd).st_size > self._size:
+                    os.ftruncate(self._fd, self._size)
+                written = 0
+                while written < len(data):  # one write; another only where the disk took a part
+                    written += os.pwrite(self._fd, data[written:], self._size + written)
+                os.fsync(self._fd)
+            except OSError:
+                os.ftruncate(self._fd, self._size)
+                raise
+
+    def _count(self, answer: Answer, offset: int) -> None:
+        self._offsets[answer.row] = offset
+        failures = [item for item in answer.items if is_failure(item)]
+        self.answered += 1
+        self.failed += len(failures) == len(answer.items)
+        self.reasons.update(item["type"] for item in failures)
+        self.audio_seconds += sum(_duration_s(item) for item in answer.items)
+
+
+@dataclass(slots=True)
+class Answered:
+    """A set of row numbers below ``rows``, one bit each."""
+
+    rows: int
+    count: int = 0
+    bits: bytearray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.bits = bytearray((self.rows + 7) // 8)
+
+    def add(self, row: int) -> None:
+        """Add a row; again does nothing."""
+        if row not in self:
+            self.bits[row >> 3] |= 1 << (row & 7)
+            self.count += 1
+
+    def __contains__(self, row: int) -> bool:
+        return bool(self.bits[row >> 3] & 1 << (row & 7))
+
+    def __len__(self) -> int:
+        return self.count
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What of a `RowResult` is looked at here."""
+
+    row: int
+    items: list[dict[str, Any]]
+    fields: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The whole of it, unknown fields too."""
+        return self.fields
+
+
+def _read(raw: bytes, rows: int) -> Answer:
+    """An answer, checked as far as the merge relies on it. Raises ValueError that says what is wrong."""
+    try:
+        fields = json.loads(raw.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if not isinstance(fields, dict):
+        raise ValueError("not an object")
+    row, items = fields.get("row"), fields.get("items")
+    if type(row) is not int or not 0 <= row < rows:
+        raise ValueError(f"row {str(row)[:40]} is not one of the job's {rows}")
+    if not isinstance(items, list) or not items or not all(_is_item(item) for item in items):
+        raise ValueError(f"row {row}: items are no transcripts or failures")
+    return Answer(row, items, fields)
+
+
+def _is_item(item: Any) -> bool:
+    if not isinstance(item, dict):
+        return False
+    if is_failure(item):
+        return isinstance(item.get("type"), str) and isinstance(item.get("message"), str)
+    segments = item.get("segments") or []
+    return isinstance(item["text"], str) and isinstance(segments, list) and all(map(_is_segment, segments))
+
+
+def _is_segment(segment: Any) -> bool:
+    return isinstance(segment, dict) and segment.keys() >= {"start", "end", "text"}
+
+
+def _duration_s(item: dict[str, Any]) -> float:
+    duration = item.get("duration")
+    # Compared before it is converted: a foreign worker's figure may be NaN or an integer that no float holds.
+    return float(duration) if isinstance(duration, int | float) and 0 < duration < _LONGEST_SECONDS else 0.0
+
+
+def _answers(path: Path, rows: int) -> Iterator[tuple[Answer, int, int]]:
+    """Each whole line with its offset and size in bytes; a last line that a crash spoiled is left out."""
+    offset = 0
+    spoiled: str | None = None
+    with path.open("rb", buffering=2**18) as handle:
+        for number, line in enumerate(handle, start=1):
+            if spoiled:
+                break
+            if not line.endswith(b"\n"):
+                return
+            try:
+                answer = _read(line, rows)
+            except UnicodeDecodeError as error:
+                spoiled = f"{path}:{number}: not valid UTF-8 ({error.reason})"
+            except json.JSONDecodeError as error:
+                spoiled = f"{path}:{number}: not valid JSON ({error.msg})"
+            except ValueError as error:
+                raise FleetError(f"{path}:{number}: {error}: start over with --force") from None
+            else:
+                yield answer, offset, len(line)
+                offset += len(line)
+        else:
+            return  # at most the last line was spoiled: blocks of a batch may reach the disk out of order
+    raise FleetError(f"{spoiled}: delete this line to have its row done again, or start over with --force")

@@ -1,0 +1,46 @@
+"""Which queue a job goes to, and what no live worker can do: refused at submission, in words that name what can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from producer.errors import UsageError
+from workers.app import queue_name
+from workers.models import model_slug
+from workers.presence import Presence
+
+
+def choose_queue(workers: Sequence[Presence], task: str, language: str, model: str | None) -> str:
+    """The queue whose live workers have ``model`` (None: the fleet's default), can do ``task`` and know ``language``.
+
+    Without live workers the plain queue of the task is taken: its rows wait. Raises UsageError for what none can do.
+    """
+    plain = queue_name("translate" if task == "translate" else "transcribe")
+    if not workers:
+        return plain
+    queues = [plain] if model is None else [plain, f"{plain}.{model_slug(model)}"]
+    serving = [worker for worker in workers if set(queues) & set(worker.queues)]
+    if not serving:
+        served = sorted({queue for worker in workers for queue in worker.queues})
+        raise UsageError(f"no live worker serves the queue {plain}: there are {_listed(served)}")
+    if model is not None:
+        having = [worker for worker in serving if model_slug(worker.model) == model_slug(model)]
+        if not having:
+            models = sorted({worker.model for worker in workers})
+            raise UsageError(f"--model {model}: no live worker has it, there are {_listed(models)}")
+        serving = having
+    able = [worker for worker in serving if task in worker.tasks]
+    if not able:
+        tasks = sorted({f"{task} ({worker.model})" for worker in serving for task in worker.tasks})
+        raise UsageError(f"--task {task}: no live worker can, there are {_listed(tasks)}")
+    if language != "auto" and not any(language in worker.languages for worker in able):
+        raise UsageError(f"--language {language}: no live worker knows it; their models are {_listed(_models(able))}")
+    return next(queue for worker in able for queue in queues if queue in worker.queues)
+
+
+def _models(workers: Sequence[Presence]) -> list[str]:
+    return sorted({worker.model for worker in workers})
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if names else "none"

@@ -1,0 +1,241 @@
+"""Step files: names, headers, locks held by real processes, and writes that leave all or nothing."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from producer.cache import FileLock, JobHeader, Step, atomic_write, check_writable, differences
+from producer.errors import FleetError, UsageError
+
+HEADER = JobHeader(
+    id="0b5e",
+    created="2025-01-31T12:00:00+00:00",
+    inputs=["data.jsonl"],
+    rows=3,
+    bytes=120,
+    sha256="ab" * 32,
+    task="transcribe",
+    options={"language": "auto", "timestamps": False, "model": None},
+    audio_root="/data/中",
+    output="/cache/data_step1.jsonl",
+)
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file of this process may grow past ``size`` bytes: the system's own refusal, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+class TestStep:
+    def test_names(self, tmp_path: Path) -> None:
+        step = Step(tmp_path, "data", 1)
+        assert step.path == tmp_path / "data_step1.jsonl"
+        assert step.header_path == tmp_path / "data_step1.job" / "job.json"
+        assert step.journal_path == tmp_path / "data_step1.job" / "journal.jsonl"
+
+    def test_the_job_folder_is_the_user_s_alone(self, tmp_path: Path) -> None:
+        step = Step(tmp_path, "data", 1)
+        step.create_job_folder()
+        step.create_job_folder()
+        assert step.job_path.stat().st_mode & 0o777 == 0o700
+
+    @pytest.mark.parametrize("prefix", ["", "a/b", "a\nb", "a\0b", "中" * 80])
+    def test_a_prefix_is_a_file_name(self, tmp_path: Path, prefix: str) -> None:
+        with pytest.raises(UsageError, match="--prefix"):
+            Step(tmp_path, prefix, 1)
+
+    def test_step_0_is_never_written(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="step 0 is the input"):
+            Step(tmp_path, "data", 0)
+
+    def test_a_step_reads_the_one_before_it(self, tmp_path: Path) -> None:
+        inputs = [tmp_path / "data.jsonl"]
+        assert Step(tmp_path, "data", 1).input_of(inputs) == inputs
+        with pytest.raises(UsageError, match=r"data_step1\.jsonl: not there or not finished: run step 0 first"):
+            Step(tmp_path, "data", 2).input_of(inputs)
+        Step(tmp_path, "data", 1).path.touch()
+        assert Step(tmp_path, "data", 2).input_of(inputs) == [tmp_path / "data_step1.jsonl"]
+
+    def test_the_source_is_never_written_over(self, tmp_path: Path) -> None:
+        source = tmp_path / "data_step1.jsonl"
+        source.touch()
+        (tmp_path / "link").symlink_to(tmp_path)
+        with pytest.raises(UsageError, match="same file"):
+            Step(tmp_path / "link", "data", 1).input_of([source])
+
+    def test_starting_over_keeps_locks_and_result(self, tmp_path: Path) -> None:
+        step = Step(tmp_path, "data", 1)
+        step.create_job_folder()
+        step.forget()
+        HEADER.write(step.header_path)
+        step.journal_path.touch()
+        step.path.touch()
+        with step.lock("collector") as lock:
+            assert lock.acquire()
+            step.forget()
+        assert [path.name for path in step.job_path.iterdir()] == ["collector.lock"]
+        assert step.path.exists()
+
+
+class TestJobHeader:
+    def test_it_reads_as_it_was_written(self, tmp_path: Path) -> None:
+        path = tmp_path / "job.json"
+        assert JobHeader.read(path) is None
+        for header in (HEADER, replace(HEADER, complete=True, summary={"answered": 3})):
+            header.write(path)
+            assert JobHeader.read(path) == header
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert [item.name for item in tmp_path.iterdir()] == ["job.json"]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", "damaged"),
+            ("[]", "damaged"),
+            ('{"version": 1}', "damaged"),
+            ('{"version": 2}', "another version"),
+            ("{}", "another version"),
+        ],
+    )
+    def test_what_cannot_be_read_is_refused(self, tmp_path: Path, text: str, message: str) -> None:
+        path = tmp_path / "job.json"
+        path.write_text(text)
+        with pytest.raises(UsageError, match=rf"job\.json: .*{message}.*--force"):
+            JobHeader.read(path)
+
+    def test_the_same_job_has_no_differences(self) -> None:
+        again = replace(HEADER, id="other", created="later", inputs=["./data.jsonl"], complete=True)
+        assert differences(HEADER, again) == []
+
+    def test_differences_in_words(self) -> None:
+        other = replace(
+            HEADER,
+            sha256="cd" * 32,
+            rows=4,
+            task="translate",
+            audio_root="/other",
+            options={"language": "en", "timestamps": True, "model": "m", "limit": 5},
+        )
+        assert differences(HEADER, other) == [
+            "the input has changed (content hash, 3 rows then, 4 now)",
+            "task was 'transcribe', now 'translate'",
+            "audio root was '/data/中', now '/other'",
+            "language was 'auto', now 'en'",
+            "timestamps was off, now on",
+            "model was not set, now 'm'",
+            "limit was not set, now 5",
+        ]
+
+
+class TestFileLock:
+    def test_one_holder_at_a_time(self, tmp_path: Path) -> None:
+        first, second = FileLock(tmp_path / "x.lock"), FileLock(tmp_path / "x.lock")
+        assert first.acquire()
+        assert first.acquire()
+        assert not second.acquire()
+        assert second.holder() == f"process {os.getpid()} on {os.uname().nodename}"
+        first.release()
+        first.release()
+        assert second.acquire()
+        second.release()
+
+    def test_it_ends_with_its_process(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.lock"
+        code = (
+            "import sys, pathlib, producer.cache as cache\n"
+            "lock = cache.FileLock(pathlib.Path(sys.argv[1]))\n"
+            "sys.stdout.write(f'{lock.acquire()}\\n'); sys.stdout.flush(); sys.stdin.read()\n"
+        )
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert child.stdout
+            assert child.stdout.readline() == "True\n"
+            lock = FileLock(path)
+            assert not lock.acquire()
+            assert lock.holder().startswith(f"process {child.pid} on ")
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            assert lock.acquire()
+            assert lock.holder().startswith(f"process {os.getpid()} on ")
+            lock.release()
+        finally:
+            child.kill()
+            child.communicate()
+
+    def test_a_holder_that_wrote_nothing(self, tmp_path: Path) -> None:
+        (tmp_path / "x.lock").write_text("[]")
+        assert FileLock(tmp_path / "x.lock").holder() == "another process"
+
+
+class TestAtomicWrite:
+    def test_nothing_is_there_until_all_is(self, tmp_path: Path) -> None:
+        path = tmp_path / "out.jsonl"
+        path.write_bytes(b"old")
+        with atomic_write(path) as handle:
+            handle.write(b"new")
+            handle.flush()
+            assert path.read_bytes() == b"old"
+        assert path.read_bytes() == b"new"
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_a_failure_leaves_what_was_there(self, tmp_path: Path) -> None:
+        path = tmp_path / "out.jsonl"
+        path.write_bytes(b"old")
+        with pytest.raises(TypeError), atomic_write(path) as handle:
+            handle.writelines([b"new", None])  # type: ignore[list-item]
+        assert path.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_a_full_disk_is_one_line(self, tmp_path: Path) -> None:
+        path = tmp_path / "out.jsonl"
+        with (
+            pytest.raises(FleetError, match=r"out\.jsonl: cannot be written .*: free some space"),
+            full_disk(2**16),
+            atomic_write(path) as handle,
+        ):
+            handle.write(b"x" * 2**17)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_leftovers_of_killed_processes_go_and_live_ones_stay(self, tmp_path: Path) -> None:
+        path = tmp_path / "out.jsonl"
+        old, new, other = (tmp_path / name for name in (".out.jsonl.1.aa.tmp", ".out.jsonl.2.bb.tmp", ".o.1.aa.tmp"))
+        for left in (old, new, other):
+            left.touch()
+        for left in (old, other):
+            os.utime(left, (0, time.time() - 7200))
+        with atomic_write(path):
+            pass
+        assert sorted(tmp_path.iterdir()) == sorted([path, new, other])
+
+
+class TestCheckWritable:
+    def test_the_folder_is_made_and_left_empty(self, tmp_path: Path) -> None:
+        check_writable(tmp_path / "a" / "b")
+        assert list((tmp_path / "a" / "b").iterdir()) == []
+
+    def test_a_file_in_its_place(self, tmp_path: Path) -> None:
+        (tmp_path / "a").touch()
+        for path in (tmp_path / "a", tmp_path / "a" / "b"):
+            with pytest.raises(UsageError, match=r"cannot be written .*--cache-path"):
+                check_writable(path)
+
+    def test_a_file_system_that_takes_no_files(self) -> None:
+        with pytest.raises(UsageError, match="/proc/"):
+            check_writable(Path("/proc/self"))

@@ -1,0 +1,98 @@
+"""The added columns: names, shapes for one and for several recordings, and figures fit to read."""
+
+import json
+from typing import Any
+
+import pytest
+
+from producer.columns import Columns
+from producer.errors import UsageError
+from workers.messages import Failure, Segment, Transcript
+
+SPOKEN: dict[str, Any] = Transcript(
+    text=" Guten Tag.",
+    segments=[Segment(start=0.12345, end=1.99999, text=" Guten Tag.")],
+    language="de",
+    language_probability=0.987654321,
+    duration=2.0004,
+    speech_seconds=1.87654,
+    model="openai/whisper-base",
+    avg_logprob=-0.1234567,
+    compression_ratio=1.23456,
+    no_speech_prob=0.000049,
+    temperature=0.6000000000000001,
+    flags=["repetition"],
+    attempts=2,
+).model_dump()
+FAILED: dict[str, Any] = Failure(type="not_audio", message="x.wav: no audio stream").model_dump()
+DETAILS = {
+    "language": "de",
+    "language_probability": 0.9877,
+    "duration": 2.0,
+    "speech_seconds": 1.877,
+    "model": "openai/whisper-base",
+    "avg_logprob": -0.1235,
+    "compression_ratio": 1.2346,
+    "no_speech_prob": 0.0,
+    "temperature": 0.6,
+    "flags": ["repetition"],
+    "attempts": 2,
+}
+SEGMENTS = [{"start": 0.123, "end": 2.0, "text": " Guten Tag."}]
+ALL = Columns("t", timestamps=True, details=True)
+
+
+def test_names_are_all_that_may_be_added() -> None:
+    assert Columns().names() == ("transcription", "transcription_error")
+    assert ALL.names() == ("t", "t_segments", "t_error", "t_details")
+
+
+def test_an_overwrite_removes_what_another_run_may_have_left() -> None:
+    assert Columns("t").family() == set(ALL.names())
+
+
+@pytest.mark.parametrize(
+    ("output_key", "media_key", "message"),
+    [
+        ("", "audio", "is empty"),
+        ("audio", "audio", "overwrite the audio column"),
+        ("t", "t_segments", "overwrite the audio column"),
+        ("language", "audio", "is an option of the rows"),
+    ],
+)
+def test_a_key_that_would_harm_the_rows_is_refused(output_key: str, media_key: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Columns(output_key).check(media_key)
+    Columns("t").check("audio")
+
+
+def test_one_recording_gives_plain_columns() -> None:
+    assert Columns("t").values([SPOKEN], plain=True) == {"t": " Guten Tag."}
+    assert ALL.values([SPOKEN], plain=True) == {"t": " Guten Tag.", "t_segments": SEGMENTS, "t_details": DETAILS}
+
+
+def test_a_failed_recording_has_null_columns_and_its_error() -> None:
+    assert Columns("t").values([FAILED], plain=True) == {"t": None, "t_error": FAILED}
+    assert ALL.values([FAILED], plain=True) == {"t": None, "t_segments": None, "t_error": FAILED, "t_details": None}
+
+
+def test_several_recordings_give_lists_with_nulls_in_place() -> None:
+    assert ALL.values([SPOKEN, FAILED, SPOKEN], plain=False) == {
+        "t": [" Guten Tag.", None, " Guten Tag."],
+        "t_segments": [SEGMENTS, None, SEGMENTS],
+        "t_error": [None, FAILED, None],
+        "t_details": [DETAILS, None, DETAILS],
+    }
+    assert Columns("t").values([SPOKEN, SPOKEN], plain=False) == {"t": [" Guten Tag.", " Guten Tag."]}
+
+
+def test_silence_has_text_and_no_segments() -> None:
+    silence = Transcript(text="", duration=3.0).model_dump()
+    assert Columns("t", timestamps=True).values([silence], plain=True) == {"t": "", "t_segments": []}
+
+
+def test_figures_that_json_lacks_become_null() -> None:
+    odd = SPOKEN | {"avg_logprob": float("-inf"), "no_speech_prob": float("nan"), "temperature": None}
+    details = ALL.values([odd], plain=True)["t_details"]
+    assert [details[name] for name in ("avg_logprob", "no_speech_prob", "temperature")] == [None, None, None]
+    json.dumps(details, allow_nan=False)

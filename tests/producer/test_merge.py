@@ -1,0 +1,118 @@
+"""The merge: every row with its own answer, the same bytes whatever came when, or no file at all."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from producer.columns import Columns
+from producer.errors import FleetError
+from producer.journal import Journal
+from producer.merge import write_step
+from producer.rows import ScanRules, read_rows, scan
+from workers.messages import Failure, RowResult, Transcript
+
+LINES = [
+    b'{"audio": "a.wav", "n": 123456789012345678901234567890, "f": 1.10}',
+    '{"id":"é中","audio":["b.wav",null]}'.encode(),
+    b'{"audio": ["c.wav"], "s": "\\ud83d\\ude00"}',
+    b'{"audio": null}',
+    b'{"audio": ["d.wav", "e.wav"], "transcription": "old", "transcription_segments": []}',
+]
+ITEMS: list[list[Transcript | Failure]] = [
+    [Transcript(text="eins")],
+    [Transcript(text="zwei"), Failure(type="no_audio", message="nothing")],
+    [Transcript(text="中")],
+    [Failure(type="no_audio", message="nothing")],
+    [Failure(type="quarantined", message="took its worker down twice")],
+]
+EXPECTED = [
+    LINES[0][:-1] + b', "transcription": "eins"}',
+    LINES[1][:-1]
+    + b', "transcription": ["zwei", null], "transcription_error": [null, {"type": "no_audio", "message": "nothing"}]}',
+    LINES[2][:-1] + ', "transcription": "中"}'.encode(),
+    LINES[3][:-1] + b', "transcription": null, "transcription_error": {"type": "no_audio", "message": "nothing"}}',
+    b'{"audio": ["d.wav", "e.wav"], "transcription": [null, null], "transcription_error": ['
+    + b", ".join([b'{"type": "quarantined", "message": "took its worker down twice"}'] * 2)
+    + b"]}",
+]
+WANTED = b"".join(line + b"\n" for line in EXPECTED)
+
+
+def answer(row: int) -> bytes:
+    return RowResult(row=row, items=ITEMS[row]).model_dump_json().encode()
+
+
+def merge(folder: Path, answers: list[list[bytes]], lines: list[bytes] = LINES, rows: int = len(LINES)) -> bytes:
+    folder.mkdir(exist_ok=True)
+    journal = Journal.open(folder / "journal.jsonl", rows)
+    try:
+        for batch in answers:
+            journal.append(batch)
+        columns = Columns()
+        assert write_step(folder / "out.jsonl", lines, journal, columns, "audio", columns.family()) == rows
+    finally:
+        journal.close()
+    return (folder / "out.jsonl").read_bytes()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.permutations(range(len(LINES))), st.lists(st.integers(0, len(LINES) - 1), max_size=8), st.data())
+def test_any_order_with_copies_gives_the_same_bytes(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], copies: list[int], data: st.DataObject
+) -> None:
+    sent = list(order)
+    for row in copies:
+        sent.insert(data.draw(st.integers(0, len(sent))), row)
+    cut = data.draw(st.integers(0, len(sent)))
+    batches = [[answer(row) for row in part] for part in (sent[:cut], sent[cut:])]
+    assert merge(tmp_path_factory.mktemp("merge"), batches) == WANTED
+
+
+def test_each_line_is_json_with_all_that_it_held(tmp_path: Path) -> None:
+    out = merge(tmp_path, [[answer(row) for row in range(len(LINES))]])
+    for before, after in zip(LINES[:4], out.split(b"\n"), strict=False):
+        assert json.loads(before).items() <= json.loads(after).items()
+
+
+@pytest.mark.parametrize("missing", range(len(LINES)))
+def test_a_missing_answer_leaves_no_file(tmp_path: Path, missing: int) -> None:
+    with pytest.raises(FleetError, match=f"row {missing} has no answer"):
+        merge(tmp_path, [[answer(row) for row in range(len(LINES)) if row != missing]])
+    assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]
+
+
+def test_no_rows_give_an_empty_file(tmp_path: Path) -> None:
+    assert merge(tmp_path, [], lines=[], rows=0) == b""
+
+
+@pytest.mark.parametrize("lines", [LINES[:-1], [*LINES, LINES[0]]])
+def test_an_input_that_grew_or_shrank_leaves_no_file(tmp_path: Path, lines: list[bytes]) -> None:
+    with pytest.raises(FleetError, match="the input changed while the job ran"):
+        merge(tmp_path, [[answer(row) for row in range(len(LINES))]], lines=lines)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_an_input_with_other_content_leaves_no_file(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(b'{"audio": "a.wav"}\n')
+    found = scan([source], ScanRules("audio"))
+    journal = Journal.open(tmp_path / "journal.jsonl", 1)
+    journal.append([answer(0)])
+    out = tmp_path / "out.jsonl"
+    assert write_step(out, read_rows([source]), journal, Columns(), "audio", sha256=found.sha256) == 1
+    out.unlink()
+    source.write_bytes(b'{"audio": "b.wav"}\n')
+    with pytest.raises(FleetError, match="the input changed"):
+        write_step(out, read_rows([source]), journal, Columns(), "audio", sha256=found.sha256)
+    assert not out.exists()
+    journal.close()
+
+
+def test_answers_that_do_not_fit_their_row_are_refused(tmp_path: Path) -> None:
+    batch = [answer(row) for row in range(len(LINES)) if row != 1]
+    batch.append(RowResult(row=1, items=[Transcript(text="one for two")]).model_dump_json().encode())
+    with pytest.raises(FleetError, match="row 1 has 1 answers for 2 recordings"):
+        merge(tmp_path, [batch])

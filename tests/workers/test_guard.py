@@ -1,0 +1,108 @@
+"""Real processes: a parent that is killed takes its guarded child with it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from workers import guard
+
+# The child opens the pipe, arms the guard and says so; the pipe closes when the child is gone, however that happens.
+CHILD = """
+import ctypes, os, time
+from workers import guard
+pipe = os.open({pipe!r}, os.O_WRONLY)
+{arm}
+os.write(pipe, b"armed")
+time.sleep(600)
+"""
+PARENT = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {child!r}])
+time.sleep(600)
+"""
+MULTIPROCESSING_PARENT = """
+import multiprocessing, time
+if __name__ == "__main__":
+    child = multiprocessing.get_context({method!r}).Process(target=exec, args=({child!r}, {{}}))
+    child.start()
+    time.sleep(600)
+"""
+
+
+def assert_child_ends_with_parent(pipe: Path, parent_code: str) -> None:
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    parent = subprocess.Popen([sys.executable, "-c", parent_code])
+    try:
+        assert read_some(reader) == b"armed"
+        assert parent.poll() is None
+        assert not select.select([reader], [], [], 1.5)[0], "the child ended although its parent lives"
+        parent.kill()
+        assert read_some(reader) == b"", "the child is alive after its parent's death"
+    finally:
+        parent.kill()
+        parent.wait()
+        os.close(reader)
+
+
+def read_some(reader: int) -> bytes:
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    assert poll.poll(60_000), "nothing happened for 60 s"
+    return os.read(reader, 100)
+
+
+def test_child_of_a_killed_parent_ends(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    child = CHILD.format(pipe=str(pipe), arm="guard.die_with_parent(os.getppid())")
+    assert_child_ends_with_parent(pipe, PARENT.format(child=child))
+
+
+def test_watchdog_alone_is_enough(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    disarm = "ctypes.CDLL(None).prctl(guard.PR_SET_PDEATHSIG, 0, 0, 0, 0)"
+    child = CHILD.format(pipe=str(pipe), arm=f"guard.die_with_parent(os.getppid()); {disarm}")
+    assert_child_ends_with_parent(pipe, PARENT.format(child=child))
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_register_guards_multiprocessing_children(tmp_path: Path, method: str) -> None:
+    pipe = tmp_path / "pipe"
+    child = CHILD.format(pipe=str(pipe), arm="guard.register()")
+    assert_child_ends_with_parent(pipe, MULTIPROCESSING_PARENT.format(method=method, child=child))
+
+
+def test_wrong_parent_ends_at_once() -> None:
+    code = "import os; from workers import guard; guard.die_with_parent(os.getpid()); print('still here')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
+def test_register_does_nothing_in_the_worker_itself() -> None:
+    code = "from workers import guard; import threading; guard.register(); print(threading.active_count())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, b"1\n")
+
+
+def test_guard_is_loaded_by_vllm_through_its_entry_point() -> None:
+    from importlib.metadata import entry_points
+
+    (found,) = [point for point in entry_points(group="vllm.general_plugins") if point.value.startswith("workers.")]
+    assert found.load() is guard.register
+
+
+def test_death_signal_cannot_be_ignored() -> None:
+    code = (
+        "import ctypes, os; from workers import guard; guard.die_with_parent(os.getppid()); got = ctypes.c_int();"
+        "ctypes.CDLL(None).prctl(2, ctypes.byref(got), 0, 0, 0); print(got.value)"  # PR_GET_PDEATHSIG
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert int(done.stdout) == signal.SIGKILL

@@ -1,0 +1,84 @@
+"""The Celery app: queues, routes and reliability settings. Knows neither vLLM nor the files of a job.
+
+Flower, every producer and every other application can load it: importing it needs no engine.
+The figures behind the reliability settings were measured with celery and kombu 5.7 on Redis.
+"""
+
+from __future__ import annotations
+
+from celery import Celery
+from kombu.entity import Exchange, Queue
+
+from workers.messages import TASK_NAMES, TASKS, Task
+from workers.redis_client import celery_url
+from workers.settings import DEFAULT_REDIS_URL, Settings, settings
+
+#: Redis priorities: 0 is served first. Interactive calls go before bulk jobs.
+PRIORITY_INTERACTIVE, PRIORITY_BULK = 0, 5
+
+
+def queue_name(task: Task, model_slug: str | None = None) -> str:
+    """The queue of a task type; models besides the fleet's default have queues of their own."""
+    return f"{task}.{model_slug}" if model_slug else task
+
+
+def task_threads(config: Settings) -> int:
+    """Tasks that run at once. Each keeps a few windows in the engine, so half of the engine's batch is enough."""
+    if config.concurrency is not None:
+        return config.concurrency
+    return max(2, min(64, (config.max_num_seqs or 8) // 2))
+
+
+def create_app(config: Settings) -> Celery:
+    """The app for one set of settings."""
+    url = celery_url(config.redis_url or DEFAULT_REDIS_URL)
+    app = Celery("whisper_fleet", broker=url, backend=url, include=["workers.tasks"])
+    transport = {
+        "visibility_timeout": config.visibility_timeout_seconds,
+        # Every `interval` x `throttle` seconds a worker gives out again what silent workers held.
+        "unacked_restore_interval": config.restore_seconds,
+        "unacked_restore_throttle": 1,
+        "priority_steps": [PRIORITY_INTERACTIVE, PRIORITY_BULK],
+        "sep": ":",  # the bulk list of the queue `transcribe` is `transcribe:5`
+        "queue_order_strategy": "round_robin",
+        "socket_connect_timeout": 5,
+        "socket_timeout": 30,
+        "health_check_interval": 25,
+    }
+    if not url.startswith("redis+socket://"):
+        transport["socket_keepalive"] = True
+    app.conf.update(
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        task_queues=[Queue(task, Exchange(task), routing_key=task) for task in TASKS],  # type: ignore[no-untyped-call]
+        task_default_queue="transcribe",
+        task_routes={TASK_NAMES[task]: {"queue": task} for task in TASKS},
+        # One message at a time per thread, acknowledged after its last row is stored.
+        worker_pool="threads",
+        worker_concurrency=task_threads(config),
+        task_acks_late=True,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,  # threads cannot be cancelled
+        worker_enable_remote_control=True,
+        worker_send_task_events=True,
+        task_send_sent_event=False,  # costs a bulk producer a third of its rate
+        worker_disable_rate_limits=True,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        result_expires=86400,
+        result_backend_thread_safe=True,
+        result_backend_transport_options={"visibility_timeout": config.visibility_timeout_seconds},
+        visibility_timeout=config.visibility_timeout_seconds,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # an outage of any length
+        broker_transport_options=transport,
+    )
+    # By name: whoever only sends tasks loads none of it.
+    app.steps["worker"].add("workers.bootsteps:EngineStep")
+    app.steps["consumer"].add("workers.bootsteps:LeaseStep")
+    return app
+
+
+app = create_app(settings())

@@ -1,0 +1,311 @@
+"""Any file or URL as 16 kHz mono blocks: the worker's side of the decode processes.
+
+Decoding runs in persistent child processes: a C codec that crashes, hangs or eats memory on a broken file takes only
+that file's record with it, and neither the GIL nor a thread of the worker is busy with decoding. The pipe between the
+two is the back-pressure: a child stops where the worker does not read.
+
+The wire (both ways one message at a time over a socket pair; no pickle, the child has seen hostile bytes):
+
+====  ==============================================================================================================
+tag   body
+====  ==============================================================================================================
+``R``  child: ready for requests (sent once)
+``Q``  worker: JSON ``{"source", "start_s", "end_s"}``
+``P``  child: still at work (fetching, skipping), nothing to show yet
+``B``  child: uint32 k, then float32[k] speech probabilities, then float32[n] samples
+``E``  child: JSON ``{"duration_s", "flags"}``, the end of a recording
+``X``  child: JSON ``{"type", "message", "transient"}``, the end of one that failed
+====  ==============================================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import queue
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from workers.errors import TranscriptionError, TransientError
+from workers.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+#: Whisper's and Silero's sample rate.
+SAMPLE_RATE_HZ = 16_000
+#: Silero's frame at 16 kHz: 32 ms.
+FRAME_SAMPLES = 512
+
+READY, REQUEST, PROGRESS, BLOCK, END, ERROR = b"R", b"Q", b"P", b"B", b"E", b"X"
+
+#: Importing the codecs takes about a second; a cold network file system takes longer.
+_START_SECONDS = 120.0
+_REAP_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class AudioLimits:
+    """What one recording may cost, and where its path leads on this machine."""
+
+    max_audio_seconds: float = 24 * 3600.0
+    max_audio_bytes: int = 8 * 2**30
+    decode_timeout_seconds: float = 60.0
+    decode_memory_bytes: int = 4 * 2**30
+    path_map: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> AudioLimits:
+        """The limits that the settings of the same names set."""
+        return cls(
+            max_audio_seconds=settings.max_audio_seconds,
+            max_audio_bytes=settings.max_audio_bytes,
+            decode_timeout_seconds=settings.decode_timeout_seconds,
+            decode_memory_bytes=settings.decode_memory_bytes,
+            path_map=dict(settings.path_map),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A piece of a recording: float32[n] samples in [-1, 1], and float32[k] speech probabilities.
+
+    The probabilities are of the 512-sample frames that became full with this block, so ``k`` is not ``n / 512``; over
+    a whole recording there is one for every started frame. Either array may be empty.
+    """
+
+    samples: npt.NDArray[np.float32]
+    speech: npt.NDArray[np.float32]
+
+
+def map_path(source: str, path_map: Mapping[str, str]) -> str:
+    """``source`` with the longest prefix that ``path_map`` knows replaced; ``/a`` leads ``/a/b``, not ``/ab``."""
+    for prefix in sorted(path_map, key=len, reverse=True):
+        if source == prefix or source.startswith(prefix if prefix.endswith("/") else prefix + "/"):
+            return path_map[prefix] + source[len(prefix) :]
+    return source
+
+
+class AudioStream:
+    """One recording on its way in. Iterate it once; then ``duration_s`` and ``flags`` tell what came.
+
+    ``duration_s``: seconds decoded (of the asked span). ``flags``: ``truncated`` (the file ends before its header says,
+    or cannot be read further), ``damaged`` (parts were left out), ``span_beyond_end`` (``start_s`` is after the end).
+    """
+
+    def __init__(self, child: _Child, timeout_seconds: float, shutting_down: threading.Event) -> None:
+        self.duration_s = 0.0
+        self.flags: tuple[str, ...] = ()
+        self.finished = False
+        self._child = child
+        self._timeout_seconds = timeout_seconds
+        self._shutting_down = shutting_down
+
+    def __iter__(self) -> Iterator[Block]:
+        """The blocks, as they come (about 10 s each).
+
+        Raises TranscriptionError: what is wrong with the file, or ``decode_timeout``, ``decode_crashed``.
+        """
+        while not self.finished:
+            message = self._receive()
+            tag, body = message[:1], message[1:]
+            if tag == BLOCK:
+                yield _block(body)
+            elif tag == END:
+                end = json.loads(body)
+                self.duration_s, self.flags = float(end["duration_s"]), tuple(end["flags"])
+                self.finished = True
+            elif tag == ERROR:
+                self.finished = True
+                error = json.loads(body)
+                kind = TransientError if error["transient"] else TranscriptionError
+                raise kind(error["type"], error["message"])
+
+    def _receive(self) -> bytes:
+        try:
+            return self._child.receive(self._timeout_seconds)
+        except TimeoutError:
+            seconds = f"{self._timeout_seconds:g}"
+            message = (
+                f"the decoder gave nothing for {seconds} s; a slow disk needs a higher WHISPER_DECODE_TIMEOUT_SECONDS"
+            )
+            raise TranscriptionError("decode_timeout", message) from None
+        except (EOFError, OSError):
+            if self._shutting_down.is_set():
+                raise TransientError("worker_stopping", "the worker stopped while it decoded this file") from None
+            cause = self._child.cause_of_death()
+            # Somebody else's SIGKILL is most often the kernel short of memory: not the file's fault for certain.
+            kind = TransientError if cause == "SIGKILL" else TranscriptionError
+            raise kind("decode_crashed", f"the decoder crashed on this file ({cause})") from None
+
+
+class DecodePool:
+    """``processes`` decode processes, started as they are needed and replaced when they fail. Thread-safe.
+
+    Not for one-off calls: a process takes about a second to start. Raises RuntimeError from the constructor when the
+    first one does not start (a missing package, say): better at a worker's start than as every record's error.
+    """
+
+    def __init__(self, processes: int, limits: AudioLimits) -> None:
+        self._limits = limits
+        # PR_SET_PDEATHSIG follows the thread that starts a child, so one thread of the pool's own starts them all;
+        # the threads that decode come and go.
+        self._spawner = ThreadPoolExecutor(1, thread_name_prefix="decode-spawner")
+        self._closed = threading.Event()
+        self._lock = threading.Lock()
+        self._children: set[_Child] = set()
+        # Last in, first out: a warm process goes before one not started yet (None).
+        self._slots: queue.LifoQueue[_Child | None] = queue.LifoQueue()
+        for _ in range(processes - 1):
+            self._slots.put(None)
+        try:
+            self._slots.put(self._start())
+        except (OSError, EOFError) as error:
+            self._spawner.shutdown()
+            raise RuntimeError(
+                f"decode processes do not start ({error or 'the process ended'}); see its error above"
+            ) from error
+
+    @contextmanager
+    def open(self, source: str, start_s: float | None = None, end_s: float | None = None) -> Iterator[AudioStream]:
+        """The audio of ``source`` (path, ``file:``, ``http(s):`` or fsspec URL), from ``start_s`` to ``end_s``.
+
+        Waits for a free process. Leaving the context before the stream's end costs that process its life. Raises
+        TranscriptionError (also from the iteration): see `workers.audio_decode.open_audio` for the types.
+        """
+        child = self._checkout()
+        stream = AudioStream(child, self._limits.decode_timeout_seconds, self._closed)
+        try:
+            with suppress(OSError):  # a child that died while idle: the first read says so
+                child.request(map_path(source, self._limits.path_map), start_s, end_s)
+            yield stream
+        finally:
+            self._checkin(child, reusable=stream.finished)
+
+    def close(self) -> None:
+        """End all children; streams still open fail with ``worker_stopping``."""
+        self._closed.set()
+        with self._lock:
+            children = list(self._children)
+        for child in children:
+            child.kill()
+        for child in children:
+            child.reap()
+        self._slots.put(None)  # wakes a waiting thread, which wakes the next
+        self._spawner.shutdown(wait=False)
+
+    def _checkout(self) -> _Child:
+        child = self._slots.get()
+        if self._closed.is_set():
+            self._slots.put(None)
+            raise TransientError("worker_stopping", "the worker is stopping")
+        if child is not None and child.alive():
+            return child
+        if child is not None:
+            self._forget(child)
+        try:
+            return self._start()
+        except (OSError, EOFError, RuntimeError) as error:
+            self._slots.put(None)
+            raise TransientError("decode_unavailable", f"no decode process could be started: {error}") from error
+
+    def _checkin(self, child: _Child, reusable: bool) -> None:
+        if not reusable or self._closed.is_set():
+            self._forget(child)
+            self._slots.put(None)
+        else:
+            self._slots.put(child)
+
+    def _start(self) -> _Child:
+        child = self._spawner.submit(_Child, self._limits).result()
+        with self._lock:
+            self._children.add(child)
+        try:
+            child.receive(_START_SECONDS)
+        except (OSError, EOFError):
+            self._forget(child)
+            raise
+        if self._closed.is_set():  # close() may have looked before this child was listed
+            child.kill()
+        return child
+
+    def _forget(self, child: _Child) -> None:
+        child.kill()
+        with self._lock:
+            self._children.discard(child)
+        child.release()
+
+
+class _Child:
+    """One decode process and this side of its socket pair. Raises OSError when it cannot be started."""
+
+    def __init__(self, limits: AudioLimits) -> None:
+        self._connection, theirs = multiprocessing.Pipe()
+        # Not multiprocessing.Process: that would import the worker's main module again. Descriptors are closed on
+        # exec, so a child holds its own end only and sees end-of-file when the worker is gone.
+        command = [sys.executable, "-m", "workers.decode_process", str(theirs.fileno()), str(os.getpid())]
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        with theirs:
+            self._process = subprocess.Popen(
+                [*command, json.dumps(asdict(limits))],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, **threads},
+            )
+
+    def request(self, source: str, start_s: float | None, end_s: float | None) -> None:
+        body = json.dumps({"source": source, "start_s": start_s, "end_s": end_s})
+        self._connection.send_bytes(REQUEST + body.encode())
+
+    def receive(self, timeout_seconds: float) -> bytes:
+        """The next message. Raises TimeoutError, or EOFError or OSError when the child is gone."""
+        if not self._connection.poll(timeout_seconds):
+            raise TimeoutError(f"no message for {timeout_seconds:g} s")
+        return self._connection.recv_bytes()
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        """SIGKILL: a decode process ignores the polite signals, and has nothing to tidy up."""
+        self._process.kill()
+
+    def reap(self) -> None:
+        """Wait for a killed child's end. One stuck in the kernel (a dead network mount) is left to end when it can."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_REAP_SECONDS)
+
+    def release(self) -> None:
+        """Reap a killed child and close this side of the pair."""
+        self.reap()
+        self._connection.close()
+
+    def cause_of_death(self) -> str:
+        try:
+            code = self._process.wait(_REAP_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "it closed its pipe"
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def pack_block(samples: npt.NDArray[np.float32], speech: npt.NDArray[np.float32]) -> bytes:
+    """The ``B`` message of a block."""
+    return BLOCK + struct.pack("=I", speech.size) + speech.tobytes() + samples.tobytes()
+
+
+def _block(body: bytes) -> Block:
+    (frames,) = struct.unpack_from("=I", body)
+    floats = np.frombuffer(body, dtype=np.float32, offset=4)
+    return Block(samples=floats[frames:], speech=floats[:frames])

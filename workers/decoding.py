@@ -1,0 +1,185 @@
+"""Whisper's decoder: its tokens, the rules of a request, and from generated tokens back to text and figures.
+
+Token ids are looked up by name, never written down: they differ between checkpoints. Timestamps are arithmetic on ids
+(`<|notimestamps|>` + 1 is 0.00 s, 0.02 s a step), because some tokenizers do not list them. Pure Python: no torch.
+Sources: openai/whisper `decoding.py` and `transcribe.py`; Radford et al. 2022, section 2.3 and 4.5.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from workers.errors import ModelLoadError
+from workers.interface import WindowRequest, WindowResult, WindowSegment
+from workers.languages import LANGUAGES
+from workers.messages import TASKS, Task
+
+#: Seconds per timestamp token (openai/whisper `tokenizer.timestamp_begin`).
+TIMESTAMP_SECONDS = 0.02
+#: The first timestamp lies within the first second (openai/whisper `max_initial_timestamp`).
+MAX_INITIAL_STEPS = 50
+#: Positions of Whisper's decoder; the prompt before the text takes at most half of them.
+DECODER_POSITIONS = 448
+MAX_PROMPT_TOKENS = 223
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Ids of the special tokens of one checkpoint."""
+
+    end_of_text: int
+    start_of_transcript: int
+    start_of_previous: int
+    no_speech: int
+    no_timestamps: int
+    tasks: Mapping[Task, int]
+    languages: Mapping[str, int]
+    suppressed: tuple[int, ...] = ()
+    suppressed_at_begin: tuple[int, ...] = ()
+
+    @property
+    def timestamp_begin(self) -> int:
+        """The id of ``<|0.00|>``."""
+        return self.no_timestamps + 1
+
+    @classmethod
+    def of(
+        cls, vocabulary: Mapping[str, int], *, suppressed: Sequence[int] = (), suppressed_at_begin: Sequence[int] = ()
+    ) -> Tokens:
+        """Look the tokens up by name. Raises ModelLoadError for a tokenizer that is not Whisper's."""
+
+        def find(*names: str) -> int:
+            for name in names:
+                if name in vocabulary:
+                    return vocabulary[name]
+            raise ModelLoadError(f"this tokenizer has no token {names[0]}: not a Whisper model")
+
+        # English-only checkpoints list the language tokens too, but were never trained with them.
+        multilingual = vocabulary.get("<|endoftext|>") != 50256
+        return cls(
+            end_of_text=find("<|endoftext|>"),
+            start_of_transcript=find("<|startoftranscript|>"),
+            start_of_previous=find("<|startofprev|>"),
+            no_speech=find("<|nospeech|>", "<|nocaptions|>"),
+            no_timestamps=find("<|notimestamps|>"),
+            tasks={task: find(f"<|{task}|>") for task in TASKS} if multilingual else {},
+            languages={c: vocabulary[f"<|{c}|>"] for c in LANGUAGES if f"<|{c}|>" in vocabulary}
+            if multilingual
+            else {},
+            suppressed=tuple(suppressed),
+            suppressed_at_begin=tuple(suppressed_at_begin),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the decoder may say in one request, as it travels to the logits processor.
+
+    ``forced``: allowed ids of the first steps (language, task, no timestamps). The rest applies after them.
+    """
+
+    forced: tuple[tuple[int, ...], ...]
+    timestamp_begin: int | None
+    no_timestamps: int
+    end_of_text: int
+    suppressed: tuple[int, ...]
+    suppressed_at_begin: tuple[int, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        """The rules as plain data (sampling parameters cross a process border)."""
+        return {field: getattr(self, field) for field in self.__slots__}
+
+
+def rules_of(request: WindowRequest, tokens: Tokens) -> Rules:
+    """One request's rules: language and task are forced steps, so one pass over the audio gives all figures."""
+    forced: list[tuple[int, ...]] = []
+    if tokens.languages:
+        one = (tokens.languages[request.language],) if request.language else tuple(tokens.languages.values())
+        forced += [one, (tokens.tasks[request.task],)]
+    if not request.timestamps:
+        forced.append((tokens.no_timestamps,))
+    return Rules(
+        forced=tuple(forced),
+        timestamp_begin=tokens.timestamp_begin if request.timestamps else None,
+        no_timestamps=tokens.no_timestamps,
+        end_of_text=tokens.end_of_text,
+        suppressed=tokens.suppressed,
+        suppressed_at_begin=tokens.suppressed_at_begin,
+    )
+
+
+def prompt_ids(request: WindowRequest, tokens: Tokens, encode: Callable[[str], list[int]]) -> list[int]:
+    """The decoder's prompt: ``[<|startofprev|> text] <|startoftranscript|>``; the rest are forced steps."""
+    if not request.prompt:
+        return [tokens.start_of_transcript]
+    text = encode(" " + request.prompt.strip())[-MAX_PROMPT_TOKENS:]
+    return [tokens.start_of_previous, *text, tokens.start_of_transcript]
+
+
+def parse_output(
+    ids: Sequence[int],
+    logprobs: Sequence[Mapping[int, float]],
+    request: WindowRequest,
+    tokens: Tokens,
+    decode: Callable[[Sequence[int]], str],
+    flags: tuple[str, ...] = (),
+) -> WindowResult:
+    """Text, segments and figures of one finished request.
+
+    ``ids``: generated tokens, forced ones included. ``logprobs``: one mapping per token, id -> natural log of the
+    model's own probability, with the generated token in each and ``no_speech`` in the first.
+    """
+    forced = len(rules_of(request, tokens).forced)
+    language, language_probability = "en", 1.0
+    if tokens.languages:
+        language = request.language or next(code for code, id in tokens.languages.items() if id == ids[0])
+        language_probability = math.exp(logprobs[0][tokens.languages[language]])
+    said = list(ids[forced:])
+    scores = [logprobs[forced + step][id] for step, id in enumerate(said)]
+    # openai/whisper divides by one more than the text tokens, as the end of text counts too.
+    text_length = len(said) - (1 if said and said[-1] == tokens.end_of_text else 0)
+    text = decode([id for id in said if id < tokens.end_of_text]).strip()
+    return WindowResult(
+        text=text,
+        language=language,
+        language_probability=language_probability,
+        no_speech_prob=math.exp(logprobs[0][tokens.no_speech]),
+        avg_logprob=sum(scores) / (text_length + 1),
+        compression_ratio=compression_ratio(text),
+        temperature=request.temperature,
+        segments=_segments(said, tokens, decode, len(request.samples) / 16_000) if request.timestamps else (),
+        flags=flags,
+    )
+
+
+def compression_ratio(text: str) -> float:
+    """How much zlib shortens the text: over 2.4 it repeats itself (openai/whisper `transcribe.py`)."""
+    data = text.encode("utf-8")
+    return len(data) / len(zlib.compress(data)) if data else 0.0
+
+
+def _segments(
+    said: Sequence[int], tokens: Tokens, decode: Callable[[Sequence[int]], str], window_seconds: float
+) -> tuple[WindowSegment, ...]:
+    """Text between timestamps. Text after the last timestamp is kept: it ends with the window."""
+    segments: list[WindowSegment] = []
+    start, words = 0.0, list[int]()
+
+    def close(end: float) -> None:
+        text = decode(words).strip()
+        if text:
+            segments.append(WindowSegment(start, max(start, min(end, window_seconds)), text))
+        words.clear()
+
+    for id in said:
+        if id >= tokens.timestamp_begin:
+            time_s = (id - tokens.timestamp_begin) * TIMESTAMP_SECONDS
+            close(time_s)
+            start = min(time_s, window_seconds)
+        elif id < tokens.end_of_text:
+            words.append(id)
+    close(window_seconds)
+    return tuple(segments)

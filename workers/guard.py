@@ -1,0 +1,78 @@
+"""Children end when the process that started them is gone, however it went.
+
+A worker that is killed with SIGKILL (out of memory, a supervisor's last word) cannot tidy up: vLLM's engine processes
+would stay behind with their GPU memory, decode processes with their files. Two guards, because each alone has a hole:
+
+* ``PR_SET_PDEATHSIG`` is immediate, but follows the *thread* that started the child, and is lost if that parent died
+  before the call. Whoever starts guarded children must do so from a thread that lives as long as the process.
+* A watchdog thread compares ``getppid()`` with the recorded parent. ``getppid() == 1`` would be no sign of death: in a
+  container the worker itself may be process 1.
+
+Standard library only: vLLM loads this in each of its processes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+#: From <linux/prctl.h>.
+PR_SET_PDEATHSIG = 1
+#: How often the watchdog looks. The kernel's signal does the work; this is the net under it.
+CHECK_SECONDS = 1.0
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """End this process, with whatever it is doing, once ``parent_pid`` is no longer its parent.
+
+    ``parent_pid`` is the pid of the parent as the parent knows itself; if it is gone already, this does not return.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:  # it died before the kernel was asked
+        os._exit(1)
+    threading.Thread(target=_watch, args=(parent_pid,), name="parent-watch", daemon=True).start()
+
+
+def register() -> None:
+    """Entry point in vLLM's plugin group: guards vLLM's child processes, does nothing in the worker itself."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    # Under the forkserver method the process that counts as parent is not the one that getppid() names, and the server
+    # outlives it: the parent's end of multiprocessing's own pipe tells. Forked siblings may hold that end open, so it
+    # is no replacement for the other guards.
+    threading.Thread(target=_wait_for, args=(parent,), name="parent-pipe", daemon=True).start()
+    die_with_parent(os.getppid())
+
+
+def _wait_for(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _watch(parent_pid: int) -> None:
+    while os.getppid() == parent_pid:
+        time.sleep(CHECK_SECONDS)
+    os._exit(1)
+
+
+def exec_guarded(parent_pid: int, command: list[str]) -> None:
+    """Become ``command``, which then ends when ``parent_pid`` does: the kernel's signal outlasts an exec."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    exec_guarded(int(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,90 @@
+"""The seam between the tasks and whatever turns a window of audio into text.
+
+Two engines stand behind it: `workers.engine` (vLLM) and `workers.standin` (a fake for load tests, which says so).
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from workers.messages import Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+#: What Whisper was trained on: 30 s of 16 kHz mono.
+SAMPLE_RATE_HZ = 16_000
+WINDOW_SECONDS = 30
+WINDOW_SAMPLES = SAMPLE_RATE_HZ * WINDOW_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRequest:
+    """One window of audio and how to decode it.
+
+    ``samples``: float32[n], 0 < n <= 480 000, 16 kHz mono in [-1, 1]. ``language``: a Whisper code, None to detect.
+    """
+
+    samples: NDArray[np.float32]
+    task: Task
+    language: str | None = None
+    timestamps: bool = False
+    temperature: float = 0.0
+    prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSegment:
+    """A stretch of text with its times in seconds from the start of the window."""
+
+    start: float
+    end: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class WindowResult:
+    """A window's text and its quality figures (names as in faster-whisper)."""
+
+    text: str
+    language: str
+    language_probability: float
+    no_speech_prob: float
+    avg_logprob: float
+    compression_ratio: float
+    temperature: float
+    segments: tuple[WindowSegment, ...] = ()
+    flags: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What the loaded model is and can do."""
+
+    model: str
+    revision: str
+    device: str
+    version: str
+    tasks: tuple[Task, ...]
+    languages: tuple[str, ...]
+    max_num_seqs: int
+
+
+class Engine(Protocol):
+    """Decodes windows. Every method may be called from any thread."""
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What the loaded model is and can do."""
+
+    def submit(self, request: WindowRequest) -> Future[WindowResult]:
+        """Start one window. The future raises EngineLostError if the engine dies, TranscriptionError if it refuses."""
+
+    def healthy(self) -> bool:
+        """Whether the engine can still answer."""
+
+    def close(self) -> None:
+        """End the engine and its processes; windows still running fail with EngineLostError."""

@@ -1,0 +1,135 @@
+"""What travels: the records and options of a task, and the results that come back. All of it JSON.
+
+The models refuse unknown fields by name. They are the one place where the message format is written down.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from workers.errors import TranscriptionError
+
+#: Version of the message format; a change that an older worker would misread raises it.
+VERSION = 1
+
+#: The queues, one per task type.
+Task = Literal["transcribe", "translate"]
+TASKS: tuple[Task, ...] = ("transcribe", "translate")
+TASK_NAMES: dict[Task, str] = {"transcribe": "whisper.transcribe", "translate": "whisper.translate"}
+
+
+class Message(BaseModel):
+    """Base of everything that travels: frozen, and unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Record(Message):
+    """One row's audio and its own options. ``audio`` is a path or URL, or a list of them."""
+
+    audio: str | list[str] = Field(min_length=1)
+    row: int | None = Field(None, ge=0)
+    language: str | None = None
+    prompt: str | None = None
+    start_s: float | None = Field(None, ge=0)
+    end_s: float | None = Field(None, gt=0)
+    attempt: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _span_has_length(self) -> Record:
+        if self.end_s is not None and self.end_s <= (self.start_s or 0.0):
+            raise ValueError("end_s must be greater than start_s")
+        return self
+
+    @property
+    def sources(self) -> list[str]:
+        """The record's audio as a list."""
+        return [self.audio] if isinstance(self.audio, str) else self.audio
+
+
+class Options(Message):
+    """How a whole task is to be done; a record's own language goes before ``language``."""
+
+    language: str = "auto"
+    timestamps: bool = False
+    model: str | None = None
+    version: int = VERSION
+
+
+class Segment(Message):
+    """A stretch of text with its times in seconds from the start of the recording."""
+
+    start: float
+    end: float
+    text: str
+
+
+class Transcript(Message):
+    """The text of one recording and the figures that tell how far to trust it (names as in faster-whisper)."""
+
+    text: str
+    segments: list[Segment] | None = None
+    language: str | None = None
+    language_probability: float | None = None
+    duration: float = 0.0
+    speech_seconds: float = 0.0
+    model: str = ""
+    avg_logprob: float | None = None
+    compression_ratio: float | None = None
+    no_speech_prob: float | None = None
+    temperature: float | None = None
+    flags: list[str] = Field(default_factory=list)
+    attempts: int = 1
+
+
+class Failure(Message):
+    """Why one recording has no transcript."""
+
+    type: str
+    message: str
+
+    @classmethod
+    def of(cls, error: TranscriptionError) -> Failure:
+        """The failure that ``error`` describes."""
+        return cls(type=error.type, message=error.message)
+
+
+class RowResult(Message):
+    """A row's answer on its way to the collector: one item per recording of the row, in order."""
+
+    row: int = Field(ge=0)
+    items: list[Transcript | Failure]
+    version: int = VERSION
+
+
+M = TypeVar("M", bound=Message)
+
+
+def parse_records(records: Any) -> list[Record]:
+    """The records of a task. Raises TranscriptionError ``bad_argument`` that names the record and the field."""
+    if not isinstance(records, list) or not records:
+        raise TranscriptionError("bad_argument", "records must be a list of at least one record")
+    return [_parse(Record, record, f"record {number}") for number, record in enumerate(records)]
+
+
+def parse_options(options: Any) -> Options:
+    """The options of a task. Raises TranscriptionError ``bad_argument`` that names the field."""
+    return _parse(Options, options or {}, "options")
+
+
+def _parse(model: type[M], value: Any, where: str) -> M:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise TranscriptionError("bad_argument", f"{where}: {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """A validation error's first finding in one line: the field and what is wrong with it."""
+    item = error.errors()[0]
+    field = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"unknown field {field!r}"
+    return f"{field}: {item['msg']}" if field else str(item["msg"])

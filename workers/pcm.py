@@ -1,0 +1,78 @@
+"""What becomes of decoded samples: one channel, 16 kHz, between -1 and 1, in blocks. numpy and soxr only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+
+from workers.audio import SAMPLE_RATE_HZ
+
+if TYPE_CHECKING:
+    import av
+
+BLOCK_SECONDS = 10
+
+Floats = npt.NDArray[np.float32]
+#: A rate in Hz and mono samples at that rate.
+Piece = tuple[int, Floats]
+
+
+def mono(frame: av.AudioFrame) -> Floats:
+    """A frame of any sample format as float32[n], the mean of its channels."""
+    values: npt.NDArray[Any] = frame.to_ndarray()
+    channels = frame.layout.nb_channels
+    frames: npt.NDArray[Any] = values.T if frame.format.is_planar else values.reshape(-1, channels)
+    if frames.dtype == np.uint8:
+        frames = (frames.astype(np.float32) - 128) / 128
+    elif frames.dtype.kind == "i":
+        frames = frames.astype(np.float32) / -float(np.iinfo(frames.dtype).min)
+    return mean(frames)
+
+
+def mean(frames: npt.NDArray[Any]) -> Floats:
+    """Frames of float[n, channels] as float32[n]."""
+    means: Floats = frames.mean(axis=1, dtype=np.float32)
+    if not np.isfinite(means).all():  # float files may hold anything; one such sample would spoil the resampler's rest
+        means = np.nan_to_num(frames, nan=0.0, posinf=0.0, neginf=0.0).mean(axis=1, dtype=np.float32)
+        means = np.nan_to_num(means, nan=0.0, posinf=0.0, neginf=0.0)
+    return means
+
+
+def resampled(pieces: Iterator[Piece]) -> Iterator[Floats]:
+    """The pieces at 16 kHz, clipped. A stream may change its rate on the way (chained ogg, aac)."""
+    rate_now = SAMPLE_RATE_HZ
+    resampler: soxr.ResampleStream | None = None
+    nothing = np.zeros(0, dtype=np.float32)
+    for rate, piece in pieces:
+        if rate != rate_now:
+            if resampler is not None:
+                yield _clip(resampler.resample_chunk(nothing, last=True))
+            same = rate == SAMPLE_RATE_HZ
+            resampler = None if same else soxr.ResampleStream(rate, SAMPLE_RATE_HZ, 1, dtype="float32", quality="HQ")
+            rate_now = rate
+        yield _clip(piece if resampler is None else resampler.resample_chunk(piece))
+    if resampler is not None:
+        yield _clip(resampler.resample_chunk(nothing, last=True))
+
+
+def _clip(samples: Floats) -> Floats:
+    return np.clip(samples, -1.0, 1.0)
+
+
+def blocks(chunks: Iterator[Floats]) -> Iterator[Floats]:
+    """Chunks of any size as blocks of 10 s; the last is what is left."""
+    held: list[Floats] = []
+    size, wanted = 0, BLOCK_SECONDS * SAMPLE_RATE_HZ
+    for chunk in chunks:
+        held.append(chunk)
+        size += chunk.size
+        while size >= wanted:
+            joined = np.concatenate(held)
+            yield joined[:wanted]
+            held, size = [joined[wanted:]], size - wanted
+    if size:
+        yield np.concatenate(held)

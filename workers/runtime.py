@@ -1,0 +1,86 @@
+"""What one worker process has: its engine, its decode processes, its way to Redis. Built once, before any message."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from workers.redis_client import connect
+from workers.settings import DEFAULT_REDIS_URL, Settings, usable_cores
+from workers.sink import ResultSink
+
+if TYPE_CHECKING:
+    from workers.audio import DecodePool
+    from workers.interface import Engine
+    from workers.transcriber import Transcriber
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Runtime:
+    """The parts that every task of this process shares."""
+
+    engine: Engine
+    pool: DecodePool
+    transcriber: Transcriber
+    sink: ResultSink
+    #: Set when the worker ends: whoever waits for Redis gives up.
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def close(self) -> None:
+        """End the engine's and the decoders' processes."""
+        self.stopping.set()
+        self.pool.close()
+        self.engine.close()
+
+
+def build(settings: Settings, threads: int) -> Runtime:
+    """Load the engine and start the decode processes. Raises ModelLoadError."""
+    # Imported here: this module is loaded by everyone who knows the tasks.
+    from workers.audio import AudioLimits, DecodePool
+    from workers.transcriber import Transcriber
+
+    pool = DecodePool(settings.decode_processes or min(8, len(usable_cores())), AudioLimits.from_settings(settings))
+    try:
+        engine = _engine(settings)
+    except BaseException:
+        pool.close()
+        raise
+    stopping = threading.Event()
+    return Runtime(
+        engine=engine,
+        pool=pool,
+        transcriber=Transcriber(engine, pool, settings, threads),
+        sink=ResultSink(connect(settings.redis_url or DEFAULT_REDIS_URL), stopping),
+        stopping=stopping,
+    )
+
+
+def _engine(settings: Settings) -> Engine:
+    if settings.engine == "standin":
+        from workers.standin import StandInEngine
+
+        log.warning("STAND-IN ENGINE: this worker transcribes nothing; its texts are made up for load tests.")
+        return StandInEngine(settings)
+    from workers.engine import VllmEngine
+
+    return VllmEngine(settings)
+
+
+_current: Runtime | None = None
+
+
+def current() -> Runtime:
+    """The runtime of this process. Raises RuntimeError in a process whose worker has not loaded it."""
+    if _current is None:
+        raise RuntimeError("this process has no engine: tasks run in a worker started with `celery -A workers worker`")
+    return _current
+
+
+def install(runtime: Runtime | None) -> None:
+    """Make ``runtime`` this process's own."""
+    global _current
+    _current = runtime

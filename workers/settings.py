@@ -1,0 +1,113 @@
+"""One validated settings object, read from the environment (``WHISPER_*`` and ``REDIS_URL``).
+
+Light to import: producers, Flower and the worker all read the same names.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from workers.errors import SettingsError
+
+DEFAULT_REDIS_URL = "redis://localhost:6379/0"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, with its unit in its name. ``None`` means: chosen from the device at start-up."""
+
+    model_config = SettingsConfigDict(env_prefix="WHISPER_", frozen=True, env_ignore_empty=True)
+
+    # The model and its engine.
+    model: str | None = Field(None, description="Hugging Face id, local folder or `whisper-base` (bundled weights).")
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs (on CPU: core groups) that share one engine.")
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
+        "auto", description="Weights and activations; auto is the checkpoint's own on GPU, bfloat16 on CPU."
+    )
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of GPU memory that the engine may take.")
+    max_num_seqs: int | None = Field(None, ge=1, description="Windows decoded together (8 on CPU, 128 on GPU).")
+    encode_batch: int | None = Field(
+        None,
+        ge=1,
+        description="Windows encoded per step: max_num_batched_tokens / 1500 (1 on CPU, 8 on GPU).",
+    )
+    max_tokens: int = Field(224, ge=1, le=448, description="Most text tokens of one window.")
+    cpu_kv_cache_gib: int = Field(1, ge=1, description="Attention cache of a CPU engine, in GiB.")
+    cpu_threads_bind: str | None = Field(None, description="Cores of each rank on CPU, as in `0-3|4-7`.")
+    enforce_eager: bool | None = Field(None, description="No CUDA graphs and no compilation (default: on CPU only).")
+    request_timeout_seconds: float = Field(300, gt=0, description="Longest wait for one window's text.")
+    engine: Literal["vllm", "standin"] = Field(
+        "vllm", description="`standin` is a fake for load tests: it transcribes nothing and says so."
+    )
+    standin_encode_ms: float = Field(1, ge=0, description="Stand-in: time to encode a window, one after another.")
+    standin_step_ms: float = Field(1, ge=0, description="Stand-in: time of a decode step, all windows together.")
+    standin_steps: int = Field(5, ge=1, description="Stand-in: decode steps of a window.")
+    model_cache: str | None = Field(None, description="Folder for converted models (default: the user's cache folder).")
+
+    # The worker.
+    concurrency: int | None = Field(None, ge=1, description="Tasks at once (default: half of max_num_seqs).")
+    decode_processes: int | None = Field(None, ge=1, description="Audio decode processes (default: cores, at most 8).")
+    drain_seconds: float = Field(60, ge=0, description="Grace for running records after SIGTERM.")
+    visibility_timeout_seconds: float = Field(
+        60, ge=5, description="After this a silent worker's messages are given out again."
+    )
+    lease_seconds: float = Field(10, gt=0, description="How often a worker renews its hold on its messages.")
+    restore_seconds: float = Field(10, gt=0, description="How often workers look for messages of silent workers.")
+
+    # Audio.
+    max_audio_seconds: float = Field(24 * 3600, gt=0, description="Longest recording.")
+    max_audio_bytes: int = Field(8 * 2**30, gt=0, description="Largest audio file.")
+    decode_timeout_seconds: float = Field(60, gt=0, description="Longest wait for the next piece of decoded audio.")
+    decode_memory_bytes: int = Field(4 * 2**30, ge=2**30, description="Address space of one decode process.")
+    path_map: dict[str, str] = Field(
+        default_factory=dict, description='Path prefixes of the producer and what they are here, as JSON: {"/a": "/b"}.'
+    )
+    vad_threshold: float = Field(0.5, gt=0, lt=1, description="Speech probability from which a 32 ms frame is speech.")
+    min_silence_seconds: float = Field(0.16, ge=0, description="Shortest pause that ends a stretch of speech.")
+    min_speech_seconds: float = Field(0.1, ge=0, description="Shorter speech is taken for noise.")
+    speech_pad_seconds: float = Field(0.3, ge=0, description="Kept around each stretch of speech.")
+
+    # The producer.
+    window_rows: int = Field(2000, ge=1, description="Most rows of a job between sent and journaled.")
+    chunk_rows: int | None = Field(None, ge=1, le=64, description="Rows per message (default: from the job's size).")
+
+    redis_url: str | None = Field(None, validation_alias="REDIS_URL", description="The broker (Celery's spelling).")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_scheme(cls, value: str | None) -> str | None:
+        schemes = ("redis://", "rediss://", "unix://", "redis+socket://", "sentinel://")
+        if value is not None and not value.startswith(schemes):
+            raise ValueError(f"must start with one of {', '.join(schemes)}")
+        return value
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment; ``overrides`` win. Raises SettingsError with one line per wrong setting."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            name = str(item["loc"][0])
+            variable = name if name == "REDIS_URL" else f"WHISPER_{name.upper()}"
+            shown = "(hidden)" if name == "REDIS_URL" else repr(item["input"])
+            lines.append(f"{variable}={shown}: {item['msg']}")
+        raise SettingsError("; ".join(lines)) from None
+    except ValueError as error:  # pydantic-settings: a JSON setting that is no JSON
+        raise SettingsError(str(error).splitlines()[0]) from None
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return load_settings()
+
+
+def usable_cores() -> list[int]:
+    """The cores that this process may run on."""
+    return sorted(os.sched_getaffinity(0))

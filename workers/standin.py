@@ -1,0 +1,113 @@
+"""A stand-in for the engine, for load tests and users' own tests. IT TRANSCRIBES NOTHING: its texts are made up.
+
+It behaves like an engine where queues care: windows are encoded one after another, decoded together in steps of a
+fixed length, and at most ``max_num_seqs`` at once. The same audio always gives the same text.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import zlib
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+from importlib import metadata
+
+from workers.errors import EngineLostError
+from workers.interface import EngineFacts, WindowRequest, WindowResult, WindowSegment
+from workers.languages import LANGUAGES
+from workers.messages import TASKS
+from workers.settings import Settings
+
+
+@dataclass(slots=True)
+class _Running:
+    request: WindowRequest
+    future: Future[WindowResult]
+    steps_left: int
+
+
+class StandInEngine:
+    """Answers every window with ``stand-in <checksum of the samples>`` after a set time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._encode_seconds = settings.standin_encode_ms / 1000
+        self._step_seconds = settings.standin_step_ms / 1000
+        self._steps = settings.standin_steps
+        self._facts = EngineFacts(
+            model="standin",
+            revision="standin",
+            device="none",
+            version=metadata.version("whisper-fleet"),
+            tasks=TASKS,
+            languages=tuple(LANGUAGES),
+            max_num_seqs=settings.max_num_seqs or 8,
+        )
+        self._waiting: deque[_Running] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        threading.Thread(target=self._work, name="standin", daemon=True).start()
+
+    @property
+    def facts(self) -> EngineFacts:
+        """A model called ``standin`` that claims every task and language."""
+        return self._facts
+
+    def submit(self, request: WindowRequest) -> Future[WindowResult]:
+        """Queue one window."""
+        future: Future[WindowResult] = Future()
+        with self._changed:
+            if self._closing:
+                raise EngineLostError("the engine is shutting down")
+            self._waiting.append(_Running(request, future, self._steps))
+            self._changed.notify()
+        return future
+
+    def healthy(self) -> bool:
+        """True until closed."""
+        return not self._closing
+
+    def close(self) -> None:
+        """Fail what is left."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+
+    def _work(self) -> None:
+        running: list[_Running] = []
+        while True:
+            with self._changed:
+                while not (self._closing or self._waiting or running):
+                    self._changed.wait()
+                if self._closing:
+                    break
+                has_room = len(running) < self._facts.max_num_seqs
+                admitted = self._waiting.popleft() if self._waiting and has_room else None
+            if admitted is not None:
+                time.sleep(self._encode_seconds)
+                running.append(admitted)
+            time.sleep(self._step_seconds)
+            for one in running:
+                one.steps_left -= 1
+                if one.steps_left <= 0:
+                    one.future.set_result(_made_up(one.request))
+            running = [one for one in running if one.steps_left > 0]
+        for one in [*running, *self._waiting]:
+            one.future.set_exception(EngineLostError("the engine was closed"))
+
+
+def _made_up(request: WindowRequest) -> WindowResult:
+    text = f"stand-in {zlib.crc32(request.samples.tobytes()):08x}"
+    seconds = len(request.samples) / 16_000
+    return WindowResult(
+        text=text,
+        language=request.language or "en",
+        language_probability=1.0,
+        no_speech_prob=0.0,
+        avg_logprob=0.0,
+        compression_ratio=1.0,
+        temperature=request.temperature,
+        segments=(WindowSegment(0.0, seconds, text),) if request.timestamps else (),
+        flags=("standin",),
+    )

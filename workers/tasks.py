@@ -1,0 +1,98 @@
+"""The two tasks, thin: records in, transcripts out, and which failure means what. Light to import."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any
+
+from celery import Task as CeleryTask
+from celery.exceptions import Reject
+
+from workers import runtime
+from workers.app import app
+from workers.errors import EngineLostError, TranscriptionError
+from workers.messages import (
+    TASK_NAMES,
+    Failure,
+    Options,
+    Record,
+    RowResult,
+    Task,
+    Transcript,
+    parse_options,
+    parse_records,
+)
+
+log = logging.getLogger(__name__)
+
+
+@app.task(name=TASK_NAMES["transcribe"], bind=True)  # type: ignore[untyped-decorator]
+def transcribe(
+    self: CeleryTask, records: list[dict[str, Any]], options: dict[str, Any] | None = None, job: str | None = None
+) -> Any:
+    """Speech to text in the language spoken. ``records``: see `workers.messages.Record`."""
+    return _run(self, "transcribe", records, options, job)
+
+
+@app.task(name=TASK_NAMES["translate"], bind=True)  # type: ignore[untyped-decorator]
+def translate(
+    self: CeleryTask, records: list[dict[str, Any]], options: dict[str, Any] | None = None, job: str | None = None
+) -> Any:
+    """Speech in any language to English text. ``records``: see `workers.messages.Record`."""
+    return _run(self, "translate", records, options, job)
+
+
+def _run(task: CeleryTask, kind: Task, records: Any, options: Any, job: str | None) -> Any:
+    """Bulk messages name a job and send each row to its stream; others return their transcripts.
+
+    A lost engine puts the message back into the queue: nothing that it had not answered is lost.
+    """
+    parsed, chosen = parse_records(records), parse_options(options)
+    try:
+        if job is not None:
+            return _run_rows(kind, parsed, chosen, job)
+        return _run_call(kind, parsed, chosen)
+    except EngineLostError as error:
+        log.error("task %s job %s goes back to the queue: %s", task.request.id, job, error)
+        raise Reject(str(error), requeue=True) from error
+
+
+def _run_rows(kind: Task, records: list[Record], options: Options, job: str) -> dict[str, Any]:
+    """Each row to the job's stream as soon as it is ready; returns counts for whoever watches the tasks."""
+    if any(record.row is None for record in records):
+        raise TranscriptionError("bad_argument", "a record of a job needs its row number")
+    current = runtime.current()
+    reasons: Counter[str] = Counter()
+    failed = 0
+
+    def deliver(record: Record, items: list[Transcript | Failure]) -> None:
+        nonlocal failed
+        failures = [item for item in items if isinstance(item, Failure)]
+        failed += bool(failures)
+        reasons.update(failure.type for failure in failures)
+        current.sink.add(job, RowResult(row=record.row or 0, items=items))
+
+    current.transcriber.transcribe(records, kind, options, deliver)
+    return {"rows": len(records), "failed": failed, "reasons": dict(reasons)}
+
+
+def _run_call(kind: Task, records: list[Record], options: Options) -> list[Any]:
+    """The transcripts themselves, one entry a record: a transcript or ``{"error": ...}``, a list where audio was one.
+
+    A single record with a single file that fails raises its TranscriptionError, so that the task is a FAILURE.
+    """
+    answers: list[Any] = []
+
+    def deliver(record: Record, items: list[Transcript | Failure]) -> None:
+        first = items[0]
+        if len(records) == 1 and len(items) == 1 and isinstance(first, Failure):
+            raise TranscriptionError(first.type, first.message)
+        entries = [
+            {"error": item.model_dump()} if isinstance(item, Failure) else item.model_dump(mode="json")
+            for item in items
+        ]
+        answers.append(entries[0] if isinstance(record.audio, str) else entries)
+
+    runtime.current().transcriber.transcribe(records, kind, options, deliver)
+    return answers

@@ -1,0 +1,279 @@
+"""From speech probabilities to windows of at most 30 s, and from the windows' texts back to one. Pure logic, no I/O.
+
+Three steps, each a stream in bounded memory: `SpanFinder` turns probabilities into spans of speech (Silero's
+hysteresis), `WindowCutter` packs spans into windows and drops the silence between them, `join_texts` and
+`join_segments` put the answers together. What comes out does not depend on how the recording was cut into blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from workers.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, Block
+from workers.messages import Segment
+from workers.settings import Settings
+
+Floats = npt.NDArray[np.float32]
+
+#: Whisper's window (Radford et al. 2022, section 2.2): longer audio is cut off without a word.
+WINDOW_SECONDS = 30.0
+#: Written without spaces between words (Whisper's own list: openai/whisper, timing.py, plus Cantonese).
+UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+
+
+@dataclass(frozen=True, slots=True)
+class WindowOptions:
+    """How speech is told from silence and packed; the settings of the same names explain them."""
+
+    vad_threshold: float = 0.5
+    min_silence_seconds: float = 0.16
+    min_speech_seconds: float = 0.1
+    speech_pad_seconds: float = 0.3
+    window_seconds: float = WINDOW_SECONDS
+
+    def __post_init__(self) -> None:
+        if not 1.0 <= self.window_seconds <= WINDOW_SECONDS:
+            raise ValueError(f"window_seconds={self.window_seconds} must be between 1 and {WINDOW_SECONDS:g}")
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> WindowOptions:
+        """The options that the settings of the same names set."""
+        return cls(
+            vad_threshold=settings.vad_threshold,
+            min_silence_seconds=settings.min_silence_seconds,
+            min_speech_seconds=settings.min_speech_seconds,
+            speech_pad_seconds=settings.speech_pad_seconds,
+        )
+
+    @property
+    def neg_threshold(self) -> float:
+        """Below this a frame ends speech; between the two it goes on (Silero: 0.15 lower, at least 0.01)."""
+        return max(self.vad_threshold - 0.15, 0.01)
+
+    @property
+    def window_samples(self) -> int:
+        """Most samples of a window."""
+        return int(self.window_seconds * SAMPLE_RATE_HZ)
+
+    @property
+    def pad_samples(self) -> int:
+        """Samples kept before and after speech; more than a tenth of a window would leave too little for speech."""
+        return int(min(self.speech_pad_seconds, self.window_seconds / 10) * SAMPLE_RATE_HZ)
+
+
+class Span(NamedTuple):
+    """Speech from frame ``start`` to before frame ``end`` (512 samples, 32 ms each)."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of the recording for one request: float32[n] samples, n <= 480,000, from ``start_s`` on.
+
+    ``speech_s`` is the speech in it; the sum over the windows is that of the recording.
+    """
+
+    index: int
+    start_s: float
+    samples: Floats
+    speech_s: float
+
+    @property
+    def end_s(self) -> float:
+        """Seconds from the start of the recording."""
+        return self.start_s + self.samples.size / SAMPLE_RATE_HZ
+
+
+class SpanFinder:
+    """Speech probabilities in, spans of speech out, each no longer than ``max_frames`` (a longer one is cut)."""
+
+    def __init__(self, options: WindowOptions) -> None:
+        self._options = options
+        self.max_frames = (options.window_samples - options.pad_samples) // FRAME_SAMPLES
+        self.position = 0  #: frames seen
+        self._start: int | None = None  # first frame of the span that is open
+        self._pause: int | None = None  # first frame of the pause that may end it
+        self._continued = False  # the open span is the rest of one that was cut
+        self._probabilities: list[float] = []  # of the open span
+
+    @property
+    def earliest_next(self) -> int:
+        """No span that is still to come starts before this frame."""
+        return self.position if self._start is None else self._start
+
+    def feed(self, probabilities: Iterable[float]) -> Iterator[Span]:
+        """The spans that ended with these frames."""
+        for probability in probabilities:
+            yield from self._step(float(probability))
+
+    def finish(self) -> Iterator[Span]:
+        """The span that was open at the end of the recording, if any."""
+        if self._start is not None:
+            yield from self._close(self.position if self._pause is None else self._pause)
+
+    def _step(self, probability: float) -> Iterator[Span]:
+        frame = self.position
+        self.position += 1
+        if probability >= self._options.vad_threshold:
+            self._pause = None
+            if self._start is None:
+                self._start = frame
+        if self._start is None:
+            return
+        self._probabilities.append(probability)
+        if probability < self._options.neg_threshold:
+            self._pause = frame if self._pause is None else self._pause
+            silence_seconds = (frame - self._pause) * FRAME_SAMPLES / SAMPLE_RATE_HZ
+            if silence_seconds >= self._options.min_silence_seconds:
+                yield from self._close(self._pause)
+                return
+        if len(self._probabilities) >= self.max_frames:
+            yield self._cut(self._start)
+
+    def _close(self, end: int) -> Iterator[Span]:
+        start, continued = self._start, self._continued
+        self._start, self._pause, self._continued, self._probabilities = None, None, False, []
+        assert start is not None
+        # The rest of a cut span is speech however short; it is nothing if the cut lay in its last pause.
+        shortest = 0.0 if continued else self._options.min_speech_seconds
+        if (end - start) * FRAME_SAMPLES / SAMPLE_RATE_HZ > shortest:
+            yield Span(start, end)
+
+    def _cut(self, start: int) -> Span:
+        cut = start + best_cut(self._probabilities, self._options.neg_threshold)
+        self._probabilities = self._probabilities[cut - start :]
+        self._start, self._continued = cut, True
+        return Span(start, cut)
+
+
+def best_cut(probabilities: Sequence[float], neg_threshold: float) -> int:
+    """Where to cut speech that goes on for too long: an index in the last third of two or more ``probabilities``.
+
+    The middle of the longest pause (frames below ``neg_threshold``; of equal ones the deepest, then the last), or else
+    the last of the frames with the lowest probability.
+    """
+    size = len(probabilities)
+    first = max(1, min(size - size // 3, size - 1))
+    pauses: list[tuple[int, float, int]] = []  # length, minus the mean probability, start
+    start = first
+    while start < size:
+        end = start
+        while end < size and probabilities[end] < neg_threshold:
+            end += 1
+        if end > start:
+            pauses.append((end - start, -sum(probabilities[start:end]) / (end - start), start))
+        start = end + 1
+    if pauses:
+        length, _, start = max(pauses)
+        return start + length // 2
+    return max(range(first, size), key=lambda index: (-probabilities[index], index))
+
+
+class WindowCutter:
+    """Blocks in, windows out. Holds two windows of samples and a block at most: silence is dropped as it passes."""
+
+    def __init__(self, options: WindowOptions) -> None:
+        self._options = options
+        self._finder = SpanFinder(options)
+        self._held: Floats = np.zeros(0, dtype=np.float32)
+        self._held_from = 0  # the recording's sample number of the first held one
+        self._index = 0
+        self._spans: list[tuple[int, int]] = []  # of the open window, in samples, without padding
+        self._window_start = 0
+        # End of the last span before the open window, in samples; at first so far away that it shares no pause.
+        self._last_end = -options.window_samples
+
+    @property
+    def held_samples(self) -> int:
+        """How much audio is in memory."""
+        return self._held.size
+
+    def feed(self, block: Block) -> Iterator[Window]:
+        """The windows that are certain after this block."""
+        self._held = np.concatenate((self._held, block.samples))
+        for span in self._finder.feed(block.speech.tolist()):
+            yield from self._add(span)
+        next_start = self._finder.earliest_next * FRAME_SAMPLES
+        if self._spans and self._is_closed(next_start):
+            yield self._emit(next_start)
+        # The next window starts at most one padding before the next span.
+        keep = self._window_start if self._spans else next_start - self._options.pad_samples
+        drop = min(max(0, keep - self._held_from), self._held.size)
+        self._held, self._held_from = self._held[drop:].copy(), self._held_from + drop
+
+    def finish(self) -> Iterator[Window]:
+        """What was open at the end of the recording."""
+        for span in self._finder.finish():
+            yield from self._add(span)
+        if self._spans:
+            yield self._emit(None)
+
+    def _add(self, span: Span) -> Iterator[Window]:
+        # The last frame of a recording may be a partial one.
+        start, end = span.start * FRAME_SAMPLES, min(span.end * FRAME_SAMPLES, self._held_from + self._held.size)
+        if self._spans and end - self._window_start > self._options.window_samples:
+            yield self._emit(start)
+        if not self._spans:
+            self._window_start = max(start - self._options.pad_samples, (self._last_end + start) // 2, 0)
+        self._spans.append((start, end))
+
+    def _is_closed(self, next_start: int) -> bool:
+        """Whether no later span fits in, and none takes a part of this window's padding."""
+        out_of_reach = next_start - self._window_start >= self._options.window_samples
+        return out_of_reach and next_start - self._spans[-1][1] >= 2 * self._options.pad_samples
+
+    def _emit(self, next_start: int | None) -> Window:
+        """The open window; ``next_start``: where the next span starts (or a sample before which it does not)."""
+        start, self._last_end = self._window_start, self._spans[-1][1]
+        end = min(self._last_end + self._options.pad_samples, start + self._options.window_samples)
+        if next_start is not None:  # a short pause is shared: half of it each
+            end = min(end, (self._last_end + next_start) // 2)
+        samples = self._held[start - self._held_from : end - self._held_from].copy()
+        speech = sum(stop - begin for begin, stop in self._spans)
+        window = Window(self._index, start / SAMPLE_RATE_HZ, samples, speech / SAMPLE_RATE_HZ)
+        self._index, self._spans = self._index + 1, []
+        return window
+
+
+def speech_windows(blocks: Iterable[Block], options: WindowOptions) -> Iterator[Window]:
+    """The speech of a recording as windows in order, not overlapping, each of at most 30 s; none without speech.
+
+    All speech (stretches longer than ``min_speech_seconds``) is in exactly one window; pauses inside a window stay in
+    it, so that times are the recording's own plus ``start_s``.
+    """
+    cutter = WindowCutter(options)
+    for block in blocks:
+        yield from cutter.feed(block)
+    yield from cutter.finish()
+
+
+def join_texts(texts: Sequence[str], language: str | None) -> str:
+    """The windows' texts as one, white space as single blanks; none between windows where the script has none."""
+    parts = [" ".join(text.split()) for text in texts]
+    return ("" if language in UNSPACED_LANGUAGES else " ").join(part for part in parts if part)
+
+
+def join_segments(parts: Sequence[tuple[float, float, Sequence[tuple[float, float, str]]]]) -> list[Segment]:
+    """One list of segments from each window's ``(start_s, end_s, [(start, end, text), ...])``.
+
+    A window's segment times count from its start. The result's count from the recording's, lie within their window,
+    never go back and are rounded to 0.01 s; segments without text are left out.
+    """
+    joined: list[Segment] = []
+    now = 0.0
+    for window_start, window_end, segments in parts:
+        for start, end, text in segments:
+            words = " ".join(text.split())
+            if not words:
+                continue
+            begin = max(now, min(window_start + max(start, 0.0), window_end))
+            now = max(begin, min(window_start + end, window_end))
+            joined.append(Segment(start=round(begin, 2), end=round(now, 2), text=words))
+    return joined
