@@ -2,16 +2,16 @@
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test clean
+.PHONY: help setup demo lint test bench-quality clean
 
 help: ## List these commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: ## Make or update .venv (nothing to do when nothing changed)
 	@bash .ci/setup
 
 demo: setup ## Transcribe the samples on this machine's CPU
-	.venv/bin/whisper-fleet run tests/samples/samples.jsonl --model whisper-base --table
+	.venv/bin/whisper-fleet run tests/samples/samples.jsonl --model whisper-base --details --table
 
 lint: setup ## Check style and types
 	$(PYTHON) -m ruff check .
@@ -20,6 +20,9 @@ lint: setup ## Check style and types
 
 test: lint ## Check style and types, and run all tests
 	$(PYTHON) -m pytest
+
+bench-quality: setup ## Compare error rates with bare vLLM and faster-whisper
+	$(PYTHON) -m benchmarks.quality
 
 clean: ## Remove .venv, the caches of the tools and the demo's output
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis cache

@@ -14,22 +14,22 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
+from celery.utils.nodenames import default_nodename, host_format
 from redis import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
-from rich.table import Table
 
 from producer import registry, services
 from producer.collect import serve
-from producer.collector import OwnedJob
 from producer.display import Display, result_table
 from producer.errors import FleetError, UsageError
 from producer.job import Job, JobSpec, open_job
 from producer.options import takes_job
-from producer.run import RunOptions, enqueuer_for, failed_limit, run_job
+from producer.registry import Progress
+from producer.run import RunOptions, enqueuer_for, failed_limit, reach, run_job
 from workers.errors import SettingsError
 from workers.presence import live_workers
-from workers.redis_client import connect, shown_url
+from workers.redis_client import shown_url
 from workers.settings import DEFAULT_REDIS_URL, Settings, settings
 
 app = typer.Typer(
@@ -65,13 +65,16 @@ def run(
     job = open_job(_with_model(spec, config))
     with _resumable(job), Display() as display:
         job = run_job(job, RunOptions(workers, tensor_parallel_size, max_failed), config, display)
-    summary = job.header.summary or {}
-    display.summary(summary)
+    result = job.progress()
+    display.summary(result)
     if table:
         Console().print(result_table(job.step.path, spec.media_key, spec.output_key))
     typer.echo(str(job.step.path))
-    if summary["rows"] and summary["failed"] == summary["rows"]:
-        raise typer.Exit(1)
+    limit = failed_limit(max_failed, result.rows)
+    if limit is not None and result.failed > limit:
+        raise FleetError(f"more rows failed than --max-failed {max_failed} allows")
+    if result.rows and result.failed == result.rows:
+        raise FleetError("no row succeeded")
 
 
 @app.command()
@@ -106,11 +109,10 @@ def collect(
     """
     _, redis = _broker(settings())
 
-    def report(owned: OwnedJob) -> None:
-        done, failed, rows = owned.journal.answered, owned.journal.failed, owned.journal.rows
-        typer.echo(f"{owned.job.id}: {done} of {rows} rows, {failed} failed", err=True)
-        if owned.complete:
-            typer.echo(str(owned.job.step.path))
+    def report(job: Job, progress: Progress) -> None:
+        typer.echo(f"{job.id}: {progress.answered} of {progress.rows} rows, {progress.failed} failed", err=True)
+        if progress.complete:
+            typer.echo(str(job.step.path))
 
     serve(redis, jobs or (), report)
 
@@ -119,12 +121,23 @@ def collect(
 def jobs() -> None:
     """List the jobs that are registered on REDIS_URL, and how far they are."""
     _, redis = _broker(settings())
-    table = Table("job", "answered", "failed", "step file")
-    for entry in registry.registered(redis):
-        progress = registry.read(redis, entry.id)
-        answered, failed = (progress.answered, progress.failed) if progress else (0, 0)
-        table.add_row(entry.id, f"{answered} of {entry.rows}", str(failed), entry.output)
-    Console().print(table)
+    for entry in sorted(registry.registered(redis), key=lambda one: (one.created, one.id)):
+        progress = registry.read(redis, entry.id) or Progress()
+        typer.echo(f"{entry.id}: {progress.answered} of {entry.rows} rows, {progress.failed} failed, {entry.output}")
+
+
+@app.command()
+def workers(
+    name: Annotated[str | None, typer.Option(help="Only this one; %h is the host. Serves as a health check.")] = None,
+) -> None:
+    """List the live workers of REDIS_URL: those whose engine is loaded. Ends with 1 where there are none."""
+    _, redis = _broker(settings())
+    wanted = None if name is None else host_format(default_nodename(name))
+    live = sorted((one for one in live_workers(redis) if wanted in (None, one.name)), key=lambda one: one.name)
+    if not live:
+        raise FleetError("no live worker" if wanted is None else f"{wanted} is not among the live workers")
+    for one in live:
+        typer.echo(f"{one.name}: {one.model} on {one.device}, queues {', '.join(one.queues)}")
 
 
 @app.command(context_settings=PASS_ON)
@@ -174,12 +187,7 @@ def _broker(config: Settings) -> tuple[str, Redis]:
     """The shared broker, which has to answer. Raises UsageError."""
     if config.redis_url is None:
         raise UsageError(f"REDIS_URL is not set: name the fleet's broker, as in REDIS_URL={DEFAULT_REDIS_URL}")
-    redis = connect(config.redis_url)
-    try:
-        redis.ping()
-    except RedisError as error:
-        raise UsageError(f"REDIS_URL {shown_url(config.redis_url)}: does not answer ({error})") from None
-    return config.redis_url, redis
+    return config.redis_url, reach(config.redis_url)
 
 
 @contextmanager
@@ -187,15 +195,19 @@ def _resumable(job: Job) -> Iterator[None]:
     """Say how to go on when a person interrupts."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated):
         typer.echo(
             f"interrupted: the answers so far are kept in {job.step.job_path}; the same command resumes", err=True
         )
         raise
 
 
+class Terminated(BaseException):
+    """SIGTERM: it ends a command as Ctrl-C does, with another exit code."""
+
+
 def _terminate(*_: Any) -> None:
-    raise KeyboardInterrupt("SIGTERM")
+    raise Terminated
 
 
 def main() -> None:
@@ -203,12 +215,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        app(standalone_mode=False)
+        app()
     except (FleetError, SettingsError) as error:
         typer.echo(f"whisper-fleet: {error}", err=True)
         sys.exit(2 if isinstance(error, UsageError | SettingsError) else 1)
     except RedisError as error:
         typer.echo(f"whisper-fleet: Redis does not answer: {error}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt as interrupt:
-        sys.exit(143 if interrupt.args else 130)
+    except Terminated:
+        sys.exit(143)

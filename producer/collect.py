@@ -10,10 +10,11 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer.collector import Collector, OwnedJob
+from producer import registry
+from producer.collector import Collector
 from producer.errors import FleetError, UsageError
 from producer.job import Job, load_job
-from producer.registry import registered
+from producer.registry import Progress
 
 log = logging.getLogger(__name__)
 
@@ -21,55 +22,69 @@ log = logging.getLogger(__name__)
 ADOPT_SECONDS = 1.0
 POLL_SECONDS = 0.5
 RETRY_SECONDS = 2.0
+#: A job that cannot go on (full disk, changed input) is left alone for so long.
+PAUSE_SECONDS = 15.0
+
+Report = Callable[[Job, Progress], None]
 
 
-def serve(redis: Redis, names: Sequence[str], report: Callable[[OwnedJob], None]) -> None:
+def serve(redis: Redis, names: Sequence[str], report: Report) -> None:
     """Serve the jobs called ``names`` (ids or step files) until they are complete; without names, all, for ever.
 
-    ``report`` is called for a job that is taken over, that moved, and that is complete. An outage of Redis or a full
-    disk is waited out: nothing leaves Redis before it is on the disk.
+    ``report`` is called for a job that is taken over, that moved, and that is complete, whoever completed it. An
+    outage of Redis or a full disk is waited out: nothing leaves Redis before it is on the disk.
     """
     collector = Collector(redis)
-    waiting = {name: _known(redis, name) for name in names}
+    waiting = {job.id: job for job in (_known(redis, name) for name in names)}
     next_adoption = 0.0
     try:
-        while not names or waiting:
+        while waiting or not names:
             try:
                 if time.monotonic() >= next_adoption:
-                    for owned in collector.adopt_registered() if not names else _adopt(collector, waiting):
-                        report(owned)
+                    for owned in collector.adopt_registered() if not names else collector.adopt(waiting.values()):
+                        report(owned.job, owned.progress())
                     next_adoption = time.monotonic() + ADOPT_SECONDS
                 if not collector.jobs:
                     time.sleep(POLL_SECONDS)
-                _poll(collector, report)
+                for job in _poll(collector, report):
+                    waiting.pop(job.id, None)
             except (RedisError, FleetError) as error:
                 log.warning("trying again: %s", error)
                 time.sleep(RETRY_SECONDS)
-            waiting = {name: job for name, job in waiting.items() if not job.reload().is_complete()}
+            for job in [job.reload() for job in waiting.values()]:
+                if job.is_complete() and job.id not in {owned.job.id for owned in collector.jobs}:
+                    report(job, job.progress())  # another collector was faster
+                    waiting.pop(job.id, None)
     finally:
         collector.close()
 
 
-def _poll(collector: Collector, report: Callable[[OwnedJob], None]) -> None:
+def _poll(collector: Collector, report: Report) -> list[Job]:
+    """Move on, report what moved, and give back what is complete (returned) or cannot go on."""
     before = {owned.job.id: owned.journal.answered for owned in collector.jobs}
     collector.poll(POLL_SECONDS)
+    complete = []
     for owned in collector.jobs:
-        if owned.complete or owned.journal.answered != before.get(owned.job.id):
-            report(owned)
+        if owned.complete or owned.journal.answered != before[owned.job.id]:
+            report(owned.job, owned.progress())
         if owned.complete:
+            complete.append(owned.job)
             collector.release(owned)
-
-
-def _adopt(collector: Collector, waiting: dict[str, Job]) -> list[OwnedJob]:
-    serving = {owned.job.id for owned in collector.jobs}
-    added = [collector.add(job) for job in waiting.values() if job.id not in serving]
-    return [owned for owned in added if owned is not None]
+        elif owned.error is not None:
+            log.warning("job %s: tried again in %.0f s: %s", owned.job.id, PAUSE_SECONDS, owned.error)
+            collector.release(owned, PAUSE_SECONDS)
+    return complete
 
 
 def _known(redis: Redis, name: str) -> Job:
     """The job with this id or step file. Raises UsageError where there is none."""
-    outputs = [Path(entry.output) for entry in registered(redis) if entry.id == name] or [Path(name)]
-    job = load_job(outputs[0])
+    progress = registry.read(redis, name)  # it outlives the registration: the job may be complete by now
+    finished = [progress.step_path] if progress and progress.step_path else []
+    outputs = [entry.output for entry in registry.registered(redis) if entry.id == name] or finished or [name]
+    try:
+        job = load_job(Path(outputs[0]))
+    except OSError:
+        job = None
     if job is None:
         raise UsageError(f"job {name}: not known to this fleet, and no step file of a job: see `whisper-fleet jobs`")
     return job

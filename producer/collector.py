@@ -7,7 +7,10 @@ answers the first counts.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +29,7 @@ log = logging.getLogger(__name__)
 READ_COUNT = 500
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class OwnedJob:
     """A job whose lock this process holds."""
 
@@ -35,6 +38,8 @@ class OwnedJob:
     lock: FileLock
     #: Whether its step file is written.
     complete: bool = field(default=False)
+    #: Why it cannot go on now (a full disk, a changed input).
+    error: FleetError | None = field(default=None)
 
     def progress(self) -> Progress:
         """How far it is."""
@@ -46,6 +51,7 @@ class OwnedJob:
             audio_seconds=journal.audio_seconds,
             reasons=journal.reasons,
             complete=self.complete,
+            step_path=str(self.job.step.path),
         )
 
 
@@ -55,6 +61,8 @@ class Collector:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._owned: dict[str, OwnedJob] = {}
+        self._paused_until: dict[str, float] = {}
+        self._said: dict[str, str] = {}
 
     @property
     def jobs(self) -> list[OwnedJob]:
@@ -66,16 +74,21 @@ class Collector:
         lock = job.step.lock("collector")
         if not lock.acquire():
             return None
+        journal = None
         try:
             # Read again now that nobody else writes it: another collector may have finished the job meanwhile.
             job = job.reload()
             if job.is_complete():
+                registry.publish(self._redis, job.id, job.progress())
                 registry.forget(self._redis, job.id)
                 lock.release()
                 return None
-            owned = OwnedJob(job, Journal.open(job.step.journal_path, job.rows), lock)
+            journal = Journal.open(job.step.journal_path, job.rows)
+            owned = OwnedJob(job, journal, lock)
             self.announce(owned)
         except BaseException:
+            if journal is not None:
+                journal.close()
             lock.release()
             raise
         self._owned[job.id] = owned
@@ -88,44 +101,52 @@ class Collector:
 
     def adopt_registered(self) -> list[OwnedJob]:
         """Take over every registered job whose files this process can write and nobody serves; returns the new ones."""
-        adopted = []
+        known = []
         for registration in registry.registered(self._redis):
-            if registration.id in self._owned:
+            with self._reporting(registration.id):
+                job = None if registration.id in self._owned else load_job(Path(registration.output))
+                if job is not None and job.id == registration.id:
+                    known.append(job)
+        return self.adopt(known)
+
+    def adopt(self, jobs: Iterable[Job]) -> list[OwnedJob]:
+        """Take over those of ``jobs`` that this process can write and nobody serves; returns the new ones."""
+        adopted = []
+        for job in jobs:
+            if job.id in self._owned or self._paused_until.get(job.id, 0.0) > time.monotonic():
                 continue
-            job = load_job(Path(registration.output))
-            if job is None or job.id != registration.id:
-                continue
-            try:
+            with self._reporting(job.id):
                 owned = self.add(job)
-            except (FleetError, OSError) as error:
-                log.warning("job %s cannot be served here: %s", registration.id, error)
-                continue
-            if owned is not None:
-                log.info("job %s: %d of %d rows answered", job.id, owned.journal.answered, owned.journal.rows)
-                adopted.append(owned)
+                if owned is not None:
+                    log.info("job %s: %d of %d rows answered", job.id, owned.journal.answered, owned.journal.rows)
+                    adopted.append(owned)
         return adopted
 
     def poll(self, block_seconds: float = 1.0) -> int:
         """Move what has arrived into the journals, and write the steps that are complete; returns the new answers.
 
-        Waits up to ``block_seconds`` for something to arrive. Raises RedisError (nothing is lost: call again) and
-        FleetError (a full disk: free space and call again).
+        Waits up to ``block_seconds`` for something to arrive. A job that cannot go on keeps its answers where they are
+        and says why in ``error``. Raises RedisError (nothing is lost: call again).
         """
+        for owned in self.jobs:
+            owned.error = None
         streams = {keys.results(id): "0" for id, owned in self._owned.items() if not owned.complete}
         new = 0
         if streams and not self._finish_complete():
             # Journaled entries are deleted, so whatever a stream holds is still to be done: always read from its start.
-            answer = self._redis.xread(cast("Any", streams), count=READ_COUNT, block=int(block_seconds * 1000))
+            answer = self._redis.xread(cast("Any", streams), count=READ_COUNT, block=max(1, int(block_seconds * 1000)))
             by_stream = dict(cast("Any", answer or ()))
             for owned in self.jobs:
                 entries = by_stream.get(keys.results(owned.job.id).encode())
                 if entries:
-                    new += self._take(owned, _flat(entries))
-        self._finish_complete()
+                    with _failing(owned):
+                        new += self._take(owned, _flat(entries))
+            self._finish_complete()
         return new
 
-    def release(self, owned: OwnedJob) -> None:
-        """Give a job back; its journal stays as it is."""
+    def release(self, owned: OwnedJob, pause_seconds: float = 0.0) -> None:
+        """Give a job back; its journal stays as it is. It is not adopted again before ``pause_seconds`` are over."""
+        self._paused_until[owned.job.id] = time.monotonic() + pause_seconds
         self._owned.pop(owned.job.id, None)
         owned.journal.close()
         owned.lock.release()
@@ -142,15 +163,38 @@ class Collector:
         return new
 
     def _finish_complete(self) -> bool:
-        """Write the steps whose rows are all answered; whether there was one."""
-        finished = [owned for owned in self.jobs if not owned.complete and owned.journal.answered == owned.journal.rows]
-        for owned in finished:
-            owned.job = owned.job.finish(owned.journal)
-            owned.complete = True
-            registry.publish(self._redis, owned.job.id, owned.progress())
-            registry.forget(self._redis, owned.job.id)
-            log.info("job %s: complete, %s", owned.job.id, owned.job.step.path)
-        return bool(finished)
+        """Write the steps whose rows are all answered; whether one is written now."""
+        answered = [owned for owned in self.jobs if not owned.complete and owned.journal.answered == owned.journal.rows]
+        for owned in answered:
+            if owned.error is not None:
+                continue
+            with _failing(owned):
+                if not owned.job.is_complete():
+                    owned.job = owned.job.finish(owned.journal)
+                registry.publish(self._redis, owned.job.id, replace(owned.progress(), complete=True))
+                registry.forget(self._redis, owned.job.id)
+                owned.complete = True
+                log.info("job %s: complete, %s", owned.job.id, owned.job.step.path)
+        return any(owned.complete for owned in answered)
+
+    @contextmanager
+    def _reporting(self, job: str) -> Iterator[None]:
+        """A job that cannot be served here is left to others; said once."""
+        try:
+            yield
+        except (FleetError, OSError) as error:
+            if self._said.get(job) != str(error):
+                self._said[job] = str(error)
+                log.warning("job %s: cannot be served here: %s", job, error)
+
+
+@contextmanager
+def _failing(owned: OwnedJob) -> Iterator[None]:
+    """A job that cannot go on must not keep the others waiting."""
+    try:
+        yield
+    except FleetError as error:
+        owned.error = error
 
 
 def _flat(entries: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
 from producer.registry import Progress
 
@@ -34,7 +34,7 @@ class Display:
     def __enter__(self) -> Display:
         if self._console.is_terminal:
             self._bar = Bar(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[figures]}"),
@@ -57,7 +57,7 @@ class Display:
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], description=what)
         elif what.partition(" (")[0] != self._status.partition(" (")[0]:
-            self._console.print(what, highlight=False)
+            self._say(what)
         self._status = what
 
     def progress(self, progress: Progress) -> None:
@@ -80,13 +80,17 @@ class Display:
             self._said = now
             done = progress.answered
             left = f", about {elapsed / done * (progress.rows - done):.0f} s left" if done else ""
-            self._console.print(f"{done} of {progress.rows} rows, {figures}{left}", highlight=False)
+            self._say(f"{done} of {progress.rows} rows, {figures}{left}")
 
-    def summary(self, summary: Mapping[str, Any]) -> None:
+    def summary(self, result: Progress) -> None:
         """One line on what came of the job, failures by reason."""
-        line = f"{summary['rows']} rows, {summary['failed']} failed, {summary['audio_seconds']:.1f} s of audio"
-        reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(summary["reasons"].items()))
-        self._console.print(f"{line} ({reasons})" if reasons else line, highlight=False)
+        line = f"{result.rows} rows, {result.failed} failed, {result.audio_seconds:.1f} s of audio"
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(result.reasons.items()))
+        self._say(f"{line} ({reasons})" if reasons else line)
+
+    def _say(self, line: str) -> None:
+        # Paths and texts are nobody's markup, and a line stays one line however long.
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def result_table(path: Path, media_key: str, output_key: str, most_rows: int = 50) -> Table:
@@ -98,7 +102,7 @@ def result_table(path: Path, media_key: str, output_key: str, most_rows: int = 5
                 table.add_row("...", "", f"(more rows in {path})")
                 break
             row = json.loads(line)
-            table.add_row(*_cells(row, media_key, output_key))
+            table.add_row(*map(Text, _cells(row, media_key, output_key)))
     return table
 
 

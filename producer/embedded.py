@@ -82,9 +82,15 @@ class Valkey:
                 break
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise FleetError(f"the private Valkey did not start: {_last_line(log_path)} (see {log_path})")
+                raise FleetError(f"the private Valkey did not start: {_last_line(_lines(log_path))} (see {log_path})")
             time.sleep(0.05)
         client.close()
+
+    def check(self) -> None:
+        """Raise FleetError if the server has ended."""
+        if self._process is None or self._process.poll() is not None:
+            log_path = self._folder / "valkey.log"
+            raise FleetError(f"the private Valkey ended: {_last_line(_lines(log_path))} (see {log_path})")
 
     def stop(self) -> None:
         """End the server; its data stay."""
@@ -110,6 +116,8 @@ class EmbeddedFleet:
         self._environment = dict(environment or {})
         self._valkey = Valkey(folder / "valkey")
         self._workers: list[subprocess.Popen[bytes]] = []
+        #: Sizes of the workers' logs before this run: what an earlier one complained of is over.
+        self._log_starts: list[int] = []
 
     @property
     def url(self) -> str:
@@ -131,6 +139,8 @@ class EmbeddedFleet:
     ) -> None:
         # Rows are all journaled, or this run failed: either way nobody waits for what the workers still do.
         self.stop(at_once=kind is not None)
+        if kind is None:
+            shutil.rmtree(self._folder / "valkey", ignore_errors=True)
 
     def log_path(self, number: int = 1) -> Path:
         """Where a worker's output goes."""
@@ -151,11 +161,13 @@ class EmbeddedFleet:
             time.sleep(0.2)
 
     def check(self) -> None:
-        """Raise FleetError if a worker has ended."""
+        """Raise FleetError if Valkey or a worker has ended."""
+        self._valkey.check()
         for number, worker in enumerate(self._workers, start=1):
             if worker.poll() is not None:
                 path = self.log_path(number)
-                raise FleetError(f"the local worker ended with code {worker.returncode}: {_why(path)} (see {path})")
+                why = _why(path, self._log_starts[number - 1])
+                raise FleetError(f"the local worker ended with code {worker.returncode}: {why} (see {path})")
 
     def stop(self, *, at_once: bool = False) -> None:
         """End the workers (SIGTERM, so that they close their engines, then SIGKILL; ``at_once``: soon), then Valkey."""
@@ -169,7 +181,9 @@ class EmbeddedFleet:
 
     def _start_worker(self, number: int) -> subprocess.Popen[bytes]:
         environment = {**os.environ, **self._environment, "REDIS_URL": self.url}
-        return start_guarded(worker_command(f"worker{number}@%h"), environment, self.log_path(number))
+        path = self.log_path(number)
+        self._log_starts.append(path.stat().st_size if path.exists() else 0)
+        return start_guarded(worker_command(f"worker{number}@%h"), environment, path)
 
 
 def worker_command(name: str = "worker@%h", *extra: str) -> list[str]:
@@ -209,18 +223,22 @@ def _quoted(path: Path) -> str:
     return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _last_line(path: Path) -> str:
+def _lines(path: Path, start: int = 0) -> list[str]:
+    """The lines of a log that say something, from byte ``start`` on."""
     with contextlib.suppress(OSError):
-        lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
-        if lines:
-            return lines[-1]
-    return "it said nothing"
+        text = path.read_bytes()[start:].decode(errors="replace")
+        return [line for line in text.splitlines() if line.strip()]
+    return []
 
 
-def _why(path: Path) -> str:
+def _last_line(lines: list[str]) -> str:
+    return lines[-1] if lines else "it said nothing"
+
+
+def _why(path: Path, start: int) -> str:
     """The worker's own reason: its last CRITICAL line, or else its last line."""
-    with contextlib.suppress(OSError):
-        for line in reversed(path.read_text(errors="replace").splitlines()):
-            if "The worker cannot start: " in line:
-                return line.partition("The worker cannot start: ")[2]
-    return _last_line(path)
+    lines = _lines(path, start)
+    for line in reversed(lines):
+        if "The worker cannot start: " in line:
+            return line.partition("The worker cannot start: ")[2]
+    return _last_line(lines)

@@ -9,12 +9,12 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import BatchPublishError, OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
 from producer.errors import FleetError
-from producer.in_flight import rows_in_flight, task_id
+from producer.in_flight import rows_in_flight, rows_uncollected, task_id
 from producer.job import Job
 from producer.journal import Journal
 from workers import keys
@@ -54,6 +54,7 @@ class Enqueuer:
         window_rows: int,
         journaled: Callable[[], int],
         stop: threading.Event,
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
         self._job = job
         self._app = app
@@ -63,29 +64,34 @@ class Enqueuer:
         self._window_rows = max(window_rows, chunk_rows)
         self._journaled = journaled
         self._stop = stop
+        self._stall_seconds = stall_seconds
         self._journaled_before = 0
-        #: Rows sent by this producer or still in flight from an earlier one.
+        #: Rows sent by this producer or on their way from an earlier one.
         self.sent = 0
 
     def send_all(self) -> None:
         """Send every row that is neither answered nor in flight; returns when the last one is sent, or on ``stop``."""
+        # In the order in which a row moves on, so that none passes by unseen.
+        self._journaled_before = self._retried(self._journaled)
+        on_its_way = self._retried(lambda: rows_in_flight(self._redis, self._queue, self._job.id))
+        on_its_way |= self._retried(lambda: rows_uncollected(self._redis, self._job.id))
         answered = self._answered()
-        in_flight = self._retried(lambda: rows_in_flight(self._redis, self._queue, self._job.id))
-        self._journaled_before = self._journaled()
-        self.sent = len(in_flight)
-        self._send(lambda row: row not in answered and row not in in_flight)
+        if self._retried(self._journaled) >= self._job.rows:  # complete meanwhile, and its journal gone
+            return
+        self.sent = len(on_its_way)
+        self._send(lambda row: row not in answered and row not in on_its_way)
 
     def resend_lost(self) -> None:
         """Until every row is answered: when no answer comes, send again what Redis has lost.
 
         Redis can lose a message (a worker killed between taking and holding it, a flushed server); the job cannot.
         """
-        last, quiet_seconds = self._journaled(), 0.0
+        last, quiet_seconds = self._retried(self._journaled), 0.0
         while last < self._job.rows and not self._stop.wait(POLL_SECONDS):
-            now = self._journaled()
+            now = self._retried(self._journaled)
             quiet_seconds = 0.0 if now != last else quiet_seconds + POLL_SECONDS
             last = now
-            if quiet_seconds >= STALL_SECONDS:
+            if quiet_seconds >= self._stall_seconds:
                 quiet_seconds = 0.0
                 lost = self._retried(self._lost_rows)
                 if lost:
@@ -101,6 +107,8 @@ class Enqueuer:
         if self._redis.xlen(keys.results(self._job.id)):
             return ()
         answered = self._answered()
+        if self._journaled() >= self._job.rows:  # here too
+            return ()
         return {row for row in range(self._job.rows) if row not in answered and row not in in_flight}
 
     def _answered(self) -> Any:
@@ -142,7 +150,8 @@ class Enqueuer:
         self._retried(lambda: self._redis.xadd(keys.results(self._job.id), {keys.RESULT_FIELD: payload}))
 
     def _room(self) -> int:
-        return self._window_rows - (self.sent - (self._journaled() - self._journaled_before))
+        journaled: int = self._retried(self._journaled)
+        return self._window_rows - (self.sent - (journaled - self._journaled_before))
 
     def _wait_for_room(self, rows: int) -> None:
         while self._room() < rows and not self._stop.is_set():
@@ -180,7 +189,7 @@ class Enqueuer:
         while True:
             try:
                 return call()
-            except (OperationalError, RedisError, OSError) as error:
+            except (OperationalError, BatchPublishError, RedisError, OSError) as error:
                 log.warning("job %s: Redis does not answer, trying again: %s", self._job.id, error)
                 if self._stop.wait(RETRY_SECONDS):
                     raise FleetError(f"Redis does not answer: {error}") from error

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,11 +20,14 @@ from producer.errors import UsageError
 from producer.inputs import default_prefix, expand_inputs, read_rows
 from producer.journal import Journal
 from producer.merge import write_step
-from producer.registry import Registration
+from producer.registry import Progress, Registration
 from producer.rows import ScanRules, record_of, scan
 from workers.errors import TranscriptionError
 from workers.languages import language_code
 from workers.messages import TASKS, Failure, Options, Record, Task
+
+#: Another starter of the same job needs no longer to write its header.
+SETTLE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,19 @@ class Job:
         """Each row's number and the record that it asks for, or why there is none."""
         for row, line in enumerate(self.lines()):
             yield row, record_of(row, line, self.media_key, self.header.audio_root)
+
+    def progress(self) -> Progress:
+        """How far a complete job came; of one that runs, its collector knows."""
+        summary = self.header.summary or {}
+        return Progress(
+            rows=self.rows,
+            answered=summary.get("rows", 0),
+            failed=summary.get("failed", 0),
+            audio_seconds=summary.get("audio_seconds", 0.0),
+            reasons=Counter(summary.get("reasons", {})),
+            complete=self.is_complete(),
+            step_path=str(self.step.path),
+        )
 
     def is_complete(self) -> bool:
         """Whether the step file is there and final."""
@@ -175,28 +193,44 @@ def load_job(output: Path) -> Job | None:
 
 def _settle(step: Step, header: JobHeader, *, force: bool) -> JobHeader:
     """The header that holds: the one on disk if it is of the same job, else this one, written."""
-    old = None if force else JobHeader.read(step.header_path)
-    if old is not None:
-        changes = differences(old, header)
-        if changes:
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while True:
+        standing = None if force else _standing(step, header)
+        if standing is not None:
+            return standing
+        step.create_job_folder()
+        with step.lock("producer") as producing, step.lock("collector") as collecting:
+            busy = next((lock for lock in (producing, collecting) if not lock.acquire()), None)
+            # Looked at again under the locks: another starter of the same job may have been faster.
+            standing = None if force or busy else _standing(step, header)
+            if standing is not None:
+                return standing
+            if busy is None:
+                step.forget()
+                header.write(step.header_path)
+                return header
+        if force or time.monotonic() > deadline:
+            raise UsageError(f"{step.path}: {busy.holder()} is working on it: stop that one first")
+        time.sleep(0.05)
+
+
+def _standing(step: Step, header: JobHeader) -> JobHeader | None:
+    """The header on disk that ``header`` resumes, None where a new job starts. Raises UsageError for another job's."""
+    old = JobHeader.read(step.header_path)
+    if old is None:
+        if step.path.exists():
             raise UsageError(
-                f"{step.path}: made by a job with other options: {'; '.join(changes)}. "
-                "Start over with --force, or write elsewhere with --prefix"
+                f"{step.path}: exists, and no job of this cache made it: overwrite it with --force, or use another "
+                "--prefix"
             )
-        if not old.complete or step.path.exists():
-            return old
-    elif step.path.exists() and not force:
+        return None
+    changes = differences(old, header)
+    if changes:
         raise UsageError(
-            f"{step.path}: exists, and no job of this cache made it: overwrite it with --force, or use another --prefix"
+            f"{step.path}: made by a job with other options: {'; '.join(changes)}. "
+            "Start over with --force, or write elsewhere with --prefix"
         )
-    step.create_job_folder()
-    with step.lock("producer") as producing, step.lock("collector") as collecting:
-        for lock in (producing, collecting):
-            if not lock.acquire():
-                raise UsageError(f"{step.path}: {lock.holder()} is working on it: stop that one before --force")
-        step.forget()
-        header.write(step.header_path)
-    return header
+    return old if not old.complete or step.path.exists() else None
 
 
 def _check_options(spec: JobSpec) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from pydantic import ValidationError
 from redis import Redis
 
 from workers import keys
-from workers.messages import Message
+from workers.messages import Message, first_problem
+
+log = logging.getLogger(__name__)
 
 #: How long the progress of a finished job stays readable.
 FINISHED_EXPIRES_SECONDS = 86_400
@@ -35,6 +39,7 @@ class Progress:
     audio_seconds: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
     complete: bool = False
+    step_path: str = ""
 
 
 def register(redis: Redis, registration: Registration) -> None:
@@ -43,9 +48,14 @@ def register(redis: Redis, registration: Registration) -> None:
 
 
 def registered(redis: Redis) -> list[Registration]:
-    """The jobs that wait for a collector or have one."""
-    payloads = cast("dict[bytes, bytes]", redis.hgetall(keys.JOBS))
-    return [Registration.model_validate_json(payload) for payload in payloads.values()]
+    """The jobs that wait for a collector or have one. Skips what another version wrote and this one cannot read."""
+    found = []
+    for job, payload in cast("dict[bytes, bytes]", redis.hgetall(keys.JOBS)).items():
+        try:
+            found.append(Registration.model_validate_json(payload))
+        except ValidationError as error:
+            log.warning("job %s: not a registration that this version reads: %s", job.decode(), first_problem(error))
+    return found
 
 
 def forget(redis: Redis, job: str) -> None:
@@ -68,6 +78,7 @@ def publish(redis: Redis, job: str, progress: Progress) -> None:
             "audio_seconds": f"{progress.audio_seconds:.3f}",
             "reasons": json.dumps(progress.reasons),
             "state": "complete" if progress.complete else "running",
+            "step_path": progress.step_path,
         },
     )
 
@@ -84,4 +95,5 @@ def read(redis: Redis, job: str) -> Progress | None:
         audio_seconds=float(values[b"audio_seconds"]),
         reasons=Counter(json.loads(values[b"reasons"])),
         complete=values[b"state"] == b"complete",
+        step_path=values.get(b"step_path", b"").decode(),
     )

@@ -6,18 +6,20 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from redis import Redis
 from redis.exceptions import RedisError
 
+from producer import registry
 from producer.collector import Collector, OwnedJob
 from producer.display import Display
 from producer.embedded import EmbeddedFleet
 from producer.enqueue import Enqueuer, chunk_rows_for
-from producer.errors import FleetError
+from producer.errors import FleetError, UsageError
 from producer.job import Job
 from producer.journal import Journal
+from producer.registry import Progress
 from producer.routing import choose_queue
 from workers.app import create_app
 from workers.presence import Presence, live_workers
@@ -57,6 +59,16 @@ def run_job(job: Job, options: RunOptions, settings: Settings, display: Display)
     return job
 
 
+def reach(url: str) -> Redis:
+    """A client for a broker, which has to answer. Raises UsageError."""
+    redis = connect(url)
+    try:
+        redis.ping()
+    except RedisError as error:
+        raise UsageError(f"REDIS_URL {shown_url(url)}: does not answer ({error})") from None
+    return redis
+
+
 def failed_limit(text: str | None, rows: int) -> int | None:
     """How many rows may fail: ``"10"`` or ``"5%"`` of ``rows``; None for no limit. Raises ValueError."""
     if text is None:
@@ -71,20 +83,57 @@ def failed_limit(text: str | None, rows: int) -> int | None:
     return int(text)
 
 
+@dataclass(slots=True)
+class _Collection:
+    """A running job's answers: collected here, or by a collector of the fleet that has the job already."""
+
+    collector: Collector
+    redis: Redis
+    job: Job
+    owned: OwnedJob | None = None
+
+    def take(self) -> bool:
+        """Collect the job here from now on, unless another process does; whether it is so."""
+        if self.owned is None:
+            self.owned = self.collector.add(self.job)
+        return self.owned is not None
+
+    def poll(self, seconds: float = POLL_SECONDS) -> int:
+        """Wait up to ``seconds`` for answers; returns how many came here. Raises FleetError and RedisError."""
+        if not self.take() or self.owned is None:
+            time.sleep(seconds)
+            return 0
+        new = self.collector.poll(seconds)
+        if self.owned.error is not None:
+            raise self.owned.error
+        return new
+
+    def progress(self) -> Progress:
+        """How far the job is. ``complete`` is what its files say, not what Redis says."""
+        if self.owned is not None:
+            return self.owned.progress()
+        published = registry.read(self.redis, self.job.id) or Progress(rows=self.job.rows)
+        return replace(published, complete=self.job.reload().is_complete())
+
+    def answered(self) -> int:
+        """Rows that are answered and on the disk."""
+        return self.owned.journal.answered if self.owned is not None else self.progress().answered
+
+
 def _run(job: Job, options: RunOptions, settings: Settings, display: Display) -> None:
     with _fleet(job, options, settings, display) as (url, fleet):
-        redis = connect(url)
-        collector = Collector(redis)
+        redis = reach(url)
+        collection = _Collection(Collector(redis), redis, job)
         try:
-            owned = _take(collector, job, redis, display)
-            if owned is None:
+            _take(collection, private=fleet is not None)
+            if collection.progress().complete:
                 return
-            if fleet is not None:
-                _clear(redis, collector, owned)
             present = _await_workers(redis, fleet, display)
-            _transfer(owned, collector, present, url, options, settings, display, fleet)
+            _transfer(collection, present, url, options, settings, display, fleet)
+        except RedisError as error:
+            raise FleetError(f"{shown_url(url)} does not answer: {error}") from error
         finally:
-            collector.close()
+            collection.collector.close()
             redis.close()
 
 
@@ -96,6 +145,7 @@ def _fleet(
     if settings.redis_url is not None:
         yield settings.redis_url, None
         return
+    _check_alone(job)
     environment = {}
     if job.header.options["model"] is not None:
         environment["WHISPER_MODEL"] = job.header.options["model"]
@@ -106,26 +156,19 @@ def _fleet(
         yield fleet.url, fleet
 
 
-def _take(collector: Collector, job: Job, redis: Redis, display: Display) -> OwnedJob | None:
-    """Collect the job here, or follow the collector that has it; None once it is complete."""
-    while True:
-        try:
-            owned = collector.add(job)
-        except RedisError as error:
-            raise FleetError(f"Redis does not answer: {error}") from error
-        if owned is not None or job.reload().is_complete():
-            return owned
-        display.waiting(f"{job.step.lock('collector').holder()} collects this job")
-        time.sleep(POLL_SECONDS)
+def _take(collection: _Collection, *, private: bool) -> None:
+    """Begin with the answers that are there already, and with nothing else in a private Valkey.
 
-
-def _clear(redis: Redis, collector: Collector, owned: OwnedJob) -> None:
-    """Answers that an earlier run left in the private Valkey count; its messages do not: their rows are sent again."""
-    while collector.poll(0.001):
-        pass
-    if not owned.complete:
-        redis.flushdb()
-        collector.announce(owned)
+    Answers that an earlier run left there count; its messages do not: their rows are sent again.
+    """
+    if collection.take():
+        while collection.poll(0.001):
+            pass
+    if private:
+        _check_alone(collection.job, collection.owned)
+        if collection.owned is not None and not collection.owned.complete:
+            collection.redis.flushdb()
+            collection.collector.announce(collection.owned)
 
 
 def _await_workers(redis: Redis, fleet: EmbeddedFleet | None, display: Display) -> list[Presence]:
@@ -136,8 +179,7 @@ def _await_workers(redis: Redis, fleet: EmbeddedFleet | None, display: Display) 
 
 
 def _transfer(
-    owned: OwnedJob,
-    collector: Collector,
+    collection: _Collection,
     present: list[Presence],
     url: str,
     options: RunOptions,
@@ -146,10 +188,10 @@ def _transfer(
     fleet: EmbeddedFleet | None,
 ) -> None:
     """Send and collect until the step file is written."""
-    job = owned.job
+    job = collection.job
     limit = failed_limit(options.max_failed, job.rows)
     stop, failures = threading.Event(), list[BaseException]()
-    enqueuer = enqueuer_for(job, url, present, settings, lambda: owned.journal.answered, stop)
+    enqueuer = enqueuer_for(job, url, present, settings, collection.answered, stop)
 
     def send() -> None:
         try:
@@ -160,21 +202,33 @@ def _transfer(
 
     sender = threading.Thread(target=send, name="enqueue", daemon=True)
     sender.start()
+    if not present:
+        display.waiting(f"no worker is live on {shown_url(url)}: rows wait in its queue")
+    if collection.owned is None:
+        display.waiting(f"{job.step.lock('collector').holder()} collects this job")
     try:
-        if not present:
-            display.waiting(f"no worker is live on {shown_url(url)}: rows wait in its queue")
-        while not owned.complete:
-            _poll(collector, display)
+        while True:
+            try:
+                collection.poll()
+                progress = collection.progress()
+            except RedisError as error:
+                if fleet is not None:
+                    fleet.check()
+                display.waiting(f"Redis does not answer, trying again: {error}")
+                time.sleep(POLL_SECONDS)
+                continue
+            if progress.complete:
+                return
             if failures:
                 raise failures[0]
             if fleet is not None:
                 fleet.check()
-            if owned.journal.answered or present:
-                display.progress(owned.progress())
-            if limit is not None and owned.journal.failed > limit:
+            if progress.answered or present:
+                display.progress(progress)
+            if limit is not None and progress.failed > limit:
                 raise TooManyFailedError(
-                    f"{owned.journal.failed} of {job.rows} rows failed, more than --max-failed {options.max_failed}: "
-                    f"{_reasons(owned)}. {owned.journal.answered} answers are kept: the same command resumes"
+                    f"{progress.failed} of {job.rows} rows failed, more than --max-failed {options.max_failed}: "
+                    f"{_reasons(progress)}. {progress.answered} answers are kept: a higher --max-failed resumes"
                 )
     finally:
         stop.set()
@@ -192,24 +246,18 @@ def enqueuer_for(
     """An enqueuer for ``job`` on the fleet at ``url``, its queue and chunk size chosen from the live workers."""
     header = job.header
     threads = sum(worker.threads for worker in present) or 8
+    # An own fleet was started with the job's model, whatever name the model gives itself.
+    model = None if settings.redis_url is None else header.options["model"]
     return Enqueuer(
         job,
         create_app(load_settings(REDIS_URL=url)),
         connect(url),
-        queue=choose_queue(present, job.task, header.options["language"], header.options["model"]),
+        queue=choose_queue(present, job.task, header.options["language"], model),
         chunk_rows=settings.chunk_rows or chunk_rows_for(job.rows, threads),
         window_rows=settings.window_rows,
         journaled=journaled,
         stop=stop,
     )
-
-
-def _poll(collector: Collector, display: Display) -> None:
-    try:
-        collector.poll(POLL_SECONDS)
-    except RedisError as error:
-        display.waiting(f"Redis does not answer, trying again: {error}")
-        time.sleep(POLL_SECONDS)
 
 
 def _follow(job: Job, display: Display) -> None:
@@ -225,11 +273,23 @@ def _follow(job: Job, display: Display) -> None:
 def _finish_empty(job: Job) -> None:
     """An input without rows needs no fleet."""
     with job.step.lock("collector") as collecting:
-        if collecting.acquire():
-            journal = Journal.open(job.step.journal_path, 0)
-            job.finish(journal)
-            journal.close()
+        if not collecting.acquire():
+            time.sleep(POLL_SECONDS)
+            return
+        journal = Journal.open(job.step.journal_path, 0)
+        job.finish(journal)
+        journal.close()
 
 
-def _reasons(owned: OwnedJob) -> str:
-    return ", ".join(f"{count} x {reason}" for reason, count in sorted(owned.journal.reasons.items()))
+def _check_alone(job: Job, owned: OwnedJob | None = None) -> None:
+    """Raise FleetError where a collector of another broker has the job: it would not see a private fleet's answers."""
+    with job.step.lock("collector") as collecting:
+        if owned is None and not collecting.acquire() and not job.reload().is_complete():
+            raise FleetError(
+                f"{job.step.path}: {collecting.holder()} collects this job from a shared broker: "
+                "set REDIS_URL to it, or stop that collector"
+            )
+
+
+def _reasons(progress: Progress) -> str:
+    return ", ".join(f"{count} x {reason}" for reason, count in sorted(progress.reasons.items()))

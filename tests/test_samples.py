@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import asterisk
 import numpy as np
 import pytest
 import soundfile
 
+import asterisk
 from workers.messages import parse_records
 
 SAMPLES = Path(__file__).parent / "samples"

@@ -9,8 +9,9 @@ from __future__ import annotations
 from celery import Celery
 from kombu.entity import Exchange, Queue
 
+from workers.device import max_num_seqs
 from workers.messages import TASK_NAMES, TASKS, Task
-from workers.redis_client import celery_url
+from workers.redis_client import celery_url, sentinel_master
 from workers.settings import DEFAULT_REDIS_URL, Settings, settings
 
 #: Redis priorities: 0 is served first. Interactive calls go before bulk jobs.
@@ -26,14 +27,14 @@ def task_threads(config: Settings) -> int:
     """Tasks that run at once. Each keeps a few windows in the engine, so half of the engine's batch is enough."""
     if config.concurrency is not None:
         return config.concurrency
-    return max(2, min(64, (config.max_num_seqs or 8) // 2))
+    return max(2, min(64, max_num_seqs(config) // 2))
 
 
 def create_app(config: Settings) -> Celery:
     """The app for one set of settings."""
     url = celery_url(config.redis_url or DEFAULT_REDIS_URL)
     app = Celery("whisper_fleet", broker=url, backend=url, include=["workers.tasks"])
-    transport = {
+    transport: dict[str, object] = {
         "visibility_timeout": config.visibility_timeout_seconds,
         # Every `interval` x `throttle` seconds a worker gives out again what silent workers held.
         "unacked_restore_interval": config.restore_seconds,
@@ -47,6 +48,9 @@ def create_app(config: Settings) -> Celery:
     }
     if not url.startswith("redis+socket://"):
         transport["socket_keepalive"] = True
+    result_transport: dict[str, object] = {"visibility_timeout": config.visibility_timeout_seconds}
+    if url.startswith("sentinel://"):
+        transport["master_name"] = result_transport["master_name"] = sentinel_master(config.redis_url or "")
     app.conf.update(
         task_serializer="json",
         result_serializer="json",
@@ -69,7 +73,7 @@ def create_app(config: Settings) -> Celery:
         worker_redirect_stdouts=False,
         result_expires=86400,
         result_backend_thread_safe=True,
-        result_backend_transport_options={"visibility_timeout": config.visibility_timeout_seconds},
+        result_backend_transport_options=result_transport,
         visibility_timeout=config.visibility_timeout_seconds,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # an outage of any length
@@ -81,4 +85,9 @@ def create_app(config: Settings) -> Celery:
     return app
 
 
-app = create_app(settings())
+def __getattr__(name: str) -> Celery:
+    """``app``: the app of this process, made when it is first asked for, so that importing reads no settings."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    made = globals()["app"] = create_app(settings())
+    return made

@@ -210,7 +210,7 @@ class DecodePool:
         if self._closed.is_set():
             self._slots.put(None)
             raise TransientError("worker_stopping", "the worker is stopping")
-        if child is not None and child.alive():
+        if child is not None and child.idle():
             return child
         if child is not None:
             self._forget(child)
@@ -275,8 +275,9 @@ class _Child:
             raise TimeoutError(f"no message for {timeout_seconds:g} s")
         return self._connection.recv_bytes()
 
-    def alive(self) -> bool:
-        return self._process.poll() is None
+    def idle(self) -> bool:
+        """Whether it can take a request: it lives, and has nothing to say (end-of-file would be something)."""
+        return self._process.poll() is None and not self._connection.poll()
 
     def kill(self) -> None:
         """SIGKILL: a decode process ignores the polite signals, and has nothing to tidy up."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from typing import Any
 
@@ -91,6 +92,18 @@ def renew_leases(channel: Any) -> int:
         with channel.conn_or_acquire() as client:
             client.zadd(channel.unacked_index_key, dict.fromkeys(held, time.time()), xx=True)
     return len(held)
+
+
+@signals.worker_shutting_down.connect(weak=False)  # type: ignore[untyped-decorator]
+def begin_drain(**_: Any) -> None:
+    """Running records have ``drain_seconds`` from SIGTERM on; what is left then goes back to the queue."""
+    try:
+        current = runtime.current()
+    except RuntimeError:
+        return
+    timer = threading.Timer(settings().drain_seconds, current.stopping.set)
+    timer.daemon = True  # this runs in a signal handler: only arm it
+    timer.start()
 
 
 @signals.worker_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]

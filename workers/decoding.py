@@ -11,6 +11,7 @@ import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from workers.errors import ModelLoadError
 from workers.interface import WindowRequest, WindowResult, WindowSegment
@@ -21,6 +22,8 @@ from workers.messages import TASKS, Task
 TIMESTAMP_SECONDS = 0.02
 #: The first timestamp lies within the first second (openai/whisper `max_initial_timestamp`).
 MAX_INITIAL_STEPS = 50
+#: In `Rules.language`: whichever the model hears.
+ANY_LANGUAGE = -1
 #: Positions of Whisper's decoder; the prompt before the text takes at most half of them.
 DECODER_POSITIONS = 448
 MAX_PROMPT_TOKENS = 223
@@ -78,34 +81,46 @@ class Tokens:
 class Rules:
     """What the decoder may say in one request, as it travels to the logits processor.
 
-    ``forced``: allowed ids of the first steps (language, task, no timestamps). The rest applies after them.
+    The first steps are forced: ``language`` (an id, or ANY_LANGUAGE for one of ``languages``) and ``task`` unless
+    ``languages`` is empty, then ``<|notimestamps|>`` unless ``timestamps``. The rest applies to what follows.
     """
 
-    forced: tuple[tuple[int, ...], ...]
-    timestamp_begin: int | None
-    no_timestamps: int
+    language: int
+    task: int
+    timestamps: bool
+    # From here on the same for every request of a checkpoint.
+    languages: tuple[int, ...]
     end_of_text: int
+    no_timestamps: int
     suppressed: tuple[int, ...]
     suppressed_at_begin: tuple[int, ...]
+
+    @property
+    def forced_steps(self) -> int:
+        """How many of the generated tokens are no text."""
+        return (2 if self.languages else 0) + (not self.timestamps)
 
     def as_dict(self) -> dict[str, object]:
         """The rules as plain data (sampling parameters cross a process border)."""
         return {field: getattr(self, field) for field in self.__slots__}
 
+    @classmethod
+    def of_dict(cls, plain: Mapping[str, Any]) -> Rules:
+        """The rules from their plain form. Raises TypeError for another form."""
+        lists = ("languages", "suppressed", "suppressed_at_begin")
+        return cls(**{name: tuple(value) if name in lists else value for name, value in plain.items()})
+
 
 def rules_of(request: WindowRequest, tokens: Tokens) -> Rules:
     """One request's rules: language and task are forced steps, so one pass over the audio gives all figures."""
-    forced: list[tuple[int, ...]] = []
-    if tokens.languages:
-        one = (tokens.languages[request.language],) if request.language else tuple(tokens.languages.values())
-        forced += [one, (tokens.tasks[request.task],)]
-    if not request.timestamps:
-        forced.append((tokens.no_timestamps,))
+    known = bool(tokens.languages) and request.language is not None
     return Rules(
-        forced=tuple(forced),
-        timestamp_begin=tokens.timestamp_begin if request.timestamps else None,
-        no_timestamps=tokens.no_timestamps,
+        language=tokens.languages[request.language or ""] if known else ANY_LANGUAGE,
+        task=tokens.tasks.get(request.task, -1),
+        timestamps=request.timestamps,
+        languages=tuple(tokens.languages.values()),
         end_of_text=tokens.end_of_text,
+        no_timestamps=tokens.no_timestamps,
         suppressed=tokens.suppressed,
         suppressed_at_begin=tokens.suppressed_at_begin,
     )
@@ -132,7 +147,7 @@ def parse_output(
     ``ids``: generated tokens, forced ones included. ``logprobs``: one mapping per token, id -> natural log of the
     model's own probability, with the generated token in each and ``no_speech`` in the first.
     """
-    forced = len(rules_of(request, tokens).forced)
+    forced = rules_of(request, tokens).forced_steps
     language, language_probability = "en", 1.0
     if tokens.languages:
         language = request.language or next(code for code, id in tokens.languages.items() if id == ids[0])

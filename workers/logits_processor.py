@@ -1,111 +1,127 @@
-"""Whisper's decode rules inside vLLM's sampler: vLLM itself applies none of them.
+"""Whisper's decode rules inside vLLM's V1 model runner: vLLM itself applies none of them.
 
-Loaded by name in vLLM's engine processes (V1 model runner). `constrain` is the rules themselves, without vLLM.
-Source: openai/whisper `decoding.py` (SuppressBlank, SuppressTokens, ApplyTimestampRules).
+Loaded by name in vLLM's engine processes. The rules themselves are in `workers.rules`; here is only who is in which
+row, and what it has said.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from vllm.sampling_params import SamplingParams
-from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
+from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
-from workers.decoding import MAX_INITIAL_STEPS, Rules
+from workers.decoding import ANY_LANGUAGE, Rules
+from workers.rules import Rows, Table, constrain
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
 
 #: Where a request's rules travel in its sampling parameters.
 EXTRA_ARGUMENT = "whisper"
 
 
-class WhisperRules(AdapterLogitsProcessor):
-    """Applies each request's `workers.decoding.Rules`."""
+class Request:
+    """One request's rules and, by reference, the tokens that it has said."""
+
+    __slots__ = ("_seen", "_stamp", "rules", "said")
+
+    def __init__(self, rules: Rules, said: Sequence[int]) -> None:
+        self.rules = rules
+        self.said = said
+        self._seen = 0
+        self._stamp = -1
+
+    @property
+    def stamp(self) -> int:
+        """The latest timestamp said, -1 for none."""
+        if self._seen > len(self.said):  # the request starts over
+            self._seen, self._stamp = 0, -1
+        for id in self.said[self._seen :]:
+            if id > self.rules.no_timestamps:
+                self._stamp = id
+        self._seen = len(self.said)
+        return self._stamp
+
+
+class WhisperRules(LogitsProcessor):
+    """Applies each request's `workers.decoding.Rules`, all rows of a batch at once."""
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
         """Refuse rules that are not the plain form of `Rules`."""
-        plain = (sampling_params.extra_args or {}).get(EXTRA_ARGUMENT)
-        if plain is not None:
-            _rules(plain)
+        rules_in(sampling_params)
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
+        self._device = device
+        self._requests: dict[int, Request] = {}
 
     def is_argmax_invariant(self) -> bool:
         """The rules change which token is best."""
         return False
 
-    def new_req_logits_processor(
-        self, params: SamplingParams
-    ) -> Callable[[list[int], torch.Tensor], torch.Tensor] | None:
-        """The function of one request, or None for a request without rules."""
-        plain = (params.extra_args or {}).get(EXTRA_ARGUMENT)
-        if plain is None:
-            return None
-        rules = _rules(plain)
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """Follow the requests through the rows of the batch."""
+        process_dict_updates(self._requests, batch_update, _request)
 
-        def apply(output_ids: list[int], logits: torch.Tensor) -> torch.Tensor:
-            return constrain(logits, output_ids, rules)
-
-        return apply
-
-
-def constrain(logits: torch.Tensor, generated: Sequence[int], rules: Rules) -> torch.Tensor:
-    """Mask what Whisper may not say next, in place.
-
-    ``logits``: float[vocabulary] of one request. ``generated``: the tokens so far, forced steps included.
-    """
-    step = len(generated)
-    if step < len(rules.forced):
-        allowed = _ids(rules.forced[step], logits.device)
-        kept = logits[allowed]
-        logits.fill_(-torch.inf)
-        logits[allowed] = kept
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """Mask what the requests with rules may not say next."""
+        if not self._requests:
+            return logits
+        indices, requests = zip(*self._requests.items(), strict=True)
+        table = table_of(requests[0].rules, logits.shape[-1], logits.device)
+        rows = rows_of(requests, logits.device)
+        timed = any(request.rules.timestamps for request in requests)
+        if len(indices) == logits.shape[0] and list(indices) == sorted(indices):
+            return constrain(logits, rows, table, any_timestamps=timed)
+        at = torch.tensor(indices, device=logits.device)
+        logits[at] = constrain(logits[at], rows, table, any_timestamps=timed)
         return logits
-    said = generated[len(rules.forced) :]
-    if rules.suppressed:
-        logits[_ids(rules.suppressed, logits.device)] = -torch.inf
-    if not said and rules.suppressed_at_begin:
-        logits[_ids(rules.suppressed_at_begin, logits.device)] = -torch.inf
-    # Nothing but text, timestamps and the end may follow the forced steps.
-    logits[rules.end_of_text + 1 : rules.no_timestamps + 1] = -torch.inf
-    if rules.timestamp_begin is None:
-        logits[rules.no_timestamps + 1 :] = -torch.inf
-    else:
-        _constrain_timestamps(logits, said, rules.timestamp_begin, rules.end_of_text)
-    return logits
 
 
-def _constrain_timestamps(logits: torch.Tensor, said: Sequence[int], begin: int, end_of_text: int) -> None:
-    """Timestamps come in pairs, never go back, start within a second, and win where they are likelier than any text."""
-    last_is_stamp = bool(said) and said[-1] >= begin
-    before_is_stamp = len(said) < 2 or said[-2] >= begin
-    if last_is_stamp:
-        if before_is_stamp:
-            logits[begin:] = -torch.inf  # a pair is complete: text follows
-        else:
-            logits[:end_of_text] = -torch.inf  # a segment has ended: the next starts, or the end
-    stamps = [id for id in said if id >= begin]
-    if stamps:
-        # A segment may not be empty, but the next one may start where the last ended.
-        floor = stamps[-1] if last_is_stamp and not before_is_stamp else stamps[-1] + 1
-        logits[begin:floor] = -torch.inf
-    if not said:
-        logits[:begin] = -torch.inf
-        logits[begin + MAX_INITIAL_STEPS + 1 :] = -torch.inf
-    scores = torch.log_softmax(logits.float(), dim=-1)
-    if torch.logsumexp(scores[begin:], dim=-1) > scores[:begin].max():
-        logits[:begin] = -torch.inf
+def rules_in(params: SamplingParams) -> Rules | None:
+    """The rules of a request, None for one without. Raises ValueError for another form."""
+    plain = (params.extra_args or {}).get(EXTRA_ARGUMENT)
+    if plain is None:
+        return None
+    try:
+        return Rules.of_dict(plain)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"extra_args[{EXTRA_ARGUMENT!r}] are no decode rules: {error}") from error
 
 
-def _rules(plain: Any) -> Rules:
-    """The rules from their plain form, with lists back to tuples."""
-    values = dict(plain)
-    values["forced"] = tuple(tuple(step) for step in values["forced"])
-    values["suppressed"] = tuple(values["suppressed"])
-    values["suppressed_at_begin"] = tuple(values["suppressed_at_begin"])
-    return Rules(**values)
+def rows_of(requests: Sequence[Request], device: torch.device) -> Rows:
+    """What the rules have to know of each request, one copy to the device."""
+    values = [
+        (
+            request.rules.language,
+            request.rules.task,
+            request.rules.timestamps,
+            len(request.said),
+            request.said[-1] if request.said else -1,
+            request.said[-2] if len(request.said) > 1 else -1,
+            request.stamp,
+        )
+        for request in requests
+    ]
+    columns = torch.tensor(values, dtype=torch.long, device=device).unbind(1)
+    language, task, timestamps, step, last, before, stamp = columns
+    return Rows(language, task, timestamps.bool(), step, last, before, stamp)
 
 
-@lru_cache(maxsize=64)
-def _ids(ids: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    return torch.tensor(ids, dtype=torch.long, device=device)
+def _request(params: SamplingParams, _: list[int] | None, said: list[int]) -> Request | None:
+    rules = rules_in(params)
+    return None if rules is None else Request(rules, said)
+
+
+def table_of(rules: Rules, vocabulary: int, device: torch.device) -> Table:
+    """The checkpoint's table, made once."""
+    return _table(replace(rules, language=ANY_LANGUAGE, task=-1, timestamps=False), vocabulary, device)
+
+
+_table = lru_cache(maxsize=4)(Table.of)

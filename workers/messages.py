@@ -111,7 +111,12 @@ def parse_records(records: Any) -> list[Record]:
     """The records of a task. Raises TranscriptionError ``bad_argument`` that names the record and the field."""
     if not isinstance(records, list) or not records:
         raise TranscriptionError("bad_argument", "records must be a list of at least one record")
-    return [_parse(Record, record, f"record {number}") for number, record in enumerate(records)]
+    return [parse_record(record, number) for number, record in enumerate(records)]
+
+
+def parse_record(record: Any, number: int) -> Record:
+    """Record ``number`` of a task. Raises TranscriptionError ``bad_argument`` that names the record and the field."""
+    return _parse(Record, record, f"record {number}")
 
 
 def parse_options(options: Any) -> Options:

@@ -47,13 +47,20 @@ def client_url(url: str) -> str:
 
 
 def celery_url(url: str) -> str:
-    """``url`` as Celery spells it."""
+    """``url`` as Celery spells it; the name of a Sentinel's master is no part of it (see `sentinel_master`)."""
+    if url.startswith("sentinel://"):
+        return url.partition("?")[0]
     if not url.startswith("unix://"):
         return url
     parts = urlsplit(url)
     database = parse_qs(parts.query).get("db", ["0"])[0]
     auth = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
     return f"redis+socket://{auth}{parts.path}?virtual_host={database}"
+
+
+def sentinel_master(url: str) -> str:
+    """The master that a ``sentinel://`` URL asks for: ``...?master_name=mymaster``, which is the default too."""
+    return parse_qs(url.partition("?")[2]).get("master_name", ["mymaster"])[0]
 
 
 def shown_url(url: str) -> str:
@@ -68,11 +75,10 @@ def shown_url(url: str) -> str:
 
 def _by_sentinel(url: str, options: dict[str, object]) -> Redis:
     """``sentinel://:password@host:port/db;sentinel://...?master_name=mymaster`` through redis-py's Sentinel."""
-    parts = [urlsplit(one) for one in url.split(";")]
+    parts = [urlsplit(one) for one in celery_url(url).split(";")]
     hosts = [(part.hostname or "localhost", part.port or 26379) for part in parts]
-    query = parse_qs(parts[-1].query)
     password = next((unquote(part.password) for part in parts if part.password), None)
     database = next((part.path.strip("/") for part in parts if part.path.strip("/")), "0")
     sentinel: Any = Sentinel(hosts, socket_timeout=5.0)  # type: ignore[no-untyped-call]
-    name = query.get("master_name", ["mymaster"])[0]
+    name = sentinel_master(url)
     return cast("Redis", sentinel.master_for(name, redis_class=Redis, db=int(database), password=password, **options))

@@ -7,8 +7,9 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from workers.device import usable_cores
 from workers.redis_client import connect
-from workers.settings import DEFAULT_REDIS_URL, Settings, usable_cores
+from workers.settings import DEFAULT_REDIS_URL, Settings
 from workers.sink import ResultSink
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Runtime:
     pool: DecodePool
     transcriber: Transcriber
     sink: ResultSink
-    #: Set when the worker ends: whoever waits for Redis gives up.
+    #: Set when the worker's grace is over: whoever waits for the engine or for Redis gives up.
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def close(self) -> None:
@@ -53,7 +54,7 @@ def build(settings: Settings, threads: int) -> Runtime:
     return Runtime(
         engine=engine,
         pool=pool,
-        transcriber=Transcriber(engine, pool, settings, threads),
+        transcriber=Transcriber(engine, pool, settings, threads, stopping),
         sink=ResultSink(connect(settings.redis_url or DEFAULT_REDIS_URL), stopping),
         stopping=stopping,
     )

@@ -5,9 +5,9 @@ Light to import: producers, Flower and the worker all read the same names.
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -75,7 +75,12 @@ class Settings(BaseSettings):
     window_rows: int = Field(2000, ge=1, description="Most rows of a job between sent and journaled.")
     chunk_rows: int | None = Field(None, ge=1, le=64, description="Rows per message (default: from the job's size).")
 
-    redis_url: str | None = Field(None, validation_alias="REDIS_URL", description="The broker (Celery's spelling).")
+    redis_url: str | None = Field(
+        None,
+        validation_alias="REDIS_URL",
+        repr=False,  # it may hold a password
+        description="The broker (Celery's spelling).",
+    )
 
     @field_validator("redis_url")
     @classmethod
@@ -83,6 +88,11 @@ class Settings(BaseSettings):
         schemes = ("redis://", "rediss://", "unix://", "redis+socket://", "sentinel://")
         if value is not None and not value.startswith(schemes):
             raise ValueError(f"must start with one of {', '.join(schemes)}")
+        for part in map(urlsplit, (value or "").split(";")):
+            _ = part.port  # raises ValueError for one that is no number
+            database = part.path.strip("/")
+            if part.scheme in ("redis", "rediss", "sentinel") and database and not database.isdigit():
+                raise ValueError(f"must end with the number of a database, not {part.path!r}")
         return value
 
 
@@ -98,16 +108,12 @@ def load_settings(**overrides: object) -> Settings:
             shown = "(hidden)" if name == "REDIS_URL" else repr(item["input"])
             lines.append(f"{variable}={shown}: {item['msg']}")
         raise SettingsError("; ".join(lines)) from None
-    except ValueError as error:  # pydantic-settings: a JSON setting that is no JSON
-        raise SettingsError(str(error).splitlines()[0]) from None
+    except ValueError as error:  # pydantic-settings: a JSON setting that is no JSON, named as `field "path_map"`
+        field = str(error).partition('"')[2].partition('"')[0]
+        raise SettingsError(f"WHISPER_{field.upper()}: must be JSON ({error.__cause__})") from None
 
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
     """The settings of this process, read once."""
     return load_settings()
-
-
-def usable_cores() -> list[int]:
-    """The cores that this process may run on."""
-    return sorted(os.sched_getaffinity(0))

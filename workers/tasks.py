@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from celery import Task as CeleryTask
@@ -21,13 +22,17 @@ from workers.messages import (
     Task,
     Transcript,
     parse_options,
+    parse_record,
     parse_records,
 )
 
 log = logging.getLogger(__name__)
 
+#: By name: only a worker loads it.
+REQUEST = "workers.request:FleetRequest"
 
-@app.task(name=TASK_NAMES["transcribe"], bind=True)  # type: ignore[untyped-decorator]
+
+@app.task(name=TASK_NAMES["transcribe"], bind=True, throws=(TranscriptionError,), Request=REQUEST)  # type: ignore[untyped-decorator]
 def transcribe(
     self: CeleryTask, records: list[dict[str, Any]], options: dict[str, Any] | None = None, job: str | None = None
 ) -> Any:
@@ -35,7 +40,7 @@ def transcribe(
     return _run(self, "transcribe", records, options, job)
 
 
-@app.task(name=TASK_NAMES["translate"], bind=True)  # type: ignore[untyped-decorator]
+@app.task(name=TASK_NAMES["translate"], bind=True, throws=(TranscriptionError,), Request=REQUEST)  # type: ignore[untyped-decorator]
 def translate(
     self: CeleryTask, records: list[dict[str, Any]], options: dict[str, Any] | None = None, job: str | None = None
 ) -> Any:
@@ -48,20 +53,22 @@ def _run(task: CeleryTask, kind: Task, records: Any, options: Any, job: str | No
 
     A lost engine puts the message back into the queue: nothing that it had not answered is lost.
     """
-    parsed, chosen = parse_records(records), parse_options(options)
     try:
         if job is not None:
-            return _run_rows(kind, parsed, chosen, job)
-        return _run_call(kind, parsed, chosen)
+            return _run_rows(kind, records, parse_options(options), job)
+        return _run_call(kind, parse_records(records), parse_options(options))
     except EngineLostError as error:
         log.error("task %s job %s goes back to the queue: %s", task.request.id, job, error)
         raise Reject(str(error), requeue=True) from error
 
 
-def _run_rows(kind: Task, records: list[Record], options: Options, job: str) -> dict[str, Any]:
-    """Each row to the job's stream as soon as it is ready; returns counts for whoever watches the tasks."""
-    if any(record.row is None for record in records):
-        raise TranscriptionError("bad_argument", "a record of a job needs its row number")
+def _run_rows(kind: Task, records: Any, options: Options, job: str) -> dict[str, Any]:
+    """Each row to the job's stream as soon as it is ready; returns counts for whoever watches the tasks.
+
+    A record that cannot be read costs its own row, not the others of its message.
+    """
+    if not isinstance(records, list):
+        raise TranscriptionError("bad_argument", "records must be a list")
     current = runtime.current()
     reasons: Counter[str] = Counter()
     failed = 0
@@ -73,7 +80,17 @@ def _run_rows(kind: Task, records: list[Record], options: Options, job: str) -> 
         reasons.update(failure.type for failure in failures)
         current.sink.add(job, RowResult(row=record.row or 0, items=items))
 
-    current.transcriber.transcribe(records, kind, options, deliver)
+    def readable() -> Iterator[Record]:
+        for number, record in enumerate(records):
+            row = record.get("row") if isinstance(record, dict) else None
+            if type(row) is not int or row < 0:
+                raise TranscriptionError("bad_argument", f"record {number}: a record of a job needs its row number")
+            try:
+                yield parse_record(record, number)
+            except TranscriptionError as error:
+                deliver(Record.model_construct(audio="-", row=row), [Failure.of(error)])
+
+    current.transcriber.transcribe(readable(), kind, options, deliver)
     return {"rows": len(records), "failed": failed, "reasons": dict(reasons)}
 
 

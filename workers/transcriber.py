@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from workers.audio import DecodePool
 from workers.errors import EngineLostError, TranscriptionError
-from workers.interface import Engine, WindowRequest, WindowResult
+from workers.interface import SAMPLE_RATE_HZ, Engine, WindowRequest, WindowResult
 from workers.languages import language_code
 from workers.messages import Failure, Options, Record, Segment, Task, Transcript
 from workers.settings import Settings
@@ -23,6 +23,9 @@ from workers.windows import WindowOptions, join_segments, join_texts, speech_win
 log = logging.getLogger(__name__)
 
 Item = Transcript | Failure
+
+#: How often a thread that waits for the engine looks whether the worker is ending.
+CHECK_SECONDS = 0.5
 
 
 @dataclass(slots=True)
@@ -44,8 +47,17 @@ class _Recording:
 class Transcriber:
     """Turns records into transcripts with one engine and one pool of decode processes. Safe from any thread."""
 
-    def __init__(self, engine: Engine, pool: DecodePool, settings: Settings, threads: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        pool: DecodePool,
+        settings: Settings,
+        threads: int,
+        stopping: threading.Event | None = None,
+    ) -> None:
         self._engine = engine
+        #: Set when the worker's grace is over: what is not delivered then goes back to the queue.
+        self._stopping = stopping or threading.Event()
         self._pool = pool
         self._window_options = WindowOptions.from_settings(settings)
         # All threads together keep twice the engine's batch waiting or running, so that it never runs dry.
@@ -84,14 +96,15 @@ class Transcriber:
                 for window in speech_windows(stream, self._window_options):
                     if language is None and recording.futures:
                         # The first window's language holds for the whole recording.
-                        language = recording.futures[0].result().language
+                        language = self._wait(recording.futures[0]).language
                     request = WindowRequest(
                         window.samples, task, language, timestamps=options.timestamps, prompt=record.prompt
                     )
-                    room.acquire()
                     future = self._submit(request, room)
-                    recording.starts_s.append(window.start_s)
-                    recording.ends_s.append(window.start_s + len(window.samples) / 16_000)
+                    # Windows of a span record count from the span, its segments from the start of the recording.
+                    start_s = window.start_s + (record.start_s or 0.0)
+                    recording.starts_s.append(start_s)
+                    recording.ends_s.append(start_s + len(window.samples) / SAMPLE_RATE_HZ)
                     recording.futures.append(future)
                     recording.speech_s += window.speech_s
                 recording.duration_s = stream.duration_s
@@ -106,6 +119,8 @@ class Transcriber:
         return recording
 
     def _submit(self, request: WindowRequest, room: threading.Semaphore) -> Future[WindowResult]:
+        while not room.acquire(timeout=CHECK_SECONDS):
+            self._check_stopping()
         try:
             future = self._engine.submit(request)
         except BaseException:
@@ -113,6 +128,19 @@ class Transcriber:
             raise
         future.add_done_callback(lambda _: room.release())
         return future
+
+    def _wait(self, future: Future[WindowResult]) -> WindowResult:
+        while True:
+            try:
+                return future.result(timeout=CHECK_SECONDS)
+            except TimeoutError:
+                if future.done():  # the window's own, not ours
+                    raise
+                self._check_stopping()
+
+    def _check_stopping(self) -> None:
+        if self._stopping.is_set():
+            raise EngineLostError("the worker is ending and its grace is over")
 
     def _check(self, record: Record, source: str, task: Task, options: Options) -> str | None:
         """The record's language code, None to detect it. Raises TranscriptionError for what the model cannot do."""
@@ -144,9 +172,14 @@ class Transcriber:
     def _item(self, recording: _Recording, record: Record, options: Options) -> Item:
         """Wait for a recording's windows and join them."""
         try:
-            results = [future.result() for future in recording.futures]
+            results = [self._wait(future) for future in recording.futures]
         except TranscriptionError as error:
             return Failure.of(error)
+        except EngineLostError:
+            raise
+        except Exception as error:  # as in `_begin`
+            log.exception("row %s: unexpected failure", record.row)
+            return Failure(type="internal_error", message=f"{type(error).__name__}: {error}")
         if recording.failure is not None:
             return recording.failure
         blank = Transcript(

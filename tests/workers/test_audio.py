@@ -148,7 +148,7 @@ def test_crash_is_the_records_error_and_the_next_one_works(
 def test_process_that_died_while_idle_is_replaced(pool: DecodePool) -> None:
     (pid,) = children()
     os.kill(pid, signal.SIGKILL)
-    wait_until_gone([pid])
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert works(pool)
 
 

@@ -1,0 +1,1 @@
+"""What `make bench-*` runs: every figure in the README comes from here."""

@@ -1,0 +1,103 @@
+"""`make demo`: the main job on the samples, on a fleet of its own; and the same with two tensor-parallel ranks."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import pytest
+
+from fleet import clean_environment, run_cli
+from rows import SAMPLES, read_rows
+from scoring import word_error_rate
+
+ROOT = SAMPLES.parent.parent
+
+
+class Outcome(NamedTuple):
+    rows: list[dict[str, Any]]
+    stdout: str
+    stderr: str
+    folder: Path
+
+
+def demo_arguments() -> list[str]:
+    """What `make demo` runs, read from the Makefile."""
+    (line,) = re.findall(r"^\t\.venv/bin/whisper-fleet (run .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return shlex.split(line)
+
+
+def run_demo(folder: Path, *extra: str) -> Outcome:
+    arguments = [*demo_arguments(), "--cache-path", str(folder / "cache"), *extra]
+    done = run_cli(*arguments, environment=clean_environment(), cwd=ROOT, timeout=500)
+    assert done.returncode == 0, done.stderr
+    step = Path(done.stdout.splitlines()[-1])
+    return Outcome(read_rows(step), done.stdout, done.stderr, folder)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return run_demo(tmp_path_factory.mktemp("demo"))
+
+
+def test_demo_prints_a_table_and_then_the_step_files_path(demo: Outcome) -> None:
+    *table, last = demo.stdout.splitlines()
+    assert last == str(demo.folder / "cache" / "samples_step1.jsonl")
+    for row in demo.rows:
+        assert any(row["audio"][0] in line for line in table)
+    assert "10 rows, 0 failed" in demo.stderr
+
+
+def test_demo_hears_what_was_said_in_every_language(demo: Outcome) -> None:
+    spoken = [row for row in demo.rows if row["spoken_text"]]
+    assert [row["transcription_details"]["language"] for row in spoken] == [row["spoken_language"] for row in spoken]
+    english = [row for row in spoken if row["spoken_language"] == "en"]
+    assert word_error_rate([row["spoken_text"] for row in english], [row["transcription"] for row in english]) < 0.15
+    others = [row for row in spoken if row["spoken_language"] in ("de", "es", "fr")]
+    assert word_error_rate([row["spoken_text"] for row in others], [row["transcription"] for row in others]) < 0.4
+    (mandarin,) = [row for row in spoken if row["spoken_language"] == "zh"]
+    assert "今天" in mandarin["transcription"]
+
+
+def test_demo_keeps_a_long_recording_whole(demo: Outcome) -> None:
+    (row,) = [row for row in demo.rows if row["transcription_details"]["duration"] > 60]
+    words = row["transcription"].lower()
+    # Said in the first, a middle and the last window.
+    assert words.startswith("good morning and welcome")
+    assert "school class" in words
+    assert words.endswith("good night.")
+
+
+def test_demo_writes_nothing_over_silence(demo: Outcome) -> None:
+    (silent,) = [row for row in demo.rows if row["spoken_text"] == ""]
+    assert silent["transcription"] == ""
+    assert silent["transcription_details"]["flags"] == ["no_speech"]
+
+
+def test_demo_passes_the_other_columns_through(demo: Outcome) -> None:
+    given = read_rows(SAMPLES / "samples.jsonl")
+    assert [{key: row[key] for key in given[0]} for row in demo.rows] == given
+
+
+def test_demo_leaves_no_process_behind(demo: Outcome) -> None:
+    left = [
+        process.cmdline()
+        for process in psutil.process_iter()
+        if str(demo.folder) in " ".join(_arguments_and_folder(process))
+    ]
+    assert left == []
+
+
+def test_two_tensor_parallel_ranks_hear_the_same(demo: Outcome, tmp_path: Path) -> None:
+    both = run_demo(tmp_path, "--tensor-parallel-size", "2")
+    assert [row["transcription"] for row in both.rows] == [row["transcription"] for row in demo.rows]
+
+
+def _arguments_and_folder(process: psutil.Process) -> list[str]:
+    try:
+        return [*process.cmdline(), process.cwd(), *process.environ().values()]
+    except psutil.Error:
+        return []

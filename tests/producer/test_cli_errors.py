@@ -1,0 +1,109 @@
+"""What is wrong is one line on stderr and exit code 2; nothing is sent, made or overwritten."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleet import Fleet, clean_environment, run_cli
+
+GOOD = b'{"audio": "a.wav"}\n'
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with Fleet(tmp_path_factory.mktemp("errors")) as running:
+        yield running
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a command that was refused."""
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert done.stdout == ""
+    assert done.stderr.startswith("whisper-fleet: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+#: Input, further arguments, and what the line names.
+INPUTS: list[Any] = [
+    pytest.param(GOOD + b'{"audio": \n', [], ["data.jsonl:2:", "not valid JSON"], id="malformed line"),
+    pytest.param(GOOD + b"\n[1]\n", [], ["data.jsonl:3:", "a list"], id="no object"),
+    pytest.param(b'{"path": "a.wav"}\n', [], ["data.jsonl:1:", "'audio'", "path", "--media-key"], id="no media key"),
+    pytest.param(b'{"audio": 7}\n', [], ["data.jsonl:1:", "a number"], id="audio is a number"),
+    pytest.param(b'{"audio": "\xff"}\n', [], ["data.jsonl:1:", "UTF-8"], id="not UTF-8"),
+    pytest.param(
+        GOOD + b'{"audio": "b", "transcription": ""}\n',
+        [],
+        ["data.jsonl:2:", "'transcription'", "--overwrite-column"],
+        id="column is there",
+    ),
+    pytest.param(None, [], ["data.jsonl", "no such file"], id="no input"),
+    pytest.param(GOOD, ["more.jsonl"], ["more.jsonl", "no such file"], id="no second input"),
+    pytest.param(GOOD, ["./same.jsonl"], ["several inputs", "--prefix"], id="several inputs"),
+    pytest.param(GOOD, ["--cache-path", "data.jsonl/below"], ["data.jsonl/below", "--cache-path"], id="unwritable"),
+    pytest.param(GOOD, ["--language", "Germn"], ["--language Germn", "german (de)"], id="unknown language"),
+    pytest.param(GOOD, ["--step", "1"], ["data_step1.jsonl", "run step 0 first"], id="no step before"),
+]
+
+
+@pytest.mark.parametrize(("content", "arguments", "words"), INPUTS)
+def test_bad_input_is_named_before_anything_is_made(
+    broker: Fleet, tmp_path: Path, content: bytes | None, arguments: list[str], words: list[str]
+) -> None:
+    if content is not None:
+        (tmp_path / "data.jsonl").write_bytes(content)
+        (tmp_path / "same.jsonl").write_bytes(content)
+    before = sorted(tmp_path.rglob("*"))
+    line = refused(broker.cli("enqueue", "data.jsonl", *arguments, cwd=tmp_path))
+    for word in words:
+        assert word in line
+    assert sorted(tmp_path.rglob("*")) == before
+    assert broker.redis.dbsize() == 0
+
+
+#: Arguments, environment, and what the line names.
+SETTINGS: list[Any] = [
+    pytest.param(["run"], {"REDIS_URL": "http://:secret@h"}, ["REDIS_URL", "redis://"], id="run scheme"),
+    pytest.param(["enqueue"], {"REDIS_URL": "redis://:secret@h:port"}, ["REDIS_URL", "port"], id="enqueue port"),
+    pytest.param(["enqueue"], {"REDIS_URL": "redis://:secret@h/db"}, ["REDIS_URL", "'/db'"], id="enqueue database"),
+    pytest.param(["enqueue"], {}, ["REDIS_URL is not set", "redis://"], id="enqueue without"),
+    pytest.param(["run"], {"REDIS_URL": "redis://:secret@127.0.0.1:1/0"}, ["127.0.0.1:1", "does not"], id="run silent"),
+    pytest.param(["enqueue"], {"REDIS_URL": "redis://127.0.0.1:1/0"}, ["127.0.0.1:1", "does not"], id="enqueue silent"),
+    pytest.param(["run"], {"WHISPER_WINDOW_ROWS": "many"}, ["WHISPER_WINDOW_ROWS='many'"], id="run setting"),
+    pytest.param(["worker"], {"WHISPER_ENGINE": "none"}, ["WHISPER_ENGINE='none'"], id="worker setting"),
+    pytest.param(["run", "--max-failed", "x"], {}, ["--max-failed x", "5%"], id="run max-failed"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "changes", "words"), SETTINGS)
+def test_wrong_settings_are_named_without_their_secrets(
+    tmp_path: Path, arguments: list[str], changes: dict[str, str], words: list[str]
+) -> None:
+    (tmp_path / "data.jsonl").write_bytes(GOOD)
+    inputs = [] if arguments == ["worker"] else ["data.jsonl"]
+    line = refused(run_cli(*arguments, *inputs, environment=clean_environment(**changes), cwd=tmp_path, timeout=60))
+    for word in words:
+        assert word in line
+    assert "secret" not in line
+    assert not list(tmp_path.glob("cache/*.jsonl"))
+
+
+def test_a_collector_needs_a_broker_that_answers_and_jobs_that_are_known(broker: Fleet, tmp_path: Path) -> None:
+    assert "does not answer" in refused(broker.cli("collect", REDIS_URL="redis://127.0.0.1:1/0"))
+    for name in ("data_step1-12345678", str(tmp_path / "data_step1.jsonl")):
+        line = refused(broker.cli("collect", name))
+        assert name in line
+        assert "whisper-fleet jobs" in line
+
+
+def test_options_that_do_not_exist_end_with_2_too(tmp_path: Path) -> None:
+    done = run_cli("run", "data.jsonl", "--nope", environment=clean_environment(), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "No such option: --nope" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert run_cli(environment=clean_environment()).returncode == 2

@@ -1,0 +1,151 @@
+"""`enqueue` and `collect` as processes of their own on a shared broker."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from job_files import answer, deliver, new_job, read_rows, speech_rows
+
+from fleet import Fleet, ended, wait_for
+from producer import registry
+from producer.collect import serve
+from producer.in_flight import rows_in_flight, rows_uncollected
+from producer.job import Job, load_job
+from producer.journal import Journal
+from producer.registry import Progress
+
+ROWS = 60
+
+
+def enqueued(fleet: Fleet, source: Path, cache: Path, **changes: str) -> Job:
+    """The job that `enqueue` made, whose name is the last line that it printed."""
+    done = fleet.cli("enqueue", str(source), "--cache-path", str(cache), **changes)
+    assert done.returncode == 0, done.stderr
+    job = load_job(cache / f"{source.stem}_step1.jsonl")
+    assert job is not None
+    assert done.stdout.splitlines()[-1] == job.id
+    return job
+
+
+def answered(job: Job) -> int:
+    return len(Journal.read_answered(job.step.journal_path, job.rows))
+
+
+def output_of(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    stdout, stderr = process.communicate(timeout=60)
+    return process.returncode, stdout, stderr
+
+
+@contextlib.contextmanager
+def collecting(fleet: Fleet, *names: str) -> Iterator[subprocess.Popen[str]]:
+    with ended(fleet.start_cli("collect", *names)) as process:
+        yield process
+
+
+def test_a_killed_collector_costs_nothing(slow_fleet: Fleet, standin_fleet: Fleet, tmp_path: Path) -> None:
+    source = speech_rows(tmp_path, ROWS)
+    # Given: what an undisturbed run writes.
+    undisturbed = standin_fleet.cli("run", str(source), "--cache-path", str(tmp_path / "undisturbed"))
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    # Given: the job of a collector that is killed in the middle. (The window keeps the worker from running ahead.)
+    arguments = ("enqueue", str(source), "--cache-path", str(tmp_path / "cache"))
+    with ended(slow_fleet.start_cli(*arguments, WHISPER_WINDOW_ROWS="10")) as producer:
+        job = wait_for(lambda: load_job(tmp_path / "cache" / "data_step1.jsonl"))
+        with collecting(slow_fleet, str(job.step.path)) as process:
+            wait_for(lambda: answered(job) >= 5)
+            os.kill(process.pid, signal.SIGKILL)
+        assert 5 <= answered(job) < ROWS
+        assert not job.step.path.exists()
+        # When: a second collector goes on. Then: every row is there once.
+        with collecting(slow_fleet, job.id) as process:
+            code, stdout, stderr = output_of(process)
+        assert (code, stdout) == (0, f"{job.step.path}\n"), stderr
+        assert output_of(producer)[0] == 0
+    assert [row["id"] for row in read_rows(job.step.path)] == list(range(ROWS))
+    assert job.step.path.read_bytes() == Path(undisturbed.stdout.splitlines()[-1]).read_bytes()
+
+    # And: whoever asks later is told where it is, at once.
+    with collecting(slow_fleet, job.id) as process:
+        assert output_of(process)[:2] == (0, f"{job.step.path}\n")
+
+
+def test_collectors_share_the_jobs_and_end_when_told(slow_fleet: Fleet, tmp_path: Path) -> None:
+    with collecting(slow_fleet) as one, collecting(slow_fleet) as other:
+        jobs = [enqueued(slow_fleet, speech_rows(tmp_path / name, 4), tmp_path / name) for name in ("a b", "ü")]
+        wait_for(lambda: all(job.reload().is_complete() for job in jobs))
+        wait_for(lambda: not registry.registered(slow_fleet.redis))
+        for process in (one, other):
+            process.send_signal(signal.SIGTERM)
+        ends = [output_of(process) for process in (one, other)]
+    assert [code for code, _, _ in ends] == [143, 143]
+    paths = [line for _, stdout, _ in ends for line in stdout.splitlines()]
+    assert sorted(paths) == sorted(str(job.step.path) for job in jobs), "each by one collector"
+    for job in jobs:
+        assert [row["id"] for row in read_rows(job.step.path)] == [0, 1, 2, 3]
+
+
+def test_a_producer_waits_for_its_collector(slow_fleet: Fleet, tmp_path: Path) -> None:
+    source = speech_rows(tmp_path, 16)
+    redis = slow_fleet.redis
+    arguments = ("enqueue", str(source), "--cache-path", str(tmp_path / "cache"))
+    with ended(slow_fleet.start_cli(*arguments, WHISPER_WINDOW_ROWS="10")) as producer:
+        job = wait_for(lambda: load_job(tmp_path / "cache" / "data_step1.jsonl"))
+        # Given: no collector. Then: ten rows are sent and answered, and no more.
+        wait_for(lambda: len(rows_uncollected(redis, job.id)) == 10)
+        assert rows_in_flight(redis, "transcribe", job.id) == set()
+        assert producer.poll() is None
+        listed = slow_fleet.cli("jobs").stdout
+        assert f"{job.id}: 0 of 16 rows, 0 failed, {job.step.path}\n" in listed
+        # A second producer of the job does not send it twice.
+        second = slow_fleet.cli(*arguments)
+        assert second.returncode == 1
+        assert "is sending this job already" in second.stderr
+        # When: one comes. Then: the rest is sent.
+        with collecting(slow_fleet, job.id) as collector:
+            code, stdout, _ = output_of(producer)
+            assert (code, stdout) == (0, f"{job.id}\n")
+            assert output_of(collector)[0] == 0
+    assert [row["id"] for row in read_rows(job.step.path)] == list(range(16))
+    again = slow_fleet.cli(*arguments)
+    assert again.returncode == 0
+    assert "complete already" in again.stderr
+    assert again.stdout == f"{job.id}\n"
+
+
+def test_a_run_sends_what_is_left_of_a_job_that_another_collects(slow_fleet: Fleet, tmp_path: Path) -> None:
+    source = speech_rows(tmp_path, 12)
+    arguments = (str(source), "--cache-path", str(tmp_path / "cache"))
+    # Given: a producer that was killed when it had sent a few rows, and a collector that has the job.
+    with ended(slow_fleet.start_cli("enqueue", *arguments, WHISPER_WINDOW_ROWS="2")) as producer:
+        job = wait_for(lambda: load_job(tmp_path / "cache" / "data_step1.jsonl"))
+        wait_for(lambda: rows_uncollected(slow_fleet.redis, job.id))
+        producer.kill()
+    with collecting(slow_fleet, job.id) as collector:
+        wait_for(lambda: answered(job) >= 1)
+        done = slow_fleet.cli("run", *arguments)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"{job.step.path}\n"
+        assert f"process {collector.pid} on" in done.stderr
+        assert "collects this job" in done.stderr
+        assert output_of(collector)[:2] == (0, f"{job.step.path}\n")
+    assert [row["id"] for row in read_rows(job.step.path)] == list(range(12))
+
+
+@pytest.mark.parametrize("by", ["id", "step file"])
+def test_named_jobs_are_served_until_they_are_complete(fleet: Fleet, tmp_path: Path, by: str) -> None:
+    job = new_job(tmp_path, rows=2)
+    registry.register(fleet.redis, job.registration())
+    deliver(fleet.redis, job, answer(1), answer(0), answer(1, "again"))
+    reports: list[tuple[str, Progress]] = []
+    name = job.id if by == "id" else str(job.step.path)
+    serve(fleet.redis, [name, name], lambda job, progress: reports.append((job.id, progress)))
+    assert {id for id, _ in reports} == {job.id}
+    assert [progress.answered for _, progress in reports] == [0, 2]
+    assert [progress.complete for _, progress in reports] == [False, True]
+    assert [row["transcription"] for row in read_rows(job.step.path)] == ["text 0", "text 1"]

@@ -1,0 +1,259 @@
+"""From the results stream to the step file: every row once, whatever the stream holds."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from job_files import answer, deliver, failed_answer, new_job, read_rows, write_rows
+from redis import Redis
+from redis.exceptions import RedisError
+
+from fleet import Fleet
+from producer import registry
+from producer.collector import READ_COUNT, Collector
+from producer.job import Job, JobSpec, open_job
+from producer.registry import Registration
+from workers import keys
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with Fleet(tmp_path_factory.mktemp("collector")) as running:
+        yield running
+
+
+@pytest.fixture(params=[2, 3], ids=["RESP2", "RESP3"])
+def redis(broker: Fleet, request: pytest.FixtureRequest) -> Iterator[Redis]:
+    client = Redis.from_url(broker.url, protocol=request.param)
+    client.flushdb()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def collector(redis: Redis) -> Iterator[Collector]:
+    collecting = Collector(redis)
+    yield collecting
+    collecting.close()
+
+
+def poll_all(collector: Collector) -> int:
+    """Everything that waits; returns how many answers were new."""
+    total = new = collector.poll(0.01)
+    while new:
+        new = collector.poll(0.01)
+        total += new
+    return total
+
+
+def texts(job: Job) -> list[str | None]:
+    return [row["transcription"] for row in read_rows(job.step.path)]
+
+
+def test_answers_in_any_order_become_the_step_file(redis: Redis, collector: Collector, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=4)
+    owned = collector.add(job)
+    assert owned is not None
+    assert [entry.id for entry in registry.registered(redis)] == [job.id]
+    deliver(redis, job, answer(2), answer(0), failed_answer(3))
+    assert poll_all(collector) == 3
+    assert redis.xlen(keys.results(job.id)) == 0
+    assert not job.step.path.exists(), "row 1 has no answer"
+    progress = registry.read(redis, job.id)
+    assert progress is not None
+    assert (progress.answered, progress.failed, progress.complete) == (3, 1, False)
+
+    deliver(redis, job, answer(1))
+    assert poll_all(collector) == 1
+    assert owned.complete
+    assert texts(job) == ["text 0", "text 1", "text 2", None]
+    assert job.reload().is_complete()
+    assert registry.registered(redis) == []
+    assert not redis.exists(keys.results(job.id))
+    progress = registry.read(redis, job.id)
+    assert progress is not None
+    assert progress.complete
+    assert progress.step_path == str(job.step.path)
+
+
+def test_of_a_rows_answers_the_first_counts(redis: Redis, collector: Collector, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=2)
+    owned = collector.add(job)
+    assert owned is not None
+    deliver(redis, job, answer(0, "first"), answer(0, "second"))
+    assert poll_all(collector) == 1
+    deliver(redis, job, answer(0, "third"), failed_answer(0), answer(1))
+    assert poll_all(collector) == 1
+    assert texts(job) == ["first", "text 1"]
+    assert (owned.journal.answered, owned.journal.failed) == (2, 0)
+
+
+def test_what_is_no_answer_is_logged_and_dropped(
+    redis: Redis, collector: Collector, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = new_job(tmp_path, rows=2)
+    collector.add(job)
+    junk = (b"", b"\xff", b"{}", b'{"row": 2, "items": [{"text": "no such row"}]}', b'{"row": 1, "items": []}')
+    deliver(redis, job, *junk, answer(0))
+    redis.xadd(keys.results(job.id), {"foreign": "field"})
+    assert poll_all(collector) == 1
+    assert redis.xlen(keys.results(job.id)) == 0
+    assert caplog.text.count("an answer is ignored") == len(junk) + 1
+    assert not job.step.path.exists(), "row 1 is still to be done"
+
+
+def test_more_answers_than_one_read_takes(redis: Redis, collector: Collector, tmp_path: Path) -> None:
+    rows = READ_COUNT + 50
+    job = new_job(tmp_path, rows=rows)
+    collector.add(job)
+    deliver(redis, job, *(answer(row) for row in reversed(range(rows))))
+    assert collector.poll(0.01) == READ_COUNT
+    assert poll_all(collector) == 50
+    assert texts(job) == [f"text {row}" for row in range(rows)]
+
+
+def test_an_answer_is_on_the_disk_before_it_leaves_redis(redis: Redis, tmp_path: Path) -> None:
+    """A collector that dies between the two reads its answers again, and nothing is there twice."""
+    job = new_job(tmp_path, rows=2)
+    first = Collector(redis)
+    first.add(job)
+    deliver(redis, job, answer(0, "kept"))
+    entries = redis.xrange(keys.results(job.id))
+    poll_all(first)
+    first.close()
+    # As if it had died before it deleted the entry:
+    redis.xadd(keys.results(job.id), {keys.RESULT_FIELD: answer(0, "again")})
+    assert len(entries) == 1  # type: ignore[arg-type]
+    second = Collector(redis)
+    owned = second.add(job)
+    assert owned is not None
+    assert owned.journal.answered == 1
+    deliver(redis, job, answer(1))
+    assert poll_all(second) == 1
+    assert texts(job) == ["kept", "text 1"]
+    second.close()
+
+
+def test_a_job_has_one_owner_at_a_time(redis: Redis, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=1)
+    first, second = Collector(redis), Collector(redis)
+    owned = first.add(job)
+    assert owned is not None
+    assert second.add(job) is None
+    assert second.adopt_registered() == []
+    first.release(owned)
+    (adopted,) = second.adopt_registered()
+    assert adopted.job.id == job.id
+    deliver(redis, job, answer(0))
+    poll_all(second)
+    assert first.add(job) is None, "complete: nothing to own"
+    second.close()
+
+
+def test_of_collectors_that_start_together_each_job_gets_one(broker: Fleet, redis: Redis, tmp_path: Path) -> None:
+    jobs = [new_job(tmp_path / str(number), rows=1) for number in range(6)]
+    for job in jobs:
+        registry.register(redis, job.registration())
+    collectors = [Collector(Redis.from_url(broker.url)) for _ in range(4)]
+    ready = threading.Barrier(4)
+
+    def start(collector: Collector) -> None:
+        ready.wait()
+        collector.adopt_registered()
+
+    threads = [threading.Thread(target=start, args=(collector,)) for collector in collectors]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    owned = [one.job.id for collector in collectors for one in collector.jobs]
+    assert sorted(owned) == sorted(job.id for job in jobs)
+    for collector in collectors:
+        collector.close()
+
+
+def test_jobs_that_cannot_be_served_here_are_left_alone(
+    redis: Redis, collector: Collector, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = new_job(tmp_path / "good", rows=1)
+    damaged = new_job(tmp_path / "damaged", rows=1)
+    replaced = new_job(tmp_path / "replaced", rows=1)
+    for job in (damaged, good, replaced):
+        registry.register(redis, job.registration())
+    damaged.step.header_path.write_text("{")
+    new_job(tmp_path / "replaced", rows=1, force=True)
+    plain_file = write_rows(tmp_path / "file", [])
+    places = {"below": plain_file / "data_step1.jsonl", "elsewhere": tmp_path / "nowhere" / "data_step1.jsonl"}
+    for name, output in places.items():
+        registry.register(redis, Registration(id=name, output=str(output), rows=1, created="now"))
+    with caplog.at_level(logging.WARNING):
+        assert [owned.job.id for owned in collector.adopt_registered()] == [good.id]
+        collector.adopt_registered()
+    assert caplog.text.count("cannot be served here") == 2, "said once each: damaged, below a file"
+    assert not (tmp_path / "nowhere").exists()
+    assert len(registry.registered(redis)) == 5, "they may be served elsewhere"
+
+
+def test_a_job_that_cannot_go_on_does_not_stop_the_others(redis: Redis, collector: Collector, tmp_path: Path) -> None:
+    broken, good = new_job(tmp_path / "broken", rows=2), new_job(tmp_path / "good", rows=2)
+    for job in (broken, good):
+        collector.add(job)
+        deliver(redis, job, answer(0))
+    poll_all(collector)
+    write_rows(tmp_path / "broken" / "data.jsonl", [{"audio": "other.wav"}] * 2)
+    deliver(redis, broken, answer(1))
+    poll_all(collector)
+    deliver(redis, good, answer(1))
+    poll_all(collector)
+    assert texts(good) == ["text 0", "text 1"]
+    assert not broken.step.path.exists()
+    (error,) = [str(owned.error) for owned in collector.jobs if owned.error is not None]
+    assert "the input changed" in error
+    # It is given back, and not taken again at once; its answers are safe.
+    (owned,) = [owned for owned in collector.jobs if owned.error is not None]
+    collector.release(owned, pause_seconds=60.0)
+    assert collector.adopt_registered() == []
+    assert len(broken.step.journal_path.read_bytes().splitlines()) == 2
+
+
+def test_an_empty_job_is_complete_at_once(redis: Redis, collector: Collector, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=0)
+    owned = collector.add(job)
+    assert owned is not None
+    collector.poll(0.01)
+    assert owned.complete
+    assert job.step.path.read_bytes() == b""
+
+
+def test_an_outage_of_redis_raises_and_loses_nothing(fleet: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=2)
+    collector = Collector(fleet.redis)
+    owned = collector.add(job)
+    assert owned is not None
+    deliver(fleet.redis, job, answer(0))
+    fleet.kill_valkey()
+    with pytest.raises(RedisError):
+        collector.poll(0.01)
+    with pytest.raises(RedisError):
+        Collector(fleet.redis).add(new_job(tmp_path / "other"))
+    fleet.valkey.start()
+    deliver(fleet.redis, job, answer(1))
+    assert poll_all(collector) == 2
+    assert texts(job) == ["text 0", "text 1"]
+    collector.close()
+
+
+def test_columns_of_a_row_survive_as_they_were_written(redis: Redis, collector: Collector, tmp_path: Path) -> None:
+    line = '{"audio": ["a.wav"],  "n": 12345678901234567890123, "f": 1.10, "s": "\\u00e9 ß"}'
+    source = tmp_path / "data.jsonl"
+    source.write_text(line + "\n", encoding="utf-8")
+    job = open_job(JobSpec((str(source),), cache_path=str(tmp_path / "cache")))
+    collector.add(job)
+    deliver(redis, job, json.dumps({"row": 0, "items": [{"text": "ü"}]}).encode())
+    poll_all(collector)
+    assert job.step.path.read_text(encoding="utf-8") == line[:-1] + ', "transcription": "ü"}\n'

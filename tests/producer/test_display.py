@@ -1,0 +1,99 @@
+"""What a person sees: lines in a log, a bar on a terminal, a table at the end."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from job_files import write_rows
+from rich.console import Console
+
+from producer.display import Display, result_table
+from producer.registry import Progress
+
+
+def said(*, terminal: bool = False, width: int = 40) -> tuple[Display, io.StringIO]:
+    out = io.StringIO()
+    return Display(Console(file=out, force_terminal=terminal, width=width)), out
+
+
+def test_a_log_gets_one_line_for_what_is_waited_for() -> None:
+    display, out = said()
+    with display:
+        for seconds in range(5):
+            display.waiting(f"loading the engine, log in /a rather long/path [with]/brackets.log ({seconds} s)")
+        display.waiting("no worker is live")
+    assert out.getvalue().splitlines() == [
+        "loading the engine, log in /a rather long/path [with]/brackets.log (0 s)",
+        "no worker is live",
+    ]
+
+
+def test_a_log_gets_the_first_and_the_last_figures() -> None:
+    display, out = said()
+    with display:
+        for answered in range(1, 101):
+            display.progress(Progress(rows=100, answered=answered, failed=3, audio_seconds=answered * 10.0))
+    lines = out.getvalue().splitlines()
+    assert lines[0].startswith("1 of 100 rows, 3 failed, ")
+    assert lines[-1].startswith("100 of 100 rows, 3 failed, ")
+    assert len(lines) < 10, "not one a row"
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    display, out = said(terminal=True, width=120)
+    with display:
+        display.waiting("starting [a] fleet")
+        display.progress(Progress(rows=8, answered=6, failed=1, audio_seconds=3.0))
+    shown = out.getvalue()
+    assert "starting" in shown
+    assert "6/8" in shown
+    assert "1 failed" in shown
+
+
+@given(st.dictionaries(st.sampled_from(["no_audio", "not_audio", "[x]"]), st.integers(1, 9)), st.integers(0, 10**7))
+def test_the_summary_is_one_line_with_every_reason(reasons: dict[str, int], rows: int) -> None:
+    display, out = said()
+    display.summary(Progress(rows=rows, failed=1, audio_seconds=2.0, reasons=Counter(reasons)))
+    (line,) = out.getvalue().splitlines()
+    assert line.startswith(f"{rows} rows, 1 failed, 2.0 s of audio")
+    for reason, count in reasons.items():
+        assert f"{count} x {reason}" in line
+
+
+def table_of(path: Path, width: int = 120, **options: int) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width).print(result_table(path, "audio", "transcription", **options))
+    return out.getvalue()
+
+
+def test_the_table_shows_texts_languages_and_failures_as_they_are(tmp_path: Path) -> None:
+    rows = [
+        {"audio": "a.wav", "transcription": "[bold]no markup[/] [/]", "transcription_details": {"language": "en"}},
+        {"audio": ["b.wav"], "transcription": "天气", "transcription_details": {"language": None}},
+        {
+            "audio": ["c.wav", "d.wav"],
+            "transcription": ["see", None],
+            "transcription_error": [None, {"type": "not_audio", "message": "is text"}],
+            "transcription_details": [{"language": "de"}, None],
+        },
+        {
+            "audio": None,
+            "transcription": None,
+            "transcription_error": {"type": "no_audio", "message": "names no audio"},
+        },
+    ]
+    shown = table_of(write_rows(tmp_path / "x_step1.jsonl", rows))
+    for text in ("[bold]no markup[/] [/]", "天气", "see", "[not_audio] is text", "[no_audio] names no audio", "d.wav"):
+        assert text in shown
+
+
+def test_a_long_table_ends_with_where_the_rest_is(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "x_step1.jsonl", [{"audio": f"{row}.wav", "transcription": ""} for row in range(9)])
+    shown = table_of(path, most_rows=3, width=300)
+    assert "2.wav" in shown
+    assert "3.wav" not in shown
+    assert str(path) in shown

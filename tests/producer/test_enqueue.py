@@ -1,0 +1,256 @@
+"""Sending a job's rows: what is sent, how far ahead, and again what Redis has lost."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from job_files import answer, deliver, new_job, read_rows, speech_rows, write_rows
+
+from fleet import Fleet, wait_for
+from producer.cache import FileLock
+from producer.collector import Collector
+from producer.enqueue import Enqueuer, chunk_rows_for
+from producer.in_flight import rows_in_flight, rows_uncollected
+from producer.job import Job, JobSpec, open_job
+from producer.journal import Journal
+from workers import keys
+from workers.app import create_app
+from workers.settings import load_settings
+
+BULK = "transcribe:5"
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with Fleet(tmp_path_factory.mktemp("enqueue")) as running:
+        yield running
+
+
+@pytest.fixture
+def clean(broker: Fleet) -> Fleet:
+    broker.redis.flushdb()
+    return broker
+
+
+class Sending:
+    """An enqueuer in a thread of its own; ``journaled`` is what its collector would publish."""
+
+    def __init__(self, fleet: Fleet, job: Job, *, chunk_rows: int = 1, window_rows: int = 1000) -> None:
+        self.stop = threading.Event()
+        self.journaled = 0
+        self.enqueuer = Enqueuer(
+            job,
+            create_app(load_settings(REDIS_URL=fleet.url)),
+            fleet.redis,
+            queue="transcribe",
+            chunk_rows=chunk_rows,
+            window_rows=window_rows,
+            journaled=lambda: self.journaled,
+            stop=self.stop,
+            stall_seconds=0.5,
+        )
+        self._thread = threading.Thread(target=self._work)
+
+    def _work(self) -> None:
+        self.enqueuer.send_all()
+        self.enqueuer.resend_lost()
+
+    def __enter__(self) -> Sending:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+
+def messages(fleet: Fleet) -> list[dict[str, Any]]:
+    """The queued messages, first sent first."""
+    return [json.loads(message) for message in reversed(fleet.redis.lrange(BULK, 0, -1))]  # type: ignore[arg-type]
+
+
+def queued(fleet: Fleet, job: Job) -> Callable[[], set[int]]:
+    return lambda: rows_in_flight(fleet.redis, "transcribe", job.id)
+
+
+@given(st.integers(0, 10**8), st.integers(0, 2000))
+def test_chunks_leave_work_for_every_thread(rows: int, threads: int) -> None:
+    size = chunk_rows_for(rows, threads)
+    assert 1 <= size <= 64
+    assert size == 1 or rows / size >= 8 * threads, "every thread gets several messages"
+
+
+def test_a_message_is_a_plain_task_that_says_whose_rows_it_has(clean: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=3, language="de", timestamps=True)
+    with Sending(clean, job, chunk_rows=2):
+        wait_for(lambda: queued(clean, job)() == {0, 1, 2})
+    first, second = messages(clean)
+    assert first["headers"]["task"] == "whisper.transcribe"
+    assert first["headers"]["id"].startswith(f"{job.id}.0.")
+    assert first["headers"]["ignore_result"] is True
+    assert first["headers"]["argsrepr"] == "(2 rows from row 0)"
+    assert first["headers"]["kwargsrepr"] == f"{{job: {job.id}}}"
+    assert first["properties"]["priority"] == 5
+    args, kwargs, _ = json.loads(base64.b64decode(first["body"]))
+    assert args == [[{"audio": str(tmp_path / f"{row}.wav"), "row": row} for row in (0, 1)]]
+    assert kwargs == {"options": {"language": "de", "timestamps": True}, "job": job.id}
+    (rest,), _, _ = json.loads(base64.b64decode(second["body"]))
+    assert [record["row"] for record in rest] == [2]
+
+
+def test_translations_go_to_their_own_task(clean: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=1, task="translate")
+    with Sending(clean, job):
+        wait_for(lambda: messages(clean))
+    assert messages(clean)[0]["headers"]["task"] == "whisper.translate"
+
+
+def test_at_most_a_window_of_rows_is_ahead_of_the_journal(clean: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=40)
+    with Sending(clean, job, window_rows=10) as sending:
+        wait_for(lambda: len(queued(clean, job)()) == 10)
+        sending.journaled = 4
+        wait_for(lambda: len(queued(clean, job)()) == 14)
+        assert queued(clean, job)() == set(range(14)), "in order"
+        sending.journaled = 12
+        wait_for(lambda: len(queued(clean, job)()) == 22)
+        sending.journaled = 39
+        wait_for(lambda: len(queued(clean, job)()) == 40)
+    assert sending.enqueuer.sent == 40
+
+
+def test_a_window_smaller_than_a_chunk_still_moves(clean: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=9)
+    with Sending(clean, job, chunk_rows=4, window_rows=1) as sending:
+        wait_for(lambda: queued(clean, job)() == set(range(4)))
+        sending.journaled = 8
+        wait_for(lambda: queued(clean, job)() == set(range(9)))
+
+
+def test_rows_that_are_answered_or_on_their_way_are_not_sent_again(clean: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=12)
+    # Given: an earlier producer sent rows 0 to 9 and ended with its window full.
+    with Sending(clean, job, window_rows=10):
+        wait_for(lambda: len(queued(clean, job)()) == 10)
+    # Given: rows 0 to 2 are in the journal, 3 and 4 in the stream; their messages are gone, 5 to 9 are queued.
+    clean.redis.rpop(BULK, 5)
+    journal = Journal.open(job.step.journal_path, job.rows)
+    journal.append([answer(row) for row in range(3)])
+    journal.close()
+    deliver(clean.redis, job, answer(3), answer(4))
+    assert queued(clean, job)() == {5, 6, 7, 8, 9}
+    # When: the same job is sent again. Then: only 10 and 11 are new, and what is uncollected counts in the window.
+    with Sending(clean, job, window_rows=8) as sending:
+        wait_for(lambda: queued(clean, job)() == {5, 6, 7, 8, 9, 10})
+        assert sending.enqueuer.sent == 8
+        sending.journaled = 1
+        wait_for(lambda: queued(clean, job)() == {5, 6, 7, 8, 9, 10, 11})
+    assert clean.redis.llen(BULK) == 7, "each row once"
+
+
+def test_a_row_without_a_record_is_answered_without_a_worker(clean: Fleet, tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "d.jsonl", [{"audio": None}, {"audio": "a.wav"}, {"audio": "b", "start_s": "x"}])
+    job = open_job(JobSpec((str(source),), cache_path=str(tmp_path)))
+    with Sending(clean, job):
+        wait_for(lambda: queued(clean, job)() == {1})
+        wait_for(lambda: rows_uncollected(clean.redis, job.id) == {0, 2})
+    entries: Any = clean.redis.xrange(keys.results(job.id))
+    answers = [json.loads(entry[keys.RESULT_FIELD]) for _, entry in entries]
+    assert {one["row"]: one["items"][0]["type"] for one in answers} == {0: "no_audio", 2: "bad_argument"}
+
+
+def test_rows_that_redis_lost_are_sent_again_and_no_others(clean: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=6)
+    with Sending(clean, job) as sending:
+        wait_for(lambda: len(queued(clean, job)()) == 6)
+        # Given: rows 0 and 1 are answered and on the disk, all others are lost but row 5.
+        journal = Journal.open(job.step.journal_path, job.rows)
+        journal.append([answer(0), answer(1)])
+        journal.close()
+        sending.journaled = 2
+        kept = clean.redis.lrange(BULK, 0, 0)
+        clean.redis.delete(BULK)
+        clean.redis.lpush(BULK, *kept)  # type: ignore[misc]
+        assert queued(clean, job)() == {5}
+        wait_for(lambda: queued(clean, job)() == {2, 3, 4, 5})
+        assert clean.redis.llen(BULK) == 4
+
+
+def test_while_answers_wait_for_their_collector_nothing_counts_as_lost(clean: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=3)
+    with Sending(clean, job) as sending:
+        wait_for(lambda: len(queued(clean, job)()) == 3)
+        deliver(clean.redis, job, answer(0))
+        clean.redis.delete(BULK)
+        assert sending.enqueuer._lost_rows() == ()
+        clean.redis.delete(keys.results(job.id))
+        wait_for(lambda: queued(clean, job)() == {0, 1, 2})
+
+
+def test_a_job_that_another_has_finished_is_not_sent(clean: Fleet, tmp_path: Path) -> None:
+    """Its journal is gone by then, so that its rows look unanswered."""
+    job = new_job(tmp_path, rows=2)
+    journal = Journal.open(job.step.journal_path, job.rows)
+    journal.append([answer(0), answer(1)])
+    job.finish(journal)
+    journal.close()
+    sending = Sending(clean, job)
+    sending.journaled = 2
+    sending.enqueuer.send_all()
+    assert sending.enqueuer._lost_rows() == ()
+    assert not clean.redis.exists(BULK)
+
+
+def test_an_outage_of_redis_is_waited_out(fleet: Fleet, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    job = new_job(tmp_path, rows=30)
+    with Sending(fleet, job, window_rows=10) as sending:
+        wait_for(lambda: len(queued(fleet, job)()) == 10)
+        fleet.kill_valkey()
+        sending.journaled = 30
+        wait_for(lambda: "Redis does not answer, trying again" in caplog.text)
+        fleet.valkey.start()
+        wait_for(lambda: queued(fleet, job)() == set(range(30)))
+
+
+def test_every_row_is_answered_though_the_queue_was_lost_under_way(slow_fleet: Fleet, tmp_path: Path) -> None:
+    """A real worker, nothing left of what it had not taken yet, and an answer that is none."""
+    source = speech_rows(tmp_path, 30)
+    job = open_job(JobSpec((str(source),), cache_path=str(tmp_path / "cache")))
+    collector = Collector(slow_fleet.redis)
+    owned = collector.add(job)
+    assert owned is not None
+    try:
+        with Sending(slow_fleet, job) as sending:
+            wait_for(lambda: collector.poll(0.1) or owned.journal.answered)
+            assert slow_fleet.redis.delete(BULK) == 1
+            deliver(slow_fleet.redis, job, b'{"row": 29, "items": "spoiled"}')
+
+            def complete() -> bool:
+                collector.poll(0.1)
+                sending.journaled = owned.journal.answered
+                return owned.complete
+
+            wait_for(complete)
+    finally:
+        collector.close()
+    rows = read_rows(job.step.path)
+    assert [row["id"] for row in rows] == list(range(30))
+    assert all(row["transcription"].startswith("stand-in ") for row in rows)
+
+
+def test_the_jobs_lock_is_free_for_its_collector(clean: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=1)
+    with Sending(clean, job):
+        wait_for(lambda: queued(clean, job)())
+        lock: FileLock = job.step.lock("collector")
+        assert lock.acquire()
+        lock.release()

@@ -1,0 +1,225 @@
+"""A job on disk: made, resumed, refused."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from job_files import answer, failed_answer, new_job, read_rows, write_rows
+
+from producer.cache import JobHeader
+from producer.errors import UsageError
+from producer.job import Job, JobSpec, load_job, open_job
+from producer.journal import Journal
+from workers.messages import Failure, Record
+
+
+def spec_of(folder: Path, **options: object) -> JobSpec:
+    return JobSpec(inputs=(str(folder / "data.jsonl"),), cache_path=str(folder / "cache"), **options)  # type: ignore[arg-type]
+
+
+def finish(job: Job) -> Job:
+    journal = Journal.open(job.step.journal_path, job.rows)
+    journal.append([answer(row) for row in range(job.rows)])
+    done = job.finish(journal)
+    journal.close()
+    return done
+
+
+def test_the_same_options_resume_the_same_job(tmp_path: Path) -> None:
+    job = new_job(tmp_path, language="German")
+    again = open_job(spec_of(tmp_path, language="de"))
+    assert again == job
+    assert again.id.startswith("data_step1-")
+    assert not again.is_complete()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"task": "translate"}, "task was 'transcribe', now 'translate'"),
+        ({"language": "french"}, "language was 'auto', now 'fr'"),
+        ({"timestamps": True}, "timestamps was off, now on"),
+        ({"details": True}, "details was off, now on"),
+        ({"model": "other"}, "model was not set, now 'other'"),
+        ({"output_key": "text"}, "output key was 'transcription', now 'text'"),
+        ({"limit": 3}, "5 rows then, 3 now"),
+        ({"audio_root": "s3://bucket"}, "now 's3://bucket'"),
+    ],
+)
+def test_another_job_at_the_same_step_is_refused_in_words(
+    tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    job = new_job(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        open_job(spec_of(tmp_path, **change))
+    assert words in str(caught.value)
+    assert "--force" in str(caught.value)
+    assert "--prefix" in str(caught.value)
+    assert job.reload() == job
+
+
+def test_a_changed_input_is_another_job(tmp_path: Path) -> None:
+    new_job(tmp_path, rows=2)
+    write_rows(tmp_path / "data.jsonl", [{"audio": "0.wav"}, {"audio": "9.wav"}])
+    with pytest.raises(UsageError, match="the input has changed"):
+        open_job(spec_of(tmp_path))
+
+
+def test_force_starts_over_and_prefix_goes_elsewhere(tmp_path: Path) -> None:
+    job = new_job(tmp_path)
+    journal = Journal.open(job.step.journal_path, job.rows)
+    journal.append([answer(0)])
+    journal.close()
+
+    elsewhere = open_job(spec_of(tmp_path, task="translate", prefix="other"))
+    assert elsewhere.step.path == tmp_path / "cache" / "other_step1.jsonl"
+
+    forced = open_job(spec_of(tmp_path, task="translate", force=True))
+    assert forced.id != job.id
+    assert forced.step == job.step
+    assert not forced.step.journal_path.exists()
+
+
+@pytest.mark.parametrize("lock", ["producer", "collector"])
+def test_force_does_not_pull_a_job_from_under_its_process(tmp_path: Path, lock: str) -> None:
+    job = new_job(tmp_path)
+    with job.step.lock(lock) as held:
+        assert held.acquire()
+        with pytest.raises(UsageError, match="is working on it"):
+            open_job(spec_of(tmp_path, force=True))
+    assert open_job(spec_of(tmp_path)) == job
+
+
+def test_a_file_that_no_job_made_is_not_overwritten(tmp_path: Path) -> None:
+    precious = write_rows(tmp_path / "cache" / "data_step1.jsonl", [{"mine": 1}])
+    with pytest.raises(UsageError, match="no job of this cache made it"):
+        new_job(tmp_path)
+    assert read_rows(precious) == [{"mine": 1}]
+    assert new_job(tmp_path, force=True).rows == 5
+    assert read_rows(precious) == [{"mine": 1}], "replaced only when the new rows are complete"
+
+
+def test_starters_at_the_same_moment_get_the_same_job(tmp_path: Path) -> None:
+    write_rows(tmp_path / "data.jsonl", [{"audio": "a.wav"}] * 50)
+    ready, jobs = threading.Barrier(8), list[Job]()
+
+    def start() -> None:
+        ready.wait()
+        jobs.append(open_job(spec_of(tmp_path)))
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(jobs) == 8
+    assert len({job.id for job in jobs}) == 1
+    assert jobs[0].reload() == jobs[0]
+
+
+def test_a_finished_job_says_so_and_its_file_can_be_made_again(tmp_path: Path) -> None:
+    job = finish(new_job(tmp_path, rows=2))
+    assert job.is_complete()
+    assert [row["transcription"] for row in read_rows(job.step.path)] == ["text 0", "text 1"]
+    assert not job.step.journal_path.exists()
+    assert open_job(spec_of(tmp_path)) == job
+
+    job.step.path.unlink()
+    assert not job.reload().is_complete()
+    again = open_job(spec_of(tmp_path))
+    assert again.id != job.id
+    assert not again.header.complete
+
+
+def test_progress_of_a_complete_job_counts_what_its_summary_says(tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=3)
+    journal = Journal.open(job.step.journal_path, 3)
+    journal.append([answer(0), failed_answer(1), failed_answer(2, "no_audio")])
+    progress = job.finish(journal).progress()
+    journal.close()
+    assert (progress.rows, progress.answered, progress.failed, progress.complete) == (3, 3, 2, True)
+    assert dict(progress.reasons) == {"not_audio": 1, "no_audio": 1}
+    assert progress.step_path == str(job.step.path)
+
+
+def test_records_carry_rows_options_and_known_failures(tmp_path: Path) -> None:
+    rows = [
+        {"audio": "a.wav", "language": "German", "prompt": "Hm."},
+        {"audio": None},
+        {"audio": ["b.wav", "/c.wav"], "start_s": 1, "end_s": 2.5},
+        {"audio": "https://example.org/d.wav", "language": "klingonish"},
+    ]
+    write_rows(tmp_path / "data.jsonl", rows)
+    found = list(open_job(spec_of(tmp_path)).records())
+    assert [row for row, _ in found] == [0, 1, 2, 3]
+    assert found[0][1] == Record(audio=str(tmp_path / "a.wav"), row=0, language="de", prompt="Hm.")
+    assert found[1][1] == Failure(type="no_audio", message="column 'audio' names no audio")
+    assert found[2][1] == Record(audio=[str(tmp_path / "b.wav"), "/c.wav"], row=2, start_s=1, end_s=2.5)
+    last = found[3][1]
+    assert isinstance(last, Failure)
+    assert "klingonish" in last.message
+
+
+def test_a_second_step_reads_the_first_and_keeps_its_audio_root(tmp_path: Path) -> None:
+    write_rows(tmp_path / "in" / "data.jsonl", [{"audio": "a.wav"}])
+    inputs = (str(tmp_path / "in" / "data.jsonl"),)
+    cache = str(tmp_path / "cache")
+    with pytest.raises(UsageError, match="run step 0 first"):
+        open_job(JobSpec(inputs, cache_path=cache, step=1))
+    finish(open_job(JobSpec(inputs, cache_path=cache, audio_root="/data/set")))
+    second = open_job(JobSpec(inputs, cache_path=cache, step=1, task="translate", output_key="translation"))
+    assert second.step.path.name == "data_step2.jsonl"
+    assert [record.audio for _, record in second.records() if isinstance(record, Record)] == ["/data/set/a.wav"]
+    assert second.task == "translate"
+    assert second.columns.names() == ("translation", "translation_error")
+
+
+def test_inputs_of_several_folders_need_an_audio_root(tmp_path: Path) -> None:
+    inputs = tuple(str(write_rows(tmp_path / name / "d.jsonl", [{"audio": "a.wav"}])) for name in "ab")
+    cache = str(tmp_path / "cache")
+    with pytest.raises(UsageError, match="--prefix"):
+        open_job(JobSpec(inputs, cache_path=cache))
+    with pytest.raises(UsageError, match="--audio-root"):
+        open_job(JobSpec(inputs, cache_path=cache, prefix="both"))
+    assert open_job(JobSpec(inputs, cache_path=cache, prefix="both", audio_root=".")).rows == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"step": -1}, "--step -1"),
+        ({"limit": 0}, "--limit 0"),
+        ({"language": "Germn"}, "german"),
+        ({"prefix": "a/b"}, "--prefix 'a/b'"),
+        ({"output_key": "audio"}, "would overwrite the audio column"),
+        ({"media_key": "path"}, "--media-key"),
+    ],
+)
+def test_wrong_options_are_named_and_nothing_is_made(tmp_path: Path, options: dict[str, object], words: str) -> None:
+    write_rows(tmp_path / "data.jsonl", [{"audio": "a.wav"}])
+    with pytest.raises(UsageError) as caught:
+        open_job(spec_of(tmp_path, **options))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_jobs_are_found_by_their_step_file(tmp_path: Path) -> None:
+    job = new_job(tmp_path)
+    assert load_job(job.step.path) == job
+    assert load_job(tmp_path / "cache" / "data_step2.jsonl") is None
+    assert load_job(tmp_path / "cache" / "data.jsonl") is None
+    assert load_job(tmp_path / "cache" / job.id) is None
+
+
+def test_the_header_is_plain_json_that_names_everything(tmp_path: Path) -> None:
+    job = new_job(tmp_path, language="de", timestamps=True)
+    header = json.loads(job.step.header_path.read_text())
+    assert header["inputs"] == [str(tmp_path / "data.jsonl")]
+    assert header["options"]["language"] == "de"
+    assert header["rows"] == 5
+    assert JobHeader.read(job.step.header_path) == job.header
+    assert job.message_options.model_dump() == {"language": "de", "timestamps": True, "model": None, "version": 1}

@@ -1,0 +1,71 @@
+"""Which queue a job goes to, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from producer.errors import UsageError
+from producer.routing import choose_queue
+from workers.models import model_slug
+from workers.presence import Presence
+
+
+def worker(**changes: Any) -> Presence:
+    fields: dict[str, Any] = {
+        "name": "w@h",
+        "queues": ["transcribe", "translate"],
+        "model": "openai/whisper-large-v3",
+        "revision": "",
+        "device": "cuda",
+        "version": "0",
+        "tasks": ["transcribe", "translate"],
+        "languages": ["en", "de"],
+        "max_num_seqs": 8,
+        "threads": 4,
+    }
+    return Presence(**{**fields, **changes})
+
+
+TURBO = worker(model="openai/whisper-large-v3-turbo", tasks=["transcribe"])
+ENGLISH = worker(model="openai/whisper-base.en", tasks=["transcribe"], languages=["en"])
+
+
+@given(st.sampled_from(["transcribe", "translate"]), st.sampled_from(["auto", "en", "xx"]), st.none() | st.text())
+def test_without_live_workers_the_plain_queue_waits(task: str, language: str, model: str | None) -> None:
+    assert choose_queue([], task, language, model) == task
+
+
+def test_a_worker_that_can_decides() -> None:
+    assert choose_queue([worker()], "translate", "de", None) == "translate"
+    assert choose_queue([TURBO, worker()], "translate", "auto", None) == "translate"
+    assert choose_queue([ENGLISH, worker()], "transcribe", "de", None) == "transcribe"
+    assert choose_queue([worker()], "transcribe", "auto", "openai/whisper-large-v3") == "transcribe"
+
+
+def test_another_model_has_a_queue_of_its_own() -> None:
+    slug = model_slug(TURBO.model)
+    turbo = TURBO.model_copy(update={"queues": [f"transcribe.{slug}"]})
+    assert choose_queue([worker(), turbo], "transcribe", "auto", TURBO.model) == f"transcribe.{slug}"
+    assert choose_queue([worker(), turbo], "transcribe", "auto", None) == "transcribe"
+
+
+@pytest.mark.parametrize(
+    ("workers", "task", "language", "model", "words"),
+    [
+        ([TURBO], "translate", "auto", None, ["--task translate", "transcribe (openai/whisper-large-v3-turbo)"]),
+        ([ENGLISH], "transcribe", "de", None, ["--language de", "openai/whisper-base.en"]),
+        ([worker()], "transcribe", "auto", "tiny", ["--model tiny", "openai/whisper-large-v3"]),
+        ([worker(queues=["translate"])], "transcribe", "auto", None, ["queue transcribe", "translate"]),
+    ],
+)
+def test_what_no_worker_can_do_is_refused_in_words_that_name_what_can(
+    workers: list[Presence], task: str, language: str, model: str | None, words: list[str]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        choose_queue(workers, task, language, model)
+    for word in words:
+        assert word in str(caught.value)

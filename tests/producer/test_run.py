@@ -1,0 +1,146 @@
+"""One job in one process on a shared broker."""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from job_files import answer, deliver, new_job, read_rows, speech_rows
+from rich.console import Console
+
+from fleet import Fleet, wait_for
+from producer import registry
+from producer.collector import Collector
+from producer.display import Display
+from producer.errors import FleetError, UsageError
+from producer.in_flight import rows_in_flight
+from producer.job import Job, JobSpec, open_job
+from producer.run import RunOptions, TooManyFailedError, failed_limit, run_job
+from workers.settings import load_settings
+
+
+class Running:
+    """`run_job` in a thread; what it shows is in ``shown``."""
+
+    def __init__(self, fleet: Fleet, job: Job, options: RunOptions | None = None, window_rows: int = 100) -> None:
+        self._out = io.StringIO()
+        self.result: Job | None = None
+        self.error: FleetError | None = None
+        self._arguments = (job, options or RunOptions(), load_settings(REDIS_URL=fleet.url, window_rows=window_rows))
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            self.result = run_job(*self._arguments, Display(Console(file=self._out)))
+        except FleetError as error:
+            self.error = error
+
+    @property
+    def shown(self) -> str:
+        return self._out.getvalue()
+
+    def join(self) -> Running:
+        self._thread.join(60)
+        assert not self._thread.is_alive(), self.shown
+        return self
+
+
+@given(st.integers(0, 10**7), st.integers(0, 100))
+def test_a_share_of_the_rows_may_fail(rows: int, percent: int) -> None:
+    assert failed_limit(None, rows) is None
+    assert failed_limit(str(percent), rows) == percent
+    share = failed_limit(f"{percent}%", rows)
+    assert share is not None
+    assert share <= rows * percent / 100 < share + 1
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "%", "-1%", "101%", "nan%", "5 %%", "inf%"])
+def test_other_limits_are_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - the command line says what is wrong
+        failed_limit(text, 100)
+
+
+def test_a_job_waits_for_workers_and_says_so(fleet: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=3)
+    run = Running(fleet, job)
+    wait_for(lambda: rows_in_flight(fleet.redis, "transcribe", job.id) == {0, 1, 2})
+    wait_for(lambda: "no worker is live on redis://127.0.0.1" in run.shown)
+    deliver(fleet.redis, job, *(answer(row) for row in range(3)))
+    result = run.join().result
+    assert result is not None
+    assert result.is_complete()
+    assert [row["transcription"] for row in read_rows(job.step.path)] == ["text 0", "text 1", "text 2"]
+    assert registry.registered(fleet.redis) == []
+
+
+def test_a_second_starter_follows_the_first(fleet: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=2)
+    first = Running(fleet, job)
+    wait_for(lambda: len(rows_in_flight(fleet.redis, "transcribe", job.id)) == 2)
+    second = Running(fleet, job)
+    wait_for(lambda: "which runs this job" in second.shown)
+    deliver(fleet.redis, job, answer(0))
+    wait_for(lambda: "1 of 2 rows answered" in second.shown)
+    deliver(fleet.redis, job, answer(1))
+    assert first.join().result == second.join().result == job.reload()
+    assert int(fleet.redis.llen("transcribe:5")) == 2, "sent once"  # type: ignore[arg-type]
+
+
+def test_a_run_takes_over_from_a_collector_that_ends(fleet: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=2)
+    other = Collector(fleet.redis)
+    assert other.add(job) is not None
+    run = Running(fleet, job)
+    wait_for(lambda: "collects this job" in run.shown)
+    wait_for(lambda: len(rows_in_flight(fleet.redis, "transcribe", job.id)) == 2)
+    other.close()
+    deliver(fleet.redis, job, answer(0), answer(1))
+    assert run.join().result == job.reload()
+    assert job.reload().is_complete()
+
+
+def test_answers_that_wait_are_collected_before_anything_is_sent(fleet: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=2)
+    deliver(fleet.redis, job, answer(0), answer(1))
+    assert Running(fleet, job).join().result == job.reload()
+    assert not fleet.redis.exists("transcribe:5")
+
+
+def test_too_many_failures_stop_a_job_that_a_higher_limit_resumes(slow_fleet: Fleet, tmp_path: Path) -> None:
+    source = speech_rows(tmp_path, 20)
+    rows = [{"audio": f"missing-{row}.wav"} for row in range(4)]
+    text = "".join(f'{{"audio": "{row["audio"]}", "id": -1}}\n' for row in rows)
+    source.write_text(text + source.read_text())
+    job = open_job(JobSpec((str(source),), cache_path=str(tmp_path / "cache")))
+    for limit in ("1", "10%"):
+        error = Running(slow_fleet, job, RunOptions(max_failed=limit), window_rows=6).join().error
+        assert isinstance(error, TooManyFailedError)
+        assert f"more than --max-failed {limit}: " in str(error)
+        assert "x file_not_found" in str(error)
+        assert not job.step.path.exists()
+    run = Running(slow_fleet, job, RunOptions(max_failed="20%")).join()
+    assert run.error is None
+    assert [row["transcription"] is None for row in read_rows(job.step.path)] == [True] * 4 + [False] * 20
+
+
+def test_an_own_fleet_would_not_see_the_answers_of_another_broker(fleet: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=1)
+    collector = Collector(fleet.redis)
+    collector.add(job)
+    with pytest.raises(FleetError, match="from a shared broker: set REDIS_URL"):
+        run_job(job, RunOptions(), load_settings(), Display(Console(file=io.StringIO())))
+    collector.close()
+    assert not (job.step.job_path / "valkey").exists()
+
+
+def test_a_broker_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=1)
+    silent = load_settings(REDIS_URL="redis://:secret@127.0.0.1:1/0")
+    with pytest.raises(UsageError, match=r"REDIS_URL redis://127\.0\.0\.1:1/0: does not answer") as caught:
+        run_job(job, RunOptions(), silent, Display(Console(file=io.StringIO())))
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,29 @@
+"""What `worker` and `flower` become, and what is refused before."""
+
+from __future__ import annotations
+
+import pytest
+
+from producer.embedded import worker_command
+from producer.errors import UsageError
+from producer.services import run_flower
+from workers.settings import load_settings
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "10.1.2.3", "flower.example.org", ""])
+@pytest.mark.usefixtures("no_password")
+def test_flower_for_others_needs_a_password(address: str) -> None:
+    with pytest.raises(UsageError, match="FLOWER_BASIC_AUTH"):
+        run_flower(address, 5555, (), load_settings())
+
+
+@pytest.fixture
+def no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLOWER_BASIC_AUTH", raising=False)
+    monkeypatch.delenv("FLOWER_AUTH", raising=False)
+
+
+def test_further_arguments_of_a_worker_come_last() -> None:
+    command = worker_command("w@%h", "-Q", "transcribe", "-c", "2")
+    assert command[-4:] == ["-Q", "transcribe", "-c", "2"]
+    assert "transcribe,translate" in command[: command.index("-n")]

@@ -1,0 +1,78 @@
+"""An engine whose answers a test writes itself, at the seam where vLLM and the stand-in stand, and a run through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+
+from workers.interface import Engine, EngineFacts, WindowRequest, WindowResult, WindowSegment
+from workers.messages import Options, Record, Task
+from workers.runtime import Runtime
+from workers.settings import load_settings
+from workers.transcriber import Item, Transcriber
+
+FACTS = EngineFacts("test-model", "1", "none", "0", ("transcribe",), ("en", "de", "zh"), max_num_seqs=8)
+
+
+class ScriptedEngine:
+    """An engine that answers each window with ``answer(request, number of the window)``: a result or an error."""
+
+    def __init__(self, answer: Callable[[WindowRequest, int], WindowResult | Exception], facts: EngineFacts) -> None:
+        self.requests: list[WindowRequest] = []
+        self.facts = facts
+        self._answer = answer
+
+    def submit(self, request: WindowRequest) -> Future[WindowResult]:
+        answer = self._answer(request, len(self.requests))
+        self.requests.append(request)
+        future: Future[WindowResult] = Future()
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+        return future
+
+    def healthy(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+def said(request: WindowRequest, number: int) -> WindowResult:
+    """A plain answer that tells the window's number."""
+    return WindowResult(
+        text=f"window {number}",
+        language=request.language or "de",
+        language_probability=0.5 + number / 10,
+        no_speech_prob=0.0,
+        avg_logprob=-0.1,
+        compression_ratio=1.0,
+        temperature=request.temperature,
+        segments=(WindowSegment(0.5, 1.0, f"window {number}"),) if request.timestamps else (),
+    )
+
+
+def transcribed(
+    runtime: Runtime,
+    records: list[Record],
+    engine: Engine | None = None,
+    *,
+    task: Task = "transcribe",
+    **options: object,
+) -> list[list[Item]]:
+    """Each record's items, in the order of delivery, which has to be the order of the records."""
+    transcriber = (
+        runtime.transcriber if engine is None else Transcriber(engine, runtime.pool, load_settings(), threads=1)
+    )
+    delivered: list[tuple[Record, list[Item]]] = []
+    transcriber.transcribe(records, task, Options(**options), lambda record, items: delivered.append((record, items)))  # type: ignore[arg-type]
+    assert [record for record, _ in delivered] == records
+    return [items for _, items in delivered]
+
+
+def scripted(
+    answer: Callable[[WindowRequest, int], WindowResult | Exception] = said, **facts: object
+) -> ScriptedEngine:
+    return ScriptedEngine(answer, replace(FACTS, **facts))  # type: ignore[arg-type]

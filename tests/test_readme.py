@@ -1,0 +1,44 @@
+"""The README says only what is true now."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+from fleet import CLI
+from workers.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_setting_is_in_the_table_with_its_default() -> None:
+    table = dict(re.findall(r"^\| `((?:WHISPER_|REDIS_)\w+)` \| (.*?) \|", README, re.MULTILINE))
+    expected = {}
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = default if isinstance(default, str) else json.dumps(default)
+        expected["REDIS_URL" if name == "redis_url" else f"WHISPER_{name.upper()}"] = (
+            "" if default is None else f"`{shown}`"
+        )
+    assert table == expected
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    named = set(re.findall(r"^(?:\w+=\S+ )?whisper-fleet (\w+)", README, re.MULTILINE))
+    assert {"run", "worker", "collect", "enqueue", "flower"} <= named
+    help_text = subprocess.run([*CLI, "--help"], capture_output=True, text=True, check=True).stdout
+    assert named <= set(re.findall(r"^  (\w+) ", help_text, re.MULTILINE))
+    targets = set(re.findall(r"^make (\w+)", README, re.MULTILINE))
+    assert targets <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_every_option_of_the_readme_exists() -> None:
+    help_text = "".join(
+        subprocess.run([*CLI, command, "--help"], capture_output=True, text=True, check=True).stdout
+        for command in ("run", "enqueue", "flower")
+    )
+    for option in set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", README)):
+        assert option in help_text, option

@@ -1,0 +1,227 @@
+"""What a worker does besides tasks: load the engine first, hold on to its messages, end in good order."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from kombu import Connection, Consumer
+
+from fleet import Fleet, wait_for
+from workers import keys
+from workers.app import create_app
+from workers.bootsteps import renew_leases
+from workers.messages import RowResult
+from workers.presence import live_workers
+from workers.settings import load_settings
+
+#: How long anything here may take before the test fails.
+DEADLINE_SECONDS = 120.0
+
+
+# The two private attributes of kombu's QoS that `renew_leases` reads.
+
+
+class Held:
+    """A kombu consumer of the queue ``transcribe`` that has taken messages and acknowledged none."""
+
+    def __init__(self, fleet: Fleet, count: int) -> None:
+        self.app = create_app(load_settings(redis_url=fleet.url))
+        for _ in range(count):
+            self.app.send_task("whisper.transcribe", [[{"audio": "a.wav"}]])
+        self.connection: Connection = self.app.connection_for_read()
+        self.channel: Any = self.connection.default_channel
+        self.messages: list[Any] = []
+        queue = next(queue for queue in self.app.conf.task_queues if queue.name == "transcribe")
+        self._consumer = Consumer(self.channel, [queue], on_message=self.messages.append, accept=["json"])
+        self._consumer.consume()
+        while len(self.messages) < count:
+            self.connection.drain_events(timeout=30)
+
+    def close(self) -> None:
+        self.connection.close()
+        self.app.close()
+
+
+@pytest.fixture
+def held(fleet: Fleet) -> Iterator[Held]:
+    taken = Held(fleet, 3)
+    yield taken
+    taken.close()
+
+
+def stamps(fleet: Fleet) -> dict[bytes, float]:
+    return dict(fleet.redis.zrange("unacked_index", 0, -1, withscores=True))
+
+
+def test_held_messages_are_stamped_anew(held: Held, fleet: Fleet) -> None:
+    # Given three messages that were taken long ago
+    tags = [message.delivery_tag.encode() for message in held.messages]
+    assert set(stamps(fleet)) == set(tags)
+    fleet.redis.zadd("unacked_index", dict.fromkeys(tags, 1.0))
+
+    # When the worker renews its hold
+    renewed = renew_leases(held.channel)
+
+    # Then none of them looks abandoned any more
+    assert renewed == 3
+    assert set(stamps(fleet)) == set(tags)
+    assert min(stamps(fleet).values()) > 1e9
+    # and a sweep of any worker gives out none of them
+    held.channel.qos.restore_visible(num=10, interval=1)
+    assert fleet.redis.llen("transcribe") == 0
+    assert fleet.redis.hlen("unacked") == 3
+
+
+def test_acknowledged_and_rejected_messages_are_not_held_again(held: Held, fleet: Fleet) -> None:
+    acknowledged, requeued, kept = held.messages
+    acknowledged.ack()
+    requeued.requeue()
+
+    assert renew_leases(held.channel) == 1
+
+    assert set(stamps(fleet)) == {kept.delivery_tag.encode()}
+
+
+def test_message_that_redis_gave_out_again_is_not_stamped(held: Held, fleet: Fleet) -> None:
+    """Another worker's message by now: a stamp of ours without its message would never go away."""
+    fleet.redis.zrem("unacked_index", held.messages[0].delivery_tag)
+
+    renew_leases(held.channel)
+
+    assert len(stamps(fleet)) == 2
+
+
+def test_renewing_nothing(fleet: Fleet) -> None:
+    empty = Held(fleet, 0)
+    try:
+        assert renew_leases(empty.channel) == 0
+        assert stamps(fleet) == {}
+    finally:
+        empty.close()
+
+
+# Whole workers. They start together, because a start costs seconds.
+
+#: A record takes 10 s, and a silent worker's messages are given out again after 6 s.
+SLOW = {
+    "WHISPER_VISIBILITY_TIMEOUT_SECONDS": "6",
+    "WHISPER_RESTORE_SECONDS": "1",
+    "WHISPER_STANDIN_STEP_MS": "500",
+    "WHISPER_STANDIN_STEPS": "20",
+}
+
+
+@dataclass
+class Slow:
+    """A fleet of one slow worker, with a one-row job on its way."""
+
+    fleet: Fleet
+    worker: subprocess.Popen[bytes]
+    client: Celery
+    #: The task's id.
+    first: str
+
+    def rows(self, job: str) -> list[RowResult]:
+        entries = self.fleet.redis.xrange(keys.results(job))
+        return [RowResult.model_validate_json(fields[keys.RESULT_FIELD]) for _, fields in entries]
+
+    def log(self) -> str:
+        return self.fleet.log_path().read_text()
+
+
+def send_row(client: Celery, audio: str, job: str) -> str:
+    records = [{"audio": audio, "row": 0}]
+    return str(client.send_task("whisper.transcribe", [records], {"job": job}, queue="transcribe").id)
+
+
+@pytest.fixture(scope="module")
+def slow_workers(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Iterator[dict[str, Slow]]:
+    """One that renews its hold and one that does not, each at the same work; started side by side."""
+    leases = {"renews": "0.5", "forgets": "1000"}
+    drains = {"renews": "120", "forgets": "1"}
+    with contextlib.ExitStack() as stack:
+        fleets = {
+            name: stack.enter_context(Fleet(tmp_path_factory.mktemp(name), {"WHISPER_ENGINE": "standin", **SLOW}))
+            for name in leases
+        }
+        workers = {
+            name: fleets[name].start_worker(
+                wait=False, WHISPER_LEASE_SECONDS=seconds, WHISPER_DRAIN_SECONDS=drains[name]
+            )
+            for name, seconds in leases.items()
+        }
+        found: dict[str, Slow] = {}
+        for name, fleet in fleets.items():
+            fleet.wait_for_workers(1)
+            client = Celery(broker=fleet.url, backend=fleet.url)
+            stack.callback(client.close)
+            first = send_row(client, str(samples / "en_train.flac"), "first")
+            found[name] = Slow(fleet, workers[name], client, first)
+        yield found
+
+
+@pytest.mark.usefixtures("slow_workers")
+def test_model_that_cannot_load_ends_the_worker_with_one_line(fleet: Fleet, tmp_path: Path) -> None:
+    model = str(tmp_path / "no-such-model")
+
+    worker = fleet.start_worker(wait=False, WHISPER_MODEL=model, WHISPER_ENGINE="vllm")
+
+    assert worker.wait(DEADLINE_SECONDS) == 1
+    log = fleet.log_path().read_text()
+    (line,) = [line for line in log.splitlines() if "The worker cannot start:" in line]
+    assert model in line
+    assert "Traceback" not in log
+    assert live_workers(fleet.redis) == []
+
+
+def test_record_that_takes_longer_than_the_timeout_runs_once(slow_workers: dict[str, Slow]) -> None:
+    slow = slow_workers["renews"]
+
+    assert slow.client.AsyncResult(slow.first).get(timeout=DEADLINE_SECONDS) == {"rows": 1, "failed": 0, "reasons": {}}
+    wait_for(lambda: not slow.fleet.redis.hlen("unacked"))
+
+    assert slow.log().count("received") == 1
+    assert [row.row for row in slow.rows("first")] == [0]
+    assert slow.fleet.redis.llen("transcribe") == 0
+
+
+def test_without_renewal_it_would_run_twice(slow_workers: dict[str, Slow]) -> None:
+    """The control: what the test above shows comes from the renewal."""
+    slow = slow_workers["forgets"]
+
+    wait_for(lambda: slow.log().count("received") > 1, DEADLINE_SECONDS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["renews", pytest.param("forgets", id="short-of-time")],
+)
+def test_worker_told_to_end_delivers_or_gives_back(slow_workers: dict[str, Slow], samples: Path, name: str) -> None:
+    # Given a worker in the middle of a record
+    slow = slow_workers[name]
+    redis = slow.fleet.redis
+    audio = str(samples / "en_train.flac")
+    last = send_row(slow.client, audio, "last")
+    wait_for(lambda: f"{last}] received" in slow.log(), DEADLINE_SECONDS)
+
+    # When it is told to end, with time for the record or without
+    slow.worker.send_signal(signal.SIGTERM)
+
+    # Then it ends well, and no producer counts on it any more
+    assert slow.worker.wait(DEADLINE_SECONDS) == 0
+    assert live_workers(redis) == []
+    # and the row has its answer, or its message waits for another worker
+    answered = [row.row for row in slow.rows("last")]
+    waiting = [json.loads(message)["headers"]["id"] for message in redis.lrange("transcribe", 0, -1)]
+    assert (answered, last in waiting) == (([0], False) if name == "renews" else ([], True))
+    assert redis.hlen("unacked") == 0
+    assert name == "forgets" or "Traceback" not in slow.log()

@@ -1,0 +1,294 @@
+"""Whisper's tokens by name, the rules of a request, and from generated tokens back to text and figures."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.decoding import (
+    ANY_LANGUAGE,
+    MAX_PROMPT_TOKENS,
+    Tokens,
+    compression_ratio,
+    parse_output,
+    prompt_ids,
+    rules_of,
+)
+from workers.errors import ModelLoadError
+from workers.interface import WindowRequest, WindowSegment
+from workers.languages import LANGUAGES
+
+ALL = list(LANGUAGES)
+SUPPRESSED, AT_BEGIN = (1, 2, 7), (220, 50257)
+
+
+def vocabulary(end_of_text: int, languages: Sequence[str], no_speech: str) -> dict[str, int]:
+    """Special tokens in the order of openai/whisper's `tokenizer.py`; ordinary ones are named by their id."""
+    names = ["endoftext", "startoftranscript", *languages, "translate", "transcribe"]
+    names += ["startoflm", "startofprev", no_speech, "notimestamps"]
+    special = {f"<|{name}|>": end_of_text + place for place, name in enumerate(names)}
+    return {**{f"w{id}": id for id in range(end_of_text)}, **special}
+
+
+V2 = vocabulary(50257, ALL[:99], "nocaptions")
+V3 = vocabulary(50257, ALL, "nospeech")
+ENGLISH_ONLY = vocabulary(50256, ALL[:99], "nocaptions")
+
+
+def tokens_of(vocabulary: Mapping[str, int]) -> Tokens:
+    return Tokens.of(vocabulary, suppressed=list(SUPPRESSED), suppressed_at_begin=list(AT_BEGIN))
+
+
+def window(seconds: float = 30.0, **changes: object) -> WindowRequest:
+    return WindowRequest(
+        **{"samples": np.zeros(round(seconds * 16_000), np.float32), "task": "transcribe", **changes}  # type: ignore[arg-type]
+    )
+
+
+def words(ids: Sequence[int]) -> str:
+    """Decodes like a tokenizer with a leading space in each word."""
+    return "".join(f" w{id}" for id in ids)
+
+
+# Tokens of the checkpoints that exist. The ids are those of their published tokenizers.
+
+
+def test_tokens_of_a_multilingual_v2() -> None:
+    tokens = tokens_of(V2)
+
+    assert (tokens.end_of_text, tokens.start_of_transcript, tokens.start_of_previous) == (50257, 50258, 50361)
+    assert tokens.tasks == {"translate": 50358, "transcribe": 50359}
+    assert (tokens.no_speech, tokens.no_timestamps, tokens.timestamp_begin) == (50362, 50363, 50364)
+    assert len(tokens.languages) == 99
+    assert "yue" not in tokens.languages
+    assert (tokens.languages["en"], tokens.languages["zh"]) == (50259, 50260)
+
+
+def test_tokens_of_v3_are_one_further_because_of_cantonese() -> None:
+    tokens = tokens_of(V3)
+
+    assert tokens.languages["yue"] == 50358
+    assert tokens.tasks == {"translate": 50359, "transcribe": 50360}
+    assert (tokens.start_of_previous, tokens.no_speech, tokens.timestamp_begin) == (50362, 50363, 50365)
+
+
+def test_tokens_of_an_english_only_model_have_no_languages_and_no_tasks() -> None:
+    tokens = tokens_of(ENGLISH_ONLY)
+
+    assert (tokens.end_of_text, tokens.timestamp_begin) == (50256, 50363)
+    assert tokens.languages == {}
+    assert tokens.tasks == {}
+
+
+@pytest.mark.parametrize("missing", ["<|endoftext|>", "<|startofprev|>", "<|nocaptions|>", "<|notimestamps|>"])
+def test_tokenizer_that_is_not_whispers_is_refused_by_the_tokens_name(missing: str) -> None:
+    others = {name: id for name, id in V2.items() if name != missing}
+
+    with pytest.raises(ModelLoadError, match="not a Whisper model") as caught:
+        tokens_of(others)
+    shown = "<|nospeech|>" if missing == "<|nocaptions|>" else missing
+    assert shown in str(caught.value)
+
+
+# The rules of a request.
+
+
+def test_known_language_and_task_are_forced() -> None:
+    rules = rules_of(window(language="de", task="translate"), tokens_of(V3))
+
+    assert (rules.language, rules.task, rules.timestamps) == (V3["<|de|>"], V3["<|translate|>"], False)
+    assert rules.no_timestamps == V3["<|notimestamps|>"]
+    assert rules.forced_steps == 3
+    assert (rules.suppressed, rules.suppressed_at_begin) == (SUPPRESSED, AT_BEGIN)
+
+
+def test_unknown_language_is_left_to_the_model_among_all_languages() -> None:
+    tokens = tokens_of(V2)
+
+    rules = rules_of(window(timestamps=True), tokens)
+
+    assert rules.language == ANY_LANGUAGE
+    assert set(rules.languages) == set(tokens.languages.values())
+    assert (rules.task, rules.timestamps) == (tokens.tasks["transcribe"], True)
+    assert rules.forced_steps == 2
+
+
+def test_english_only_model_is_forced_to_nothing_but_no_timestamps() -> None:
+    tokens = tokens_of(ENGLISH_ONLY)
+
+    assert rules_of(window(), tokens).languages == ()
+    assert rules_of(window(), tokens).forced_steps == 1
+    assert rules_of(window(timestamps=True), tokens).forced_steps == 0
+
+
+def test_rules_as_plain_data_hold_every_field() -> None:
+    rules = rules_of(window(), tokens_of(V2))
+
+    plain = rules.as_dict()
+
+    assert type(rules)(**plain) == rules  # type: ignore[arg-type]
+
+
+# The prompt.
+
+
+def test_prompt_is_the_start_of_transcript_alone_without_a_text() -> None:
+    tokens = tokens_of(V2)
+    assert prompt_ids(window(), tokens, lambda text: [1]) == [tokens.start_of_transcript]
+    assert prompt_ids(window(prompt=""), tokens, lambda text: [1]) == [tokens.start_of_transcript]
+
+
+def test_prompt_text_is_encoded_with_a_leading_space_and_only_its_end_is_kept() -> None:
+    tokens = tokens_of(V2)
+    seen: list[str] = []
+
+    def encode(text: str) -> list[int]:
+        seen.append(text)
+        return list(range(1000))
+
+    ids = prompt_ids(window(prompt="  names: Ada, Grace \n"), tokens, encode)
+
+    assert seen == [" names: Ada, Grace"]
+    assert ids[0] == tokens.start_of_previous
+    assert ids[-1] == tokens.start_of_transcript
+    assert ids[1:-1] == list(range(1000 - MAX_PROMPT_TOKENS, 1000))
+    # 448 positions: half of them at most before the text, as in openai/whisper.
+    assert len(ids[:-1]) == 448 // 2
+
+
+# The output.
+
+
+def output(
+    said: list[int],
+    request: WindowRequest,
+    tokens: Tokens,
+    *,
+    language: str = "en",
+    logprob: float = -0.5,
+    no_speech_prob: float = 0.25,
+    language_probability: float = 0.75,
+    flags: tuple[str, ...] = (),
+):  # type: ignore[no-untyped-def]
+    """What `parse_output` makes of ``said`` after the forced tokens."""
+    rules = rules_of(request, tokens)
+    forced = [tokens.languages[language], rules.task] if rules.languages else []
+    forced += [] if rules.timestamps else [rules.no_timestamps]
+    logprobs = [{id: math.log(0.125)} for id in forced] + [{id: logprob} for id in said]
+    if tokens.languages:
+        logprobs[0][forced[0]] = math.log(language_probability)
+    logprobs[0][tokens.no_speech] = math.log(no_speech_prob)
+    return parse_output([*forced, *said], logprobs, request, tokens, words, flags)
+
+
+def test_text_and_figures_without_timestamps() -> None:
+    tokens = tokens_of(V3)
+
+    result = output([10, 11, 12, tokens.end_of_text], window(language="fr", temperature=0.4), tokens, language="fr")
+
+    assert result.text == "w10 w11 w12"
+    assert (result.language, result.temperature, result.segments, result.flags) == ("fr", 0.4, (), ())
+    # Four scores over three text tokens and the end of text.
+    assert result.avg_logprob == pytest.approx(-0.5)
+    assert result.no_speech_prob == pytest.approx(0.25)
+    assert result.language_probability == pytest.approx(0.75)
+    assert result.compression_ratio == compression_ratio("w10 w11 w12")
+
+
+def test_output_cut_off_at_the_token_limit_counts_the_end_that_did_not_come() -> None:
+    result = output([10, 11, 12], window(language="en"), tokens_of(V2))
+
+    assert result.avg_logprob == pytest.approx(3 * -0.5 / 4)
+
+
+def test_nothing_said() -> None:
+    tokens = tokens_of(V2)
+
+    result = output([tokens.end_of_text], window(language="en", timestamps=True), tokens)
+
+    assert (result.text, result.segments, result.compression_ratio) == ("", (), 0.0)
+    assert result.avg_logprob == pytest.approx(-0.5)
+
+
+def test_detected_language_is_the_first_token() -> None:
+    result = output([10], window(), tokens_of(V3), language="yue")
+
+    assert (result.language, result.language_probability) == ("yue", pytest.approx(0.75))
+
+
+def test_english_only_output() -> None:
+    tokens = tokens_of(ENGLISH_ONLY)
+
+    result = output([10, tokens.end_of_text], window(language="en"), tokens)
+
+    assert (result.text, result.language, result.language_probability) == ("w10", "en", 1.0)
+
+
+def test_flags_pass_through() -> None:
+    assert output([10], window(), tokens_of(V2), flags=("repetition",)).flags == ("repetition",)
+
+
+def test_segments_between_timestamps() -> None:
+    tokens = tokens_of(V2)
+    zero = tokens.timestamp_begin
+
+    result = output(
+        [zero, 10, 11, zero + 100, zero + 150, 12, zero + 200, tokens.end_of_text],
+        window(language="en", timestamps=True),
+        tokens,
+    )
+
+    assert result.text == "w10 w11 w12"
+    assert result.segments == (WindowSegment(0.0, 2.0, "w10 w11"), WindowSegment(3.0, 4.0, "w12"))
+
+
+def test_text_after_the_last_timestamp_is_kept_to_the_windows_end() -> None:
+    tokens = tokens_of(V2)
+    zero = tokens.timestamp_begin
+
+    result = output([zero + 5, 10, zero + 50, zero + 50, 11], window(6.5, language="en", timestamps=True), tokens)
+
+    assert result.segments == (WindowSegment(0.1, 1.0, "w10"), WindowSegment(1.0, 6.5, "w11"))
+
+
+def test_times_past_the_windows_end_are_cut() -> None:
+    tokens = tokens_of(V2)
+    zero = tokens.timestamp_begin
+
+    result = output([zero, 10, zero + 1500, zero + 1500, 11], window(2.0, language="en", timestamps=True), tokens)
+
+    assert result.segments == (WindowSegment(0.0, 2.0, "w10"), WindowSegment(2.0, 2.0, "w11"))
+
+
+@given(said=st.lists(st.one_of(st.integers(0, 99), st.integers(50364, 50364 + 1500)), max_size=40))
+def test_segments_hold_all_the_text_in_order_within_the_window(said: list[int]) -> None:
+    request = window(20.0, language="en", timestamps=True)
+
+    result = output(said, request, tokens_of_v2)
+
+    assert " ".join(segment.text for segment in result.segments) == result.text
+    assert result.text == " ".join(f"w{id}" for id in said if id < 100)
+    assert all(0 <= segment.start <= segment.end <= 20.0 for segment in result.segments)
+
+
+tokens_of_v2 = tokens_of(V2)
+
+
+@given(st.text())
+def test_compression_ratio_is_bytes_over_zlibs_bytes(text: str) -> None:
+    data = text.encode()
+    expected = len(data) / len(zlib.compress(data)) if data else 0.0
+
+    assert compression_ratio(text) == expected
+
+
+def test_compression_ratio_tells_loops_from_speech() -> None:
+    # 2.4 is openai/whisper's threshold.
+    assert compression_ratio("so it goes " * 30) > 2.4
+    assert compression_ratio("The train to London leaves at ten in the morning.") < 2.4

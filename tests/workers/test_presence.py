@@ -1,0 +1,69 @@
+"""What a live worker says of itself, in a real Valkey."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fleet import Fleet, wait_for
+from workers import keys
+from workers.interface import EngineFacts
+from workers.presence import EXPIRES_SECONDS, Presence, PresencePublisher, live_workers
+
+FACTS = EngineFacts(
+    model="openai/whisper-tiny",
+    revision="abc",
+    device="cpu",
+    version="0.1.0",
+    tasks=("transcribe", "translate"),
+    languages=("en", "de"),
+    max_num_seqs=8,
+)
+
+
+def presence(name: str = "one@host", facts: EngineFacts = FACTS) -> Presence:
+    return Presence.of(name, ["transcribe", "translate"], facts, 4)
+
+
+def test_presence_tells_the_models_facts() -> None:
+    said = presence()
+
+    assert (said.name, said.queues, said.threads) == ("one@host", ["transcribe", "translate"], 4)
+    assert (said.model, said.revision, said.device) == (FACTS.model, FACTS.revision, FACTS.device)
+    assert (said.tasks, said.languages) == (list(FACTS.tasks), list(FACTS.languages))
+    assert Presence.model_validate_json(said.model_dump_json()) == said
+
+
+def test_workers_are_seen_while_they_live_and_gone_when_they_stop(fleet: Fleet) -> None:
+    redis = fleet.redis
+    assert live_workers(redis) == []
+
+    # Given two workers with different models
+    other = presence("two@host", replace(FACTS, model="openai/whisper-large-v3-turbo", tasks=("transcribe",)))
+    first, second = PresencePublisher(fleet.redis, presence()), PresencePublisher(fleet.redis, other)
+    first.start()
+    second.start()
+    try:
+        # Then both are seen, and would expire by themselves
+        wait_for(lambda: len(live_workers(redis)) == 2)
+        assert sorted(live_workers(redis), key=lambda worker: worker.name) == [presence(), other]
+        assert 0 < redis.ttl(keys.worker("one@host")) <= EXPIRES_SECONDS
+    finally:
+        # When one stops
+        first.stop()
+        try:
+            # Then nobody counts on it any more
+            assert live_workers(redis) == [other]
+        finally:
+            second.stop()
+    assert live_workers(redis) == []
+
+
+def test_worker_in_a_fleet_publishes_what_it_is(standin_fleet: Fleet) -> None:
+    (worker,) = live_workers(standin_fleet.redis)
+
+    assert worker.name.startswith("test1@")
+    assert (worker.model, worker.queues, worker.tasks) == (
+        "standin",
+        ["transcribe", "translate"],
+        ["transcribe", "translate"],
+    )

@@ -1,0 +1,120 @@
+"""One settings object from the environment: names, descriptions, and what a wrong value says."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from workers.errors import SettingsError
+from workers.settings import Settings, load_settings
+
+PASSWORD = "hunter2-secret"
+FIELDS = Settings.model_fields
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("WHISPER_") or name == "REDIS_URL":
+            monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_setting_is_described(name: str) -> None:
+    description = FIELDS[name].description
+
+    assert description
+    assert description.endswith((".", "}."))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "field", "expected"),
+    [
+        ("WHISPER_MODEL", "openai/whisper-tiny", "model", "openai/whisper-tiny"),
+        ("WHISPER_TENSOR_PARALLEL_SIZE", "2", "tensor_parallel_size", 2),
+        ("WHISPER_ENGINE", "standin", "engine", "standin"),
+        ("WHISPER_ENFORCE_EAGER", "false", "enforce_eager", False),
+        ("WHISPER_LEASE_SECONDS", "2.5", "lease_seconds", 2.5),
+        ("WHISPER_PATH_MAP", '{"/data": "/mnt/data"}', "path_map", {"/data": "/mnt/data"}),
+        ("WHISPER_MODEL", "", "model", None),
+        ("REDIS_URL", "rediss://:pw@redis.example:6380/1", "redis_url", "rediss://:pw@redis.example:6380/1"),
+        ("WHISPER_REDIS_URL", "redis://elsewhere:1/0", "redis_url", None),
+    ],
+)
+def test_environment_names(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, field: str, expected: object
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    assert getattr(load_settings(), field) == expected
+
+
+def test_overrides_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHISPER_MAX_TOKENS", "100")
+    monkeypatch.setenv("REDIS_URL", "redis://environment:1/0")
+
+    chosen = load_settings(max_tokens=50, redis_url="redis://caller:1/0")
+
+    assert (chosen.max_tokens, chosen.redis_url) == (50, "redis://caller:1/0")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("WHISPER_DTYPE", "int8"),
+        ("WHISPER_TENSOR_PARALLEL_SIZE", "0"),
+        ("WHISPER_MAX_TOKENS", "449"),
+        ("WHISPER_GPU_MEMORY_UTILIZATION", "1.1"),
+        ("WHISPER_VISIBILITY_TIMEOUT_SECONDS", "soon"),
+        ("WHISPER_ENGINE", "whisper.cpp"),
+        ("WHISPER_PATH_MAP", "/data=/mnt"),
+        ("WHISPER_PATH_MAP", '["/data"]'),
+        ("WHISPER_CHUNK_ROWS", "65"),
+    ],
+)
+def test_wrong_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+
+    assert str(caught.value).startswith(variable)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_wrong_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHISPER_DTYPE", "int8")
+    monkeypatch.setenv("WHISPER_MAX_TOKENS", "many")
+
+    with pytest.raises(SettingsError, match=r"WHISPER_DTYPE='int8': .*; WHISPER_MAX_TOKENS='many': "):
+        load_settings()
+
+
+@pytest.mark.parametrize("url", [f"amqp://u:{PASSWORD}@h", f"redis://:{PASSWORD}@h:port", f"redis://:{PASSWORD}@h/db"])
+@pytest.mark.parametrize("by_argument", [False, True])
+def test_wrong_broker_url_is_refused_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, url: str, by_argument: bool
+) -> None:
+    if not by_argument:
+        monkeypatch.setenv("REDIS_URL", url)
+
+    with pytest.raises(SettingsError) as caught:
+        load_settings(**({"redis_url": url} if by_argument else {}))
+
+    assert str(caught.value).startswith("REDIS_URL=(hidden): ")
+    assert PASSWORD not in str(caught.value)
+    assert caught.value.__suppress_context__, "a traceback would show what the message hides"
+
+
+def test_password_is_not_shown_with_the_settings() -> None:
+    chosen = load_settings(redis_url=f"redis://:{PASSWORD}@h:1/0")
+
+    assert PASSWORD not in f"{chosen} {chosen!r}"
+    assert chosen.redis_url is not None
+    assert PASSWORD in chosen.redis_url
+
+
+def test_settings_do_not_change_once_read() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().max_tokens = 1  # type: ignore[misc]

@@ -1,0 +1,296 @@
+"""Records to transcripts with real decode processes: order, failures as items, languages, joined windows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from fleet import wait_for
+from scripted_engine import said, scripted, transcribed
+from workers.errors import EngineLostError, TranscriptionError
+from workers.interface import WindowRequest, WindowResult
+from workers.messages import Failure, Options, Record, Transcript
+from workers.runtime import Runtime
+from workers.settings import load_settings
+from workers.standin import StandInEngine
+from workers.transcriber import Transcriber
+
+
+@pytest.fixture
+def train(samples: Path) -> str:
+    return str(samples / "en_train.flac")
+
+
+@pytest.fixture
+def news(samples: Path) -> str:
+    """70 seconds of speech: three windows."""
+    return str(samples / "en_news_long.ogg")
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> str:
+    path = tmp_path / "notes.wav"
+    path.write_text("not a recording at all\n" * 100)
+    return str(path)
+
+
+# Good and bad records side by side.
+
+
+def test_every_record_gets_its_answer_in_order(
+    standin_runtime: Runtime, samples: Path, train: str, news: str, text_file: str
+) -> None:
+    records = [
+        Record(audio=news, row=0),
+        Record(audio=str(samples / "no_such.wav"), row=1),
+        Record(audio=text_file, row=2),
+        Record(audio=str(samples / "silence.flac"), row=3),
+        Record(audio=[train, str(samples / "no_such.wav"), news], row=4),
+        Record(audio=[""], row=5),
+        Record(audio=train, row=6, attempt=2),
+    ]
+
+    items = transcribed(standin_runtime, records)
+
+    ((long,), (missing,), (text,), (silence,), (first, second, third), (empty,), (last,)) = items
+    assert isinstance(long, Transcript)
+    assert long.text.count("stand-in ") == 3
+    assert (long.model, long.flags, long.segments) == ("standin", ["standin"], None)
+    assert isinstance(missing, Failure)
+    assert missing.type == "file_not_found"
+    assert "no_such.wav" in missing.message
+    assert isinstance(text, Failure)
+    assert text.type == "not_audio"
+    assert isinstance(first, Transcript)
+    assert isinstance(second, Failure)
+    assert third == long, "the same audio gives the same transcript wherever it stands"
+    assert isinstance(empty, Failure)
+    assert empty.type == "no_audio"
+    assert isinstance(last, Transcript)
+    assert last == first.model_copy(update={"attempts": 2})
+    assert isinstance(silence, Transcript)
+    assert (silence.text, silence.segments, silence.language, silence.flags) == ("", None, None, ["no_speech"])
+    assert (silence.duration, silence.speech_seconds) == (pytest.approx(3.0), 0.0)
+
+
+def test_silence_with_timestamps_has_no_segments(standin_runtime: Runtime, samples: Path) -> None:
+    ((item,),) = transcribed(standin_runtime, [Record(audio=str(samples / "silence.flac"))], timestamps=True)
+
+    assert isinstance(item, Transcript)
+    assert item.segments == []
+
+
+def test_duration_and_speech_are_those_of_the_recording(standin_runtime: Runtime, news: str) -> None:
+    ((item,),) = transcribed(standin_runtime, [Record(audio=news)])
+
+    assert isinstance(item, Transcript)
+    assert item.duration == pytest.approx(soundfile.info(news).duration, abs=0.1)
+    assert 30 < item.speech_seconds < item.duration
+
+
+def test_span_of_a_recording_has_times_from_the_recordings_start(standin_runtime: Runtime, news: str) -> None:
+    span = Record(audio=news, start_s=40.0, end_s=50.0)
+
+    ((item,),) = transcribed(standin_runtime, [span], timestamps=True)
+
+    assert isinstance(item, Transcript)
+    assert item.duration == pytest.approx(10.0, abs=0.05)
+    assert item.segments
+    assert all(40.0 <= segment.start < segment.end <= 50.05 for segment in item.segments)
+
+
+def test_answers_are_delivered_while_later_records_are_read(standin_runtime: Runtime, train: str) -> None:
+    """The first answer does not wait for the last record: a chunk's rows are stored as they are done."""
+    delivered: list[int | None] = []
+
+    def records() -> Iterator[Record]:
+        for row in range(5):
+            yield Record(audio=train, row=row)
+        # A producer that waits for the first answer before it gives the last record.
+        wait_for(lambda: delivered or None, 60)
+        yield Record(audio=train, row=5)
+
+    engine = scripted()
+    transcriber = Transcriber(engine, standin_runtime.pool, load_settings(), threads=1)
+    transcriber.transcribe(records(), "transcribe", Options(), lambda record, _: delivered.append(record.row))
+
+    assert delivered == list(range(6))
+
+
+# What the model cannot do.
+
+
+def test_unknown_language_names_what_is_near(standin_runtime: Runtime, train: str) -> None:
+    ((item,),) = transcribed(standin_runtime, [Record(audio=train, language="germn")])
+
+    assert isinstance(item, Failure)
+    assert item.type == "unknown_language"
+    assert "german (de)" in item.message
+
+
+def test_language_and_task_that_the_model_does_not_know(standin_runtime: Runtime, train: str) -> None:
+    engine = scripted()
+
+    ((language,),) = transcribed(standin_runtime, [Record(audio=train, language="french")], engine)
+    ((task,),) = transcribed(standin_runtime, [Record(audio=train)], engine, task="translate")
+
+    assert isinstance(language, Failure)
+    assert (language.type, "'fr'" in language.message) == ("unsupported_language", True)
+    assert isinstance(task, Failure)
+    assert task == Failure(type="unsupported_task", message="the model test-model cannot translate; it can transcribe")
+    assert engine.requests == [], "refused before any work"
+
+
+@pytest.mark.parametrize(
+    ("own", "common", "asked"), [("German", "zh", "de"), (None, "chinese", "zh"), (None, "auto", None)]
+)
+def test_records_language_goes_before_the_tasks(
+    standin_runtime: Runtime, train: str, own: str | None, common: str, asked: str | None
+) -> None:
+    engine = scripted()
+
+    transcribed(standin_runtime, [Record(audio=train, language=own, prompt="Ada")], engine, language=common)
+
+    assert [(request.language, request.prompt) for request in engine.requests] == [(asked, "Ada")]
+
+
+def test_first_windows_language_holds_for_the_recording(standin_runtime: Runtime, news: str) -> None:
+    engine = scripted()
+
+    ((item,),) = transcribed(standin_runtime, [Record(audio=news)], engine)
+
+    assert [request.language for request in engine.requests] == [None, "de", "de"]
+    assert isinstance(item, Transcript)
+    assert (item.language, item.language_probability) == ("de", 0.5)
+
+
+def test_english_only_model_is_not_asked_to_detect(standin_runtime: Runtime, train: str) -> None:
+    engine = scripted(languages=("en",))
+
+    ((detected,), (refused,)) = transcribed(
+        standin_runtime, [Record(audio=train), Record(audio=train, language="de")], engine
+    )
+
+    assert [request.language for request in engine.requests] == ["en"]
+    assert isinstance(detected, Transcript)
+    assert isinstance(refused, Failure)
+    assert refused.type == "unsupported_language"
+
+
+# Joining windows.
+
+
+def test_windows_are_joined_with_their_figures(standin_runtime: Runtime, news: str) -> None:
+    def answer(request: WindowRequest, number: int) -> WindowResult:
+        return replace(
+            said(request, number),
+            no_speech_prob=[0.0, 0.0, 1.0][number],
+            avg_logprob=[-0.2, -0.2, -0.8][number],
+            compression_ratio=[1.0, 3.0, 2.0][number],
+            temperature=[0.0, 0.4, 0.2][number],
+            flags=("repetition",) if number == 1 else (),
+        )
+
+    engine = scripted(answer)
+
+    ((item,),) = transcribed(standin_runtime, [Record(audio=news)], engine, timestamps=True)
+
+    assert isinstance(item, Transcript)
+    assert item.text == "window 0 window 1 window 2"
+    assert (item.compression_ratio, item.temperature, item.flags) == (3.0, 0.4, ["repetition"])
+    # Means by the windows' lengths
+    lengths = [len(request.samples) for request in engine.requests]
+    share = lengths[2] / sum(lengths)
+    assert item.no_speech_prob == pytest.approx(share)
+    assert item.avg_logprob == pytest.approx(-0.2 - 0.6 * share)
+    # Times from the recording's start, one after another
+    assert item.segments is not None
+    assert [segment.text for segment in item.segments] == ["window 0", "window 1", "window 2"]
+    assert [segment.end - segment.start for segment in item.segments] == pytest.approx([0.5] * 3)
+    assert 0.5 <= item.segments[0].start < 25 < item.segments[1].start < 50 < item.segments[2].start < 70
+
+
+def test_windows_fit_the_engine(standin_runtime: Runtime, news: str) -> None:
+    engine = scripted()
+
+    transcribed(standin_runtime, [Record(audio=news)], engine)
+
+    for request in engine.requests:
+        assert 0 < len(request.samples) <= 480_000
+        assert request.samples.dtype == np.float32
+
+
+def test_texts_of_languages_without_spaces_are_joined_without(standin_runtime: Runtime, news: str) -> None:
+    engine = scripted(lambda request, number: replace(said(request, number), text="天气", language="zh"))
+
+    ((item,),) = transcribed(standin_runtime, [Record(audio=news, language="zh")], engine)
+
+    assert isinstance(item, Transcript)
+    assert item.text == "天气天气天气"
+
+
+# What goes wrong in the engine.
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (TranscriptionError("bad_argument", "no"), Failure(type="bad_argument", message="no")),
+        (ZeroDivisionError("of ours"), Failure(type="internal_error", message="ZeroDivisionError: of ours")),
+    ],
+)
+def test_error_of_one_window_costs_its_recording_only(
+    standin_runtime: Runtime, news: str, train: str, error: Exception, failure: Failure
+) -> None:
+    engine = scripted(lambda request, number: error if number == 2 else said(request, number))
+
+    ((bad,), (good,)) = transcribed(standin_runtime, [Record(audio=news), Record(audio=train)], engine)
+
+    assert bad == failure
+    assert isinstance(good, Transcript)
+
+
+@pytest.mark.parametrize("grace_is_over", [False, True])
+def test_lost_engine_and_ending_worker_cost_no_answer(
+    standin_runtime: Runtime, samples: Path, train: str, grace_is_over: bool
+) -> None:
+    # Given an engine that would need minutes, and a first record that needs no engine
+    engine = StandInEngine(load_settings(engine="standin", standin_step_ms=20, standin_steps=100_000))
+    stopping = threading.Event()
+    transcriber = Transcriber(engine, standin_runtime.pool, load_settings(), 1, stopping)
+    records = [
+        Record(audio=str(samples / "silence.flac"), row=0),
+        Record(audio=train, row=1),
+        Record(audio=train, row=2),
+    ]
+    delivered: list[int | None] = []
+    outcome: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            transcriber.transcribe(records, "transcribe", Options(), lambda record, _: delivered.append(record.row))
+        except BaseException as error:  # noqa: BLE001
+            outcome.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        wait_for(lambda: delivered)
+        # When it is lost, or the worker cannot wait for it any longer
+        if grace_is_over:
+            stopping.set()
+            thread.join(60)
+    finally:
+        engine.close()
+        thread.join(60)
+
+    # Then the task ends so that its message goes back, and only what was delivered counts
+    assert not thread.is_alive()
+    assert [type(error) for error in outcome] == [EngineLostError]
+    assert delivered == [0]

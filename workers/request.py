@@ -1,0 +1,31 @@
+"""What Flower and the logs see of a message: short, and without secrets, whoever sent it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.worker.request import Request
+
+
+class FleetRequest(Request):  # type: ignore[misc]
+    """A request whose summaries are made here: what the sender wrote there may hold signed URLs or prompts."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._argsrepr, self._kwargsrepr = summaries(*self._payload[:2])
+
+    def info(self, safe: bool = False) -> Any:
+        """For `inspect active`: always the summaries."""
+        return super().info(safe=True)
+
+
+def summaries(args: Any, kwargs: Any) -> tuple[str, str]:
+    """Short forms of a task's arguments: how many records or which rows, and of which job."""
+    kwargs = kwargs if isinstance(kwargs, dict) else {}
+    records = args[0] if isinstance(args, list | tuple) and args else kwargs.get("records")
+    first = records[0] if isinstance(records, list) and records else None
+    count = len(records) if isinstance(records, list) else 0
+    noun = "record" if count == 1 else "records"
+    job, row = kwargs.get("job"), first.get("row") if isinstance(first, dict) else None
+    rows = f"{count} {'row' if count == 1 else 'rows'} from row {row}" if type(row) is int else f"{count} {noun}"
+    return f"({rows})", f"{{job: {job[:200]}}}" if isinstance(job, str) else "{}"

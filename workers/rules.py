@@ -1,0 +1,135 @@
+"""Whisper's decode rules as one pure function over a batch of logits. Knows torch, not vLLM.
+
+Source: openai/whisper `decoding.py` (SuppressBlank, SuppressTokens, ApplyTimestampRules). Language, task and
+`<|notimestamps|>` are forced first steps here, so that one pass over the audio gives them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from workers.decoding import ANY_LANGUAGE, MAX_INITIAL_STEPS, Rules
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What is the same for all requests of a checkpoint, on the logits' device."""
+
+    #: Ids of the languages, long[languages].
+    languages: torch.Tensor
+    #: Never said in a text, bool[vocabulary]: the checkpoint's own list, and all control tokens.
+    suppressed: torch.Tensor
+    #: Never said first, long[n].
+    suppressed_at_begin: torch.Tensor
+    end_of_text: int
+    no_timestamps: int
+    #: Forced steps that every request has: language and task, none for English-only checkpoints.
+    prefix: int
+
+    @classmethod
+    def of(cls, rules: Rules, vocabulary: int, device: torch.device) -> Table:
+        """The table for ``rules`` and logits of so many tokens."""
+
+        def ids(values: Sequence[int]) -> torch.Tensor:
+            return torch.tensor(values, dtype=torch.long, device=device)
+
+        suppressed = torch.zeros(vocabulary, dtype=torch.bool, device=device)
+        suppressed[ids(rules.suppressed)] = True
+        suppressed[rules.end_of_text + 1 : rules.no_timestamps + 1] = True
+        return cls(
+            languages=ids(rules.languages),
+            suppressed=suppressed,
+            suppressed_at_begin=ids(rules.suppressed_at_begin),
+            end_of_text=rules.end_of_text,
+            no_timestamps=rules.no_timestamps,
+            prefix=2 if rules.languages else 0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What each row of a batch has asked for and said so far. Every tensor is [rows], on the logits' device.
+
+    ``language``: the id to say first, or ANY_LANGUAGE. ``task``: the id to say second. ``timestamps``: bool. ``step``:
+    tokens generated, forced ones included. ``last``, ``before``: the last two of them. ``stamp``: the latest
+    timestamp said, -1 for none.
+    """
+
+    language: torch.Tensor
+    task: torch.Tensor
+    timestamps: torch.Tensor
+    step: torch.Tensor
+    last: torch.Tensor
+    before: torch.Tensor
+    stamp: torch.Tensor
+
+
+def constrain(logits: torch.Tensor, rows: Rows, table: Table, *, any_timestamps: bool = True) -> torch.Tensor:
+    """Mask in place what each row may not say next; returns ``logits`` (float[rows, vocabulary]).
+
+    ``any_timestamps`` False promises that no row has them, which saves most of the work. Nothing here waits for the
+    device.
+    """
+    said = rows.step - table.prefix - (~rows.timestamps).long()
+    forced = said < 0
+    wanted = _wanted(rows, table)
+    kept_one = logits.gather(1, wanted)
+    kept_languages = logits[:, table.languages]
+
+    logits.masked_fill_(table.suppressed, -torch.inf)
+    at_begin = (said == 0)[:, None]
+    first = logits[:, table.suppressed_at_begin]
+    logits[:, table.suppressed_at_begin] = first.masked_fill(at_begin, -torch.inf)
+    stamps = logits[:, table.no_timestamps + 1 :]
+    stamps.masked_fill_(~rows.timestamps[:, None], -torch.inf)
+    if any_timestamps:
+        _constrain_timestamps(logits, stamps, rows, said, table)
+
+    logits.masked_fill_(forced[:, None], -torch.inf)
+    free = forced & (rows.step == 0) & (rows.language == ANY_LANGUAGE) & bool(table.prefix)
+    one = forced & ~free
+    logits.scatter_(1, wanted, torch.where(one[:, None], kept_one, logits.gather(1, wanted)))
+    logits[:, table.languages] = torch.where(free[:, None], kept_languages, logits[:, table.languages])
+    return logits
+
+
+def _wanted(rows: Rows, table: Table) -> torch.Tensor:
+    """The token that a forced step has to say, long[rows, 1]; means nothing where any language will do."""
+    wanted = torch.full_like(rows.step, table.no_timestamps)
+    if table.prefix:
+        wanted = torch.where(rows.step == 1, rows.task, wanted)
+        wanted = torch.where(rows.step == 0, rows.language.clamp(min=0), wanted)
+    return wanted[:, None]
+
+
+def _constrain_timestamps(
+    logits: torch.Tensor, stamps: torch.Tensor, rows: Rows, said: torch.Tensor, table: Table
+) -> None:
+    """Timestamps come in pairs, never go back, start within a second, and win where they are likelier than any word.
+
+    ``stamps`` is the part of ``logits`` from 0.00 s on.
+    """
+    begin = table.no_timestamps + 1
+    timed = rows.timestamps & (said >= 0)
+    last_is_stamp = timed & (said >= 1) & (rows.last >= begin)
+    before_is_stamp = (said < 2) | (rows.before >= begin)
+    complete = last_is_stamp & before_is_stamp  # a pair: text follows
+    closing = last_is_stamp & ~before_is_stamp  # a segment has ended: the next starts, or the end
+    at_begin = timed & (said == 0)
+
+    # A segment may not be empty, but the next one may start where the last ended.
+    floor = torch.where(rows.stamp < begin, 0, rows.stamp - begin + (~closing).long())
+    ceiling = torch.where(at_begin, MAX_INITIAL_STEPS, stamps.shape[1])
+    steps = torch.arange(stamps.shape[1], device=logits.device)[None]
+    out = complete[:, None] | (steps < floor[:, None]) | (steps > ceiling[:, None])
+    stamps.masked_fill_(timed[:, None] & out, -torch.inf)
+
+    logits[:, : table.end_of_text].masked_fill_((closing | at_begin)[:, None], -torch.inf)
+    logits[:, table.end_of_text].masked_fill_(at_begin, -torch.inf)
+
+    scores = torch.log_softmax(logits.float(), dim=-1)
+    likelier = torch.logsumexp(scores[:, begin:], dim=-1) > scores[:, :begin].max(dim=-1).values
+    logits[:, :begin].masked_fill_((timed & likelier)[:, None], -torch.inf)
