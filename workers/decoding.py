@@ -108,7 +108,8 @@ class Rules:
     def of_dict(cls, plain: Mapping[str, Any]) -> Rules:
         """The rules from their plain form. Raises TypeError for another form."""
         lists = ("languages", "suppressed", "suppressed_at_begin")
-        return cls(**{name: tuple(value) if name in lists else value for name, value in plain.items()})
+        values: dict[str, Any] = {name: tuple(value) if name in lists else value for name, value in plain.items()}
+        return cls(**values)
 
 
 def rules_of(request: WindowRequest, tokens: Tokens) -> Rules:
