@@ -38,7 +38,11 @@ JOINED_SEGMENTS = "derived/LJ001_joined_segments.json"
 
 #: ``speech`` has a reference text, ``unreferenced`` is speech or laughter without one, ``pauses`` is made here.
 Group = Literal["speech", "non_speech", "unreferenced", "pauses"]
-_NON_SPEECH = re.compile(r"\b(silence|noise|music|thunder|empty)\b")
+#: Listed as music by their folder, but people talk in all three (Silero hears speech from end to end, faster-whisper
+#: writes nearly the same words at beam sizes 1 and 5): loops are looked for in them, characters are not counted.
+SPOKEN = frozenset({"odd/pydub/wrong_extension.aac", "odd/pydub/format_test.m4a", "odd/pydub/test5.webm"})
+#: Of ``expect``, not of ``kind``: some files that are called music speak the names of their channels.
+_NOTHING_EXPECTED = re.compile(r"\b(empty|no speech)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,9 @@ def folder_clips(folder: Path) -> list[Clip]:
 
 def odd_group(row: dict[str, Any]) -> Group | None:
     """What an entry of the odd manifest is good for here; None for files that only test decoders."""
-    if _NON_SPEECH.search(f"{row['kind']} {row['expect']}"):
+    if row["audio"] in SPOKEN:
+        return "unreferenced"
+    if _NOTHING_EXPECTED.search(row["expect"]):
         return "non_speech"
     return "unreferenced" if row["language"] or row["kind"] == "laughter" else None
 

@@ -97,6 +97,9 @@ def _clips(
         left_out.append(f"the audio folder: name one with --corpus or {corpus.CORPUS_VARIABLE}")
     else:
         clips += corpus.folder_clips(folder)
+        spoken = [clip.key for clip in clips if clip.key.removeprefix("audio/") in corpus.SPOKEN]
+        if spoken:
+            left_out.append(f"of the recordings without speech, those in which people talk: {', '.join(spoken)}")
     for language in LANGUAGES:
         # The folder may hold some of the prompts: nothing counts twice.
         taken = [clip.path.stem for clip in clips if clip.key.startswith(f"audio/asterisk/{language}/")]

@@ -28,6 +28,9 @@ from producer.errors import FleetError, UsageError
 #: Version of job.json; a change that older code would misread raises it.
 HEADER_VERSION = 1
 
+#: Options that came later, and what a job does whose header does not name them.
+LATER_OPTIONS: dict[str, Any] = {"channels": "mix", "prompt": None}
+
 #: What a full or failing disk says; the run ends with one line and can be resumed. EFBIG is a file-size limit.
 DISK_ERRORS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
@@ -128,6 +131,10 @@ class JobHeader:
     summary: dict[str, Any] | None = None
     version: int = field(default=HEADER_VERSION)
 
+    def option(self, name: str) -> Any:
+        """An option of the job; headers of older versions do not name all of them."""
+        return self.options.get(name, LATER_OPTIONS.get(name))
+
     def write(self, path: Path) -> None:
         """Write the header in one step, readable by this user only."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=True)
@@ -166,7 +173,7 @@ def differences(old: JobHeader, new: JobHeader) -> list[str]:
     if old.audio_root != new.audio_root:
         found.append(f"audio root was {old.audio_root!r}, now {new.audio_root!r}")
     for name in {**old.options, **new.options}:
-        before, now = old.options.get(name), new.options.get(name)
+        before, now = old.option(name), new.option(name)
         if before != now:
             found.append(f"{name.replace('_', ' ')} was {_word(before)}, now {_word(now)}")
     return found

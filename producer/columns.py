@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,23 +68,42 @@ class Columns:
             )
 
     def values(self, items: list[dict[str, Any]], plain: bool) -> dict[str, Any]:
-        """The row's new columns. ``items`` are the fields of a `Transcript` or `Failure` each, in order.
+        """The row's new columns. ``items`` are the fields of a `Transcript`, `Failure` or `ChannelTranscripts` each.
 
-        ``plain`` (one recording) gives bare values; otherwise each column is a list with one entry per item.
+        ``plain`` (one recording) gives bare values; otherwise each column is a list with one entry per item. A
+        recording whose channels were split has a list of values, one per channel, in the place of its value.
         """
-        added: dict[str, list[Any]] = {self.output_key: [item.get("text") for item in items]}
+        added = {self.output_key: [_each(item, _text) for item in items]}
         if self.timestamps:
-            added[f"{self.output_key}_segments"] = [_segments(item) for item in items]
-        if any(is_failure(item) for item in items):
-            added[f"{self.output_key}_error"] = [_error(item) for item in items]
+            added[f"{self.output_key}_segments"] = [_each(item, _segments) for item in items]
+        if any(is_failure(part) for item in items for part in parts_of(item)):
+            added[f"{self.output_key}_error"] = [_each(item, _error) for item in items]
         if self.details:
-            added[f"{self.output_key}_details"] = [_details(item) for item in items]
+            added[f"{self.output_key}_details"] = [_each(item, _details) for item in items]
         return {name: column[0] for name, column in added.items()} if plain else dict(added)
 
 
 def is_failure(item: dict[str, Any]) -> bool:
-    """Whether an item of an answer is a `Failure`: it alone has no text."""
-    return "text" not in item
+    """Whether an item of an answer, or a part of one, is a `Failure`."""
+    return "text" not in item and not is_split(item)
+
+
+def is_split(item: dict[str, Any]) -> bool:
+    """Whether an item of an answer is a `ChannelTranscripts`."""
+    return "channels" in item and "text" not in item
+
+
+def parts_of(item: dict[str, Any]) -> list[dict[str, Any]]:
+    """The transcripts and failures of an item: itself, or one a channel."""
+    return item["channels"] if is_split(item) else [item]
+
+
+def _each(item: dict[str, Any], value: Callable[[dict[str, Any]], Any]) -> Any:
+    return [value(part) for part in parts_of(item)] if is_split(item) else value(item)
+
+
+def _text(item: dict[str, Any]) -> str | None:
+    return item.get("text")
 
 
 def _segments(item: dict[str, Any]) -> list[dict[str, Any]] | None:

@@ -117,4 +117,5 @@ def _cells(row: dict[str, Any], media_key: str, output_key: str) -> tuple[str, s
 
 
 def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+    """The entries of a column: one, one a recording, or one a channel of a recording."""
+    return [entry for part in value for entry in _listed(part)] if isinstance(value, list) else [value]

@@ -23,8 +23,8 @@ from producer.merge import write_step
 from producer.registry import Progress, Registration
 from producer.rows import ScanRules, record_of, scan
 from workers.errors import TranscriptionError
-from workers.languages import language_code
-from workers.messages import TASKS, Failure, Options, Record, Task
+from workers.languages import canonical_language
+from workers.messages import TASKS, ChannelMode, Failure, Options, Record, Task
 
 #: Another starter of the same job needs no longer to write its header.
 SETTLE_SECONDS = 5.0
@@ -37,6 +37,8 @@ class JobSpec:
     inputs: tuple[str, ...]
     task: Task = "transcribe"
     language: str = "auto"
+    prompt: str | None = None
+    channels: ChannelMode = "mix"
     timestamps: bool = False
     details: bool = False
     model: str | None = None
@@ -78,7 +80,13 @@ class Job:
     def message_options(self) -> Options:
         """The options that travel with every message."""
         options = self.header.options
-        return Options(language=options["language"], timestamps=options["timestamps"], model=options["model"])
+        return Options(
+            language=options["language"],
+            prompt=self.header.option("prompt"),
+            timestamps=options["timestamps"],
+            channels=self.header.option("channels"),
+            model=options["model"],
+        )
 
     @property
     def media_key(self) -> str:
@@ -166,7 +174,9 @@ def open_job(spec: JobSpec) -> Job:
         sha256=found.sha256,
         task=spec.task,
         options={
-            "language": language_code(spec.language) or "auto",
+            "language": canonical_language(spec.language),
+            "prompt": (spec.prompt or "").strip() or None,
+            "channels": spec.channels,
             "timestamps": spec.timestamps,
             "details": spec.details,
             "model": spec.model,
@@ -239,9 +249,13 @@ def _check_options(spec: JobSpec) -> None:
     if spec.limit is not None and spec.limit < 1:
         raise UsageError(f"--limit {spec.limit}: must be at least 1")
     try:
-        language_code(spec.language)
+        canonical_language(spec.language)
     except TranscriptionError as error:
         raise UsageError(f"--language {spec.language}: {error.message}") from None
+    try:
+        (spec.prompt or "").encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError("--prompt: not valid UTF-8") from None
 
 
 def _audio_root(spec: JobSpec, step: Step, step0: list[Path]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from producer.cache import disk_errors, fsync_folder
-from producer.columns import is_failure
+from producer.columns import is_failure, is_split, parts_of
 from producer.errors import FleetError
 
 logger = logging.getLogger(__name__)
@@ -37,10 +37,10 @@ class Journal:
     def __init__(self, path: Path, rows: int, fd: int) -> None:
         self.path = path
         self.rows = rows
-        #: Rows answered, and those of them in which every recording failed.
+        #: Rows answered, and those of them in which every recording failed, with all its channels.
         self.answered = 0
         self.failed = 0
-        #: Failed recordings by the type of their failure, those of partly failed rows too.
+        #: Failed recordings and channels by the type of their failure, those of partly failed rows too.
         self.reasons: Counter[str] = Counter()
         #: Length of the transcribed recordings.
         self.audio_seconds = 0.0
@@ -124,7 +124,7 @@ class Journal:
         raise FleetError(f"{self.path}: row {row} is cut off: the journal was changed by another program")
 
     def items(self, row: int) -> list[dict[str, Any]]:
-        """The items of the answer of ``row``: the fields of a `Transcript` or `Failure` each."""
+        """The items of the answer of ``row``: the fields of a `Transcript`, `Failure` or `ChannelTranscripts` each."""
         return _read(self.line(row), self.rows).items
 
     def unanswered(self) -> Iterator[int]:
@@ -153,11 +153,12 @@ class Journal:
 
     def _count(self, answer: Answer, offset: int) -> None:
         self._offsets[answer.row] = offset
-        failures = [item for item in answer.items if is_failure(item)]
+        parts = [part for item in answer.items for part in parts_of(item)]
+        failures = [part for part in parts if is_failure(part)]
         self.answered += 1
-        self.failed += len(failures) == len(answer.items)
+        self.failed += len(failures) == len(parts)
         self.reasons.update(item["type"] for item in failures)
-        self.audio_seconds += sum(_duration_s(item) for item in answer.items)
+        self.audio_seconds += sum(max(map(_duration_s, parts_of(item))) for item in answer.items)
 
 
 @dataclass(slots=True)
@@ -214,7 +215,14 @@ def _read(raw: bytes, rows: int) -> Answer:
 
 
 def _is_item(item: Any) -> bool:
-    if not isinstance(item, dict):
+    if isinstance(item, dict) and is_split(item):
+        channels = item["channels"]
+        return isinstance(channels, list) and bool(channels) and all(map(_is_part, channels))
+    return _is_part(item)
+
+
+def _is_part(item: Any) -> bool:
+    if not isinstance(item, dict) or is_split(item):
         return False
     if is_failure(item):
         return isinstance(item.get("type"), str) and isinstance(item.get("message"), str)

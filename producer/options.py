@@ -20,10 +20,23 @@ class TaskName(StrEnum):
     TRANSLATE = "translate"
 
 
+class ChannelsName(StrEnum):
+    """What becomes of a recording's channels."""
+
+    MIX = "mix"
+    SPLIT = "split"
+
+
 def job_spec(
     inputs: Annotated[list[str], typer.Argument(help="JSONL files or globs, .gz and .zst too.", metavar="INPUT...")],
     task: Annotated[TaskName, typer.Option(help="Text in the language spoken, or in English.")] = TaskName.TRANSCRIBE,
-    language: Annotated[str, typer.Option(help="Language spoken: name, alias or code; auto detects it.")] = "auto",
+    language: Annotated[str, typer.Option(help="Language spoken: name, alias or code; auto or per-window detect it.")] = "auto",
+    prompt: Annotated[
+        str | None, typer.Option(help="Words that are likely to be said; a row's own `prompt` is used instead.")
+    ] = None,
+    channels: Annotated[
+        ChannelsName, typer.Option(help="Transcribe the mean of a recording's channels, or each on its own (lists).")
+    ] = ChannelsName.MIX,
     timestamps: Annotated[bool, typer.Option("--timestamps", help="Add segments with their times.")] = False,
     details: Annotated[bool, typer.Option("--details", help="Add language, duration, quality figures.")] = False,
     model: Annotated[str | None, typer.Option(help="Model to use (default: the fleet's).")] = None,
@@ -46,6 +59,8 @@ def job_spec(
         inputs=tuple(inputs),
         task="translate" if task is TaskName.TRANSLATE else "transcribe",
         language=language,
+        prompt=prompt,
+        channels="split" if channels is ChannelsName.SPLIT else "mix",
         timestamps=timestamps,
         details=details,
         model=model,

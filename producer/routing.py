@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from producer.errors import UsageError
 from workers.app import queue_name
+from workers.languages import AUTO, PER_WINDOW
 from workers.models import model_slug
 from workers.presence import Presence
 
@@ -33,7 +34,7 @@ def choose_queue(workers: Sequence[Presence], task: str, language: str, model: s
     if not able:
         tasks = sorted({f"{task} ({worker.model})" for worker in serving for task in worker.tasks})
         raise UsageError(f"--task {task}: no live worker can, there are {_listed(tasks)}")
-    if language != "auto" and not any(language in worker.languages for worker in able):
+    if language not in (AUTO, PER_WINDOW) and not any(language in worker.languages for worker in able):
         raise UsageError(f"--language {language}: no live worker knows it; their models are {_listed(_models(able))}")
     return next(queue for worker in able for queue in queues if queue in worker.queues)
 

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from producer.errors import FleetError, UsageError
 from producer.inputs import default_prefix, expand_inputs, iter_lines, read_rows
 from workers.errors import TranscriptionError
-from workers.languages import AUTO, language_code
+from workers.languages import canonical_language
 from workers.messages import Failure, Record, first_problem
 
 __all__ = [
@@ -186,7 +186,7 @@ def _option(name: str, value: Any) -> Any:
     if not _is_text(value):
         raise TranscriptionError("bad_argument", f"{name}: {_shown(ascii(value))} is no text")
     # "auto" stays a word: a row may ask for detection where its job names a language.
-    return language_code(value[:200]) or AUTO if name == "language" else value
+    return canonical_language(value[:200]) if name == "language" else value
 
 
 # --- columns ---------------------------------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from workers.interface import Engine, EngineFacts, WindowRequest, WindowResult, WindowSegment
-from workers.messages import Options, Record, Task
+from workers.messages import Item, Options, Record, Task
 from workers.runtime import Runtime
 from workers.settings import load_settings
-from workers.transcriber import Item, Transcriber
+from workers.transcriber import Transcriber
 
 FACTS = EngineFacts("test-model", "1", "none", "0", ("transcribe",), ("en", "de", "zh"), max_num_seqs=8)
 
@@ -50,8 +50,23 @@ def said(request: WindowRequest, number: int) -> WindowResult:
         avg_logprob=-0.1,
         compression_ratio=1.0,
         temperature=request.temperature,
-        segments=(WindowSegment(0.5, 1.0, f"window {number}"),) if request.timestamps else (),
+        # To the end of the window, so that nothing is left to go on with.
+        segments=(WindowSegment(0.5, len(request.samples) / 16_000, f"window {number}"),) if request.timestamps else (),
     )
+
+
+def heard(text: str = "it is raining again", **figures: object) -> WindowResult:
+    """A result that every gate lets pass, but for ``figures``."""
+    figures = {
+        "language": "en",
+        "language_probability": 0.9,
+        "no_speech_prob": 0.0,
+        "avg_logprob": -0.2,
+        "compression_ratio": 1.0,
+        "temperature": 0.0,
+        **figures,
+    }
+    return WindowResult(text, **figures)  # type: ignore[arg-type]
 
 
 def transcribed(
@@ -76,3 +91,8 @@ def scripted(
     answer: Callable[[WindowRequest, int], WindowResult | Exception] = said, **facts: object
 ) -> ScriptedEngine:
     return ScriptedEngine(answer, replace(FACTS, **facts))  # type: ignore[arg-type]
+
+
+def in_turn(*results: WindowResult | Exception) -> ScriptedEngine:
+    """An engine that gives these answers in turn, and the last one for ever."""
+    return scripted(lambda request, number: results[min(number, len(results) - 1)])

@@ -7,7 +7,11 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from fleet import CLI
+from workers.fallback import FLAGS
+from workers.gates import Verdict
 from workers.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -31,8 +35,14 @@ def test_every_command_of_the_readme_exists() -> None:
     assert {"run", "worker", "collect", "enqueue", "flower"} <= named
     help_text = subprocess.run([*CLI, "--help"], capture_output=True, text=True, check=True).stdout
     assert named <= set(re.findall(r"^  (\w+) ", help_text, re.MULTILINE))
-    targets = set(re.findall(r"^make (\w+)", README, re.MULTILINE))
-    assert targets <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^make ([\w-]+)", README, re.MULTILINE))
+    assert targets <= set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("verdict", FLAGS)
+def test_every_flag_of_the_gates_is_explained(verdict: Verdict) -> None:
+    for flag in FLAGS[verdict]:
+        assert f"| `{flag}` |" in README
 
 
 def test_every_option_of_the_readme_exists() -> None:

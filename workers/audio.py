@@ -2,20 +2,7 @@
 
 Decoding runs in persistent child processes: a C codec that crashes, hangs or eats memory on a broken file takes only
 that file's record with it, and neither the GIL nor a thread of the worker is busy with decoding. The pipe between the
-two is the back-pressure: a child stops where the worker does not read.
-
-The wire (both ways one message at a time over a socket pair; no pickle, the child has seen hostile bytes):
-
-====  ==============================================================================================================
-tag   body
-====  ==============================================================================================================
-``R``  child: ready for requests (sent once)
-``Q``  worker: JSON ``{"source", "start_s", "end_s"}``
-``P``  child: still at work (fetching, skipping), nothing to show yet
-``B``  child: uint32 k, then float32[k] speech probabilities, then float32[n] samples
-``E``  child: JSON ``{"duration_s", "flags"}``, the end of a recording
-``X``  child: JSON ``{"type", "message", "transient"}``, the end of one that failed
-====  ==============================================================================================================
+two (its messages: `workers.decode_wire`) is the back-pressure: a child stops where the worker does not read.
 """
 
 from __future__ import annotations
@@ -26,7 +13,6 @@ import multiprocessing
 import os
 import queue
 import signal
-import struct
 import subprocess
 import sys
 import threading
@@ -38,6 +24,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from workers.decode_wire import BLOCK, END, ERROR, REQUEST, unpack_block
 from workers.errors import TranscriptionError, TransientError
 from workers.settings import Settings
 
@@ -47,8 +34,6 @@ logger = logging.getLogger(__name__)
 SAMPLE_RATE_HZ = 16_000
 #: Silero's frame at 16 kHz: 32 ms.
 FRAME_SAMPLES = 512
-
-READY, REQUEST, PROGRESS, BLOCK, END, ERROR = b"R", b"Q", b"P", b"B", b"E", b"X"
 
 #: Importing the codecs takes about a second; a cold network file system takes longer.
 _START_SECONDS = 120.0
@@ -61,6 +46,7 @@ class AudioLimits:
 
     max_audio_seconds: float = 24 * 3600.0
     max_audio_bytes: int = 8 * 2**30
+    max_channels: int = 8
     decode_timeout_seconds: float = 60.0
     decode_memory_bytes: int = 4 * 2**30
     path_map: Mapping[str, str] = field(default_factory=dict)
@@ -71,6 +57,7 @@ class AudioLimits:
         return cls(
             max_audio_seconds=settings.max_audio_seconds,
             max_audio_bytes=settings.max_audio_bytes,
+            max_channels=settings.max_channels,
             decode_timeout_seconds=settings.decode_timeout_seconds,
             decode_memory_bytes=settings.decode_memory_bytes,
             path_map=dict(settings.path_map),
@@ -98,15 +85,17 @@ def map_path(source: str, path_map: Mapping[str, str]) -> str:
 
 
 class AudioStream:
-    """One recording on its way in. Iterate it once; then ``duration_s`` and ``flags`` tell what came.
+    """One recording on its way in. Iterate it once; then ``duration_s``, ``flags`` and ``channels`` tell what came.
 
     ``duration_s``: seconds decoded (of the asked span). ``flags``: ``truncated`` (the file ends before its header says,
     or cannot be read further), ``damaged`` (parts were left out), ``span_beyond_end`` (``start_s`` is after the end).
+    ``channels``: how many the recording has, whichever was asked for.
     """
 
     def __init__(self, child: _Child, timeout_seconds: float, shutting_down: threading.Event) -> None:
         self.duration_s = 0.0
         self.flags: tuple[str, ...] = ()
+        self.channels = 1
         self.finished = False
         self._child = child
         self._timeout_seconds = timeout_seconds
@@ -121,10 +110,11 @@ class AudioStream:
             message = self._receive()
             tag, body = message[:1], message[1:]
             if tag == BLOCK:
-                yield _block(body)
+                yield Block(*unpack_block(body))
             elif tag == END:
                 end = json.loads(body)
                 self.duration_s, self.flags = float(end["duration_s"]), tuple(end["flags"])
+                self.channels = int(end["channels"])
                 self.finished = True
             elif tag == ERROR:
                 self.finished = True
@@ -178,17 +168,20 @@ class DecodePool:
             ) from error
 
     @contextmanager
-    def open(self, source: str, start_s: float | None = None, end_s: float | None = None) -> Iterator[AudioStream]:
+    def open(
+        self, source: str, start_s: float | None = None, end_s: float | None = None, channel: int | None = None
+    ) -> Iterator[AudioStream]:
         """The audio of ``source`` (path, ``file:``, ``http(s):`` or fsspec URL), from ``start_s`` to ``end_s``.
 
-        Waits for a free process. Leaving the context before the stream's end costs that process its life. Raises
-        TranscriptionError (also from the iteration): see `workers.audio_decode.open_audio` for the types.
+        ``channel`` (from 0) takes that one alone, None the mean of all. Waits for a free process. Leaving the context
+        before the stream's end costs that process its life. Raises TranscriptionError (also from the iteration): see
+        `workers.audio_decode.open_audio` for the types.
         """
         child = self._checkout()
         stream = AudioStream(child, self._limits.decode_timeout_seconds, self._closed)
         try:
             with suppress(OSError):  # a child that died while idle: the first read says so
-                child.request(map_path(source, self._limits.path_map), start_s, end_s)
+                child.request(map_path(source, self._limits.path_map), start_s, end_s, channel)
             yield stream
         finally:
             self._checkin(child, reusable=stream.finished)
@@ -265,8 +258,8 @@ class _Child:
                 env={**os.environ, **threads},
             )
 
-    def request(self, source: str, start_s: float | None, end_s: float | None) -> None:
-        body = json.dumps({"source": source, "start_s": start_s, "end_s": end_s})
+    def request(self, source: str, start_s: float | None, end_s: float | None, channel: int | None) -> None:
+        body = json.dumps({"source": source, "start_s": start_s, "end_s": end_s, "channel": channel})
         self._connection.send_bytes(REQUEST + body.encode())
 
     def receive(self, timeout_seconds: float) -> bytes:
@@ -299,14 +292,3 @@ class _Child:
         except subprocess.TimeoutExpired:
             return "it closed its pipe"
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
-
-
-def pack_block(samples: npt.NDArray[np.float32], speech: npt.NDArray[np.float32]) -> bytes:
-    """The ``B`` message of a block."""
-    return BLOCK + struct.pack("=I", speech.size) + speech.tobytes() + samples.tobytes()
-
-
-def _block(body: bytes) -> Block:
-    (frames,) = struct.unpack_from("=I", body)
-    floats = np.frombuffer(body, dtype=np.float32, offset=4)
-    return Block(samples=floats[frames:], speech=floats[:frames])

@@ -21,7 +21,7 @@ import soundfile
 from workers.audio import SAMPLE_RATE_HZ, AudioLimits
 from workers.audio_source import Progress, local_file, os_error, shown
 from workers.errors import TranscriptionError
-from workers.pcm import BLOCK_SECONDS, Floats, Piece, blocks, mean, mono, resampled
+from workers.pcm import BLOCK_SECONDS, Floats, Piece, blocks, mono, picked, resampled
 
 #: What libsndfile reads at once. A fault loses the whole read, so it is short.
 PIECE_SECONDS = 0.5
@@ -60,10 +60,11 @@ class _FaultError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AudioEnd:
-    """What is known at the end: seconds decoded, and flags (see `workers.audio.AudioStream`)."""
+    """What is known at the end: seconds decoded, flags, channels (see `workers.audio.AudioStream`)."""
 
     duration_s: float
     flags: tuple[str, ...]
+    channels: int = 1
 
 
 @dataclass(slots=True)
@@ -75,6 +76,9 @@ class _Job:
     progress: Progress
     start_s: float
     end_s: float
+    channel: int | None
+    #: How many the recording has, as far as is known.
+    channels: int = 0
     flags: set[str] = field(default_factory=set)
 
     def check_length(self, duration_s: float) -> None:
@@ -83,6 +87,13 @@ class _Job:
         if wanted_s > self.limits.max_audio_seconds:
             limit = f"the limit is {self.limits.max_audio_seconds:g} s (WHISPER_MAX_AUDIO_SECONDS)"
             raise TranscriptionError("too_long", f"{shown(self.source)}: {wanted_s:.0f} s, {limit}")
+
+    def found_channels(self, count: int) -> None:
+        """Raises ``too_many_channels`` where each would be taken alone."""
+        self.channels = max(self.channels, count)
+        if self.channel is not None and self.channels > self.limits.max_channels:
+            limit = f"at most {self.limits.max_channels} are split (WHISPER_MAX_CHANNELS)"
+            raise TranscriptionError("too_many_channels", f"{shown(self.source)}: {self.channels} channels, {limit}")
 
     def check_rate(self, rate_hz: int) -> None:
         if not SAMPLE_RATES_HZ[0] <= rate_hz <= SAMPLE_RATES_HZ[1]:
@@ -95,24 +106,26 @@ def open_audio(
     start_s: float | None = None,
     end_s: float | None = None,
     progress: Progress = lambda: None,
+    channel: int | None = None,
 ) -> Generator[Floats, None, AudioEnd]:
     """Yield ``source`` (path or URL) as float32[n] blocks, 16 kHz, mono, in [-1, 1], 10 s each; return its AudioEnd.
 
-    ``start_s`` and ``end_s`` (seconds) take a span. ``progress`` is called while work goes on between blocks.
+    ``start_s`` and ``end_s`` (seconds) take a span, ``channel`` (from 0) one channel alone instead of the mean of all.
+    ``progress`` is called while work goes on between blocks.
     A recording without a sample gives no block and no error; one that is cut short gives what can be read, and a flag.
 
     Raises TranscriptionError ``file_not_found``, ``not_a_file``, ``no_permission``, ``not_audio``, ``no_audio_track``,
-    ``too_large``, ``too_long``, ``unsupported_source``, ``fetch_failed`` (the address is wrong); TransientError
-    ``fetch_failed``, ``read_failed`` (the network or the storage is).
+    ``too_large``, ``too_long``, ``too_many_channels`` (only with ``channel``), ``unsupported_source``, ``fetch_failed``
+    (the address is wrong); TransientError ``fetch_failed``, ``read_failed`` (the network or the storage is).
     """
-    job = _Job(source, limits, progress, start_s or 0.0, float("inf") if end_s is None else end_s)
+    job = _Job(source, limits, progress, start_s or 0.0, float("inf") if end_s is None else end_s, channel)
     with local_file(source, limits, progress) as path:
         count = 0
         for block in blocks(resampled(_decoded(path, job))):
             count += block.size
             job.check_length(job.start_s + count / SAMPLE_RATE_HZ - LENGTH_TOLERANCE_SECONDS)
             yield block
-    return AudioEnd(count / SAMPLE_RATE_HZ, tuple(sorted(job.flags)))
+    return AudioEnd(count / SAMPLE_RATE_HZ, tuple(sorted(job.flags)), max(1, job.channels))
 
 
 def _decoded(path: str, job: _Job) -> Iterator[Piece]:
@@ -171,6 +184,7 @@ def _libsndfile(path: str, job: _Job) -> Iterator[Piece]:
         with _Sequential(path) as sound:
             rate, total = sound.samplerate, sound.frames
             job.check_rate(rate)
+            job.found_channels(sound.channels)
             known = total < UNKNOWN_FRAMES
             if known:
                 job.check_length(total / rate)
@@ -190,7 +204,7 @@ def _libsndfile(path: str, job: _Job) -> Iterator[Piece]:
                 position += len(frames)
                 job.progress()
                 if position > start:
-                    yield rate, mean(frames[-(position - start) :])
+                    yield rate, picked(frames[-(position - start) :], job.channel)
             if (known and stop - position > LENGTH_TOLERANCE_SECONDS * rate) or _wav_cut_short(sound):
                 job.flags.add("truncated")
     except soundfile.LibsndfileError as error:
@@ -244,7 +258,8 @@ def _audio_track(container: av.container.InputContainer, job: _Job) -> Iterator[
         job.check_rate(rate)
         if position_s is None:
             position_s = float(frame.time or 0.0) - first_s
-        samples = mono(frame)
+        job.found_channels(frame.layout.nb_channels)
+        samples = mono(frame, job.channel)
         begin = max(0, round((job.start_s - position_s) * rate))
         stop = samples.size if job.end_s == float("inf") else max(0, round((job.end_s - position_s) * rate))
         position_s += samples.size / rate
@@ -253,6 +268,8 @@ def _audio_track(container: av.container.InputContainer, job: _Job) -> Iterator[
             yield rate, samples[begin:stop]
         if position_s >= job.end_s:
             return
+    if not job.channels:  # no frame told
+        job.found_channels(stream.codec_context.channels)
     if job.start_s and (position_s or 0.0) <= job.start_s:
         job.flags.add("span_beyond_end")
     elif known_s - (position_s or 0.0) > LENGTH_TOLERANCE_SECONDS:

@@ -1,7 +1,7 @@
 """A decode process: ``python -m workers.decode_process <descriptor> <parent pid> <limits as JSON>``.
 
-Not for people: `workers.audio.DecodePool` starts it, talks to it over the socket (the messages are written down
-there) and ends it with SIGKILL.
+Not for people: `workers.audio.DecodePool` starts it, talks to it over the socket (`workers.decode_wire`) and ends it
+with SIGKILL.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from typing import Any
 
-from workers.audio import END, ERROR, PROGRESS, READY, AudioLimits, pack_block
+from workers.audio import AudioLimits
+from workers.decode_wire import END, ERROR, PROGRESS, READY, pack_block
 from workers.errors import TranscriptionError, TransientError
 from workers.guard import die_with_parent
 
@@ -65,7 +67,8 @@ def _messages(request: dict[str, Any], limits: AudioLimits, progress: Callable[[
 
     try:
         voice = VoiceActivity()
-        decoded = open_audio(request["source"], limits, request["start_s"], request["end_s"], progress)
+        span = request["start_s"], request["end_s"]
+        decoded = open_audio(request["source"], limits, *span, progress, request["channel"])
         while True:
             try:
                 samples = next(decoded)
@@ -76,7 +79,7 @@ def _messages(request: dict[str, Any], limits: AudioLimits, progress: Callable[[
         last = voice.finish()
         if last.size:
             yield pack_block(last[:0], last)
-        yield END + json.dumps({"duration_s": end.duration_s, "flags": end.flags}).encode()
+        yield END + json.dumps(asdict(end)).encode()
     except TranscriptionError as error:
         yield _error(error.type, error.message, isinstance(error, TransientError))
     except MemoryError:

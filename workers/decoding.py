@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workers.errors import ModelLoadError
-from workers.interface import WindowRequest, WindowResult, WindowSegment
+from workers.errors import ModelLoadError, TranscriptionError
+from workers.interface import SAMPLE_RATE_HZ, WindowRequest, WindowResult, WindowSegment
 from workers.languages import LANGUAGES
 from workers.messages import TASKS, Task
 
@@ -22,6 +22,8 @@ from workers.messages import TASKS, Task
 TIMESTAMP_SECONDS = 0.02
 #: The first timestamp lies within the first second (openai/whisper `max_initial_timestamp`).
 MAX_INITIAL_STEPS = 50
+#: Byte-level tokens make the fastest speech of the densest scripts about 15 a second.
+TOKENS_BASE, TOKENS_PER_SECOND = 24, 15
 #: In `Rules.language`: whichever the model hears.
 ANY_LANGUAGE = -1
 #: Positions of Whisper's decoder; the prompt before the text takes at most half of them.
@@ -127,11 +129,25 @@ def rules_of(request: WindowRequest, tokens: Tokens) -> Rules:
     )
 
 
+def most_tokens(request: WindowRequest) -> int:
+    """No speech needs more text tokens than this: a loop in a short window ends soon."""
+    return int(TOKENS_BASE + TOKENS_PER_SECOND * len(request.samples) / SAMPLE_RATE_HZ)
+
+
 def prompt_ids(request: WindowRequest, tokens: Tokens, encode: Callable[[str], list[int]]) -> list[int]:
-    """The decoder's prompt: ``[<|startofprev|> text] <|startoftranscript|>``; the rest are forced steps."""
-    if not request.prompt:
+    """The decoder's prompt: ``[<|startofprev|> text] <|startoftranscript|>``; the rest are forced steps.
+
+    Raises TranscriptionError ``bad_argument`` for a text of too many tokens.
+    """
+    words = (request.prompt or "").strip()
+    if not words:
         return [tokens.start_of_transcript]
-    text = encode(" " + request.prompt.strip())[-MAX_PROMPT_TOKENS:]
+    # Words like `<|endoftext|>` would be tokens that end the prompt.
+    text = [id for id in encode(" " + words) if id < tokens.end_of_text]
+    if len(text) > MAX_PROMPT_TOKENS:
+        raise TranscriptionError(
+            "bad_argument", f"prompt: {len(text)} tokens, at most {MAX_PROMPT_TOKENS} are possible: shorten it"
+        )
     return [tokens.start_of_previous, *text, tokens.start_of_transcript]
 
 
@@ -166,7 +182,7 @@ def parse_output(
         avg_logprob=sum(scores) / (text_length + 1),
         compression_ratio=compression_ratio(text),
         temperature=request.temperature,
-        segments=_segments(said, tokens, decode, len(request.samples) / 16_000) if request.timestamps else (),
+        segments=_segments(said, tokens, decode, len(request.samples) / SAMPLE_RATE_HZ) if request.timestamps else (),
         flags=flags,
     )
 

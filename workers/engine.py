@@ -163,9 +163,10 @@ class VllmEngine:
 
         rules = decoding.rules_of(request, self._tokens)
         room = decoding.DECODER_POSITIONS - prompt_length
-        wanted = self._settings.max_tokens + rules.forced_steps
+        wanted = rules.forced_steps + min(self._settings.max_tokens, decoding.most_tokens(request))
         return SamplingParams(
             temperature=request.temperature,
+            seed=request.seed if request.temperature else None,
             max_tokens=min(room, wanted),
             logprob_token_ids=[self._tokens.no_speech],
             detokenize=False,

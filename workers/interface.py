@@ -6,7 +6,7 @@ Two engines stand behind it: `workers.engine` (vLLM) and `workers.standin` (a fa
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from workers.messages import Task
@@ -33,6 +33,7 @@ class WindowRequest:
     language: str | None = None
     timestamps: bool = False
     temperature: float = 0.0
+    seed: int | None = None
     prompt: str | None = None
 
 
@@ -57,7 +58,9 @@ class WindowResult:
     compression_ratio: float
     temperature: float
     segments: tuple[WindowSegment, ...] = ()
-    flags: tuple[str, ...] = field(default=())
+    flags: tuple[str, ...] = ()
+    #: How often the window was decoded.
+    attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,10 @@ class Engine(Protocol):
         """What the loaded model is and can do."""
 
     def submit(self, request: WindowRequest) -> Future[WindowResult]:
-        """Start one window. The future raises EngineLostError if the engine dies, TranscriptionError if it refuses."""
+        """Start one window. The future raises EngineLostError if the engine dies, TranscriptionError if it refuses.
+
+        What it can refuse at once (a prompt that is too long) raises TranscriptionError here.
+        """
 
     def healthy(self) -> bool:
         """Whether the engine can still answer."""

@@ -135,9 +135,13 @@ MULTILINGUAL_VOCAB = 51865
 
 #: Written without spaces between words, so pieces of text are joined without one.
 LANGUAGES_WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+#: Their letters, for a set in a regular expression: Thai and Lao, Myanmar, kana, Han.
+UNSPACED_LETTERS = (
+    r"\u0e00-\u0eff\u1000-\u109f\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
 
-#: What users write to have the language detected.
-AUTO = "auto"
+#: What users write to have the language detected: one for the whole recording, or each window its own.
+AUTO, PER_WINDOW = "auto", "per-window"
 
 _CODES: dict[str, str] = {
     **{name: code for code, name in LANGUAGES.items()},
@@ -147,13 +151,13 @@ _CODES: dict[str, str] = {
 
 
 def language_code(name: str) -> str | None:
-    """Whisper's code of a language given by name, alias or code, in any case; ``auto`` is None (detect it).
+    """Whisper's code of a language given by name, alias or code, in any case; ``auto``, ``per-window``: None (detect).
 
     Of a tag such as ``en-US`` or ``zh_CN`` the first part counts. Raises TranscriptionError ``unknown_language`` with
     the nearest names and codes.
     """
     wanted = " ".join(name.lower().split())
-    if wanted == AUTO:
+    if wanted in (AUTO, PER_WINDOW):
         return None
     first_part = re.split(r"[-_]", wanted, maxsplit=1)[0]
     code = _CODES.get(wanted) or (first_part if first_part in LANGUAGES else None)
@@ -162,12 +166,20 @@ def language_code(name: str) -> str | None:
     return code
 
 
+def canonical_language(name: str) -> str:
+    """``name`` as it travels: a code, ``auto`` or ``per-window``. Raises as `language_code` does."""
+    return language_code(name) or (PER_WINDOW if PER_WINDOW in name.lower() else AUTO)
+
+
 def language_tokens(vocabulary: dict[str, int]) -> dict[str, int]:
     """Language code -> id of its token in a tokenizer's vocabulary, in Whisper's order."""
     return {code: vocabulary[f"<|{code}|>"] for code in LANGUAGES if f"<|{code}|>" in vocabulary}
 
 
-_HOW_TO = f"; languages are English names or codes ({len(LANGUAGES)}: `workers.languages.LANGUAGES`), `auto` detects"
+_HOW_TO = (
+    f"; languages are English names or codes ({len(LANGUAGES)}: `workers.languages.LANGUAGES`), "
+    "`auto` and `per-window` detect"
+)
 
 
 def _near(wanted: str) -> str:

@@ -19,6 +19,9 @@ Task = Literal["transcribe", "translate"]
 TASKS: tuple[Task, ...] = ("transcribe", "translate")
 TASK_NAMES: dict[Task, str] = {"transcribe": "whisper.transcribe", "translate": "whisper.translate"}
 
+#: What becomes of a recording's channels: their mean is transcribed, or each on its own.
+ChannelMode = Literal["mix", "split"]
+
 
 class Message(BaseModel):
     """Base of everything that travels: frozen, and unknown fields are refused."""
@@ -50,10 +53,12 @@ class Record(Message):
 
 
 class Options(Message):
-    """How a whole task is to be done; a record's own language goes before ``language``."""
+    """How a whole task is to be done; a record's own language and prompt are used instead."""
 
     language: str = "auto"
+    prompt: str | None = None
     timestamps: bool = False
+    channels: ChannelMode = "mix"
     model: str | None = None
     version: int = VERSION
 
@@ -96,12 +101,28 @@ class Failure(Message):
         return cls(type=error.type, message=error.message)
 
 
+class ChannelTranscripts(Message):
+    """A recording of several channels, each transcribed on its own (``channels="split"``): one entry a channel."""
+
+    channels: list[Transcript | Failure] = Field(min_length=2)
+
+
+#: What becomes of one recording.
+Item = Transcript | Failure | ChannelTranscripts
+
+
 class RowResult(Message):
     """A row's answer on its way to the collector: one item per recording of the row, in order."""
 
     row: int = Field(ge=0)
-    items: list[Transcript | Failure]
+    items: list[Item]
     version: int = VERSION
+
+
+def failures_of(item: Item) -> list[Failure]:
+    """What failed of a recording: itself, or channels of it."""
+    parts = item.channels if isinstance(item, ChannelTranscripts) else [item]
+    return [part for part in parts if isinstance(part, Failure)]
 
 
 M = TypeVar("M", bound=Message)

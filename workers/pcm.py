@@ -21,8 +21,8 @@ Floats = npt.NDArray[np.float32]
 Piece = tuple[int, Floats]
 
 
-def mono(frame: av.AudioFrame) -> Floats:
-    """A frame of any sample format as float32[n], the mean of its channels."""
+def mono(frame: av.AudioFrame, channel: int | None = None) -> Floats:
+    """A frame of any sample format as float32[n]: one channel, or the mean of all."""
     values: npt.NDArray[Any] = frame.to_ndarray()
     channels = frame.layout.nb_channels
     frames: npt.NDArray[Any] = values.T if frame.format.is_planar else values.reshape(-1, channels)
@@ -30,7 +30,19 @@ def mono(frame: av.AudioFrame) -> Floats:
         frames = (frames.astype(np.float32) - 128) / 128
     elif frames.dtype.kind == "i":
         frames = frames.astype(np.float32) / -float(np.iinfo(frames.dtype).min)
-    return mean(frames)
+    return picked(frames, channel)
+
+
+def picked(frames: npt.NDArray[Any], channel: int | None) -> Floats:
+    """Frames of float[n, channels] as float32[n]: one channel (from 0), or the mean of all.
+
+    A stream may change its channels on the way: a mono stretch is part of every channel, others are silent where they
+    are not there.
+    """
+    count = frames.shape[1]
+    if channel is None or count == 1:
+        return mean(frames)
+    return mean(frames[:, channel : channel + 1]) if channel < count else np.zeros(len(frames), dtype=np.float32)
 
 
 def mean(frames: npt.NDArray[Any]) -> Floats:

@@ -35,6 +35,7 @@ class Runtime:
         """End the engine's and the decoders' processes."""
         self.stopping.set()
         self.pool.close()
+        self.transcriber.close()
         self.engine.close()
 
 
@@ -66,9 +67,17 @@ def _engine(settings: Settings) -> Engine:
 
         log.warning("STAND-IN ENGINE: this worker transcribes nothing; its texts are made up for load tests.")
         return StandInEngine(settings)
+    from workers import golden
     from workers.engine import VllmEngine
 
-    return VllmEngine(settings)
+    engine = VllmEngine(settings)
+    if settings.golden_check:
+        try:
+            golden.check(engine)
+        except BaseException:
+            engine.close()
+            raise
+    return engine
 
 
 _current: Runtime | None = None

@@ -6,7 +6,7 @@ Light to import: producers, Flower and the worker all read the same names.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
@@ -61,6 +61,7 @@ class Settings(BaseSettings):
     # Audio.
     max_audio_seconds: float = Field(24 * 3600, gt=0, description="Longest recording.")
     max_audio_bytes: int = Field(8 * 2**30, gt=0, description="Largest audio file.")
+    max_channels: int = Field(8, ge=1, description="Most channels of a recording that `--channels split` takes apart.")
     decode_timeout_seconds: float = Field(60, gt=0, description="Longest wait for the next piece of decoded audio.")
     decode_memory_bytes: int = Field(4 * 2**30, ge=2**30, description="Address space of one decode process.")
     path_map: dict[str, str] = Field(
@@ -69,6 +70,17 @@ class Settings(BaseSettings):
     vad_threshold: float = Field(0.5, gt=0, lt=1, description="Speech probability from which a 32 ms frame is speech.")
     min_silence_seconds: float = Field(0.16, ge=0, description="Shortest pause that ends a stretch of speech.")
     min_speech_seconds: float = Field(0.1, ge=0, description="Shorter speech is taken for noise.")
+    compression_ratio_threshold: float = Field(2.4, gt=0, description="Text that zlib shortens more repeats itself.")
+    logprob_threshold: float = Field(
+        -1.0, le=0, description="Text whose tokens are less likely on average is tried again."
+    )
+    no_speech_threshold: float = Field(
+        0.6, ge=0, le=1, description="Unlikely text at a higher probability of no speech is taken for silence."
+    )
+    temperatures: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (0.0, 0.2, 0.4, 0.6, 0.8, 1.0), min_length=1, description="Temperatures of the tries of a window, as JSON."
+    )
+    golden_check: bool = Field(True, description="Transcribe a known clip at start; refuse to serve if it is wrong.")
     speech_pad_seconds: float = Field(0.3, ge=0, description="Kept around each stretch of speech.")
 
     # The producer.

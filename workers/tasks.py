@@ -15,12 +15,14 @@ from workers.app import app
 from workers.errors import EngineLostError, TranscriptionError
 from workers.messages import (
     TASK_NAMES,
+    ChannelTranscripts,
     Failure,
+    Item,
     Options,
     Record,
     RowResult,
     Task,
-    Transcript,
+    failures_of,
     parse_options,
     parse_record,
     parse_records,
@@ -73,9 +75,9 @@ def _run_rows(kind: Task, records: Any, options: Options, job: str) -> dict[str,
     reasons: Counter[str] = Counter()
     failed = 0
 
-    def deliver(record: Record, items: list[Transcript | Failure]) -> None:
+    def deliver(record: Record, items: list[Item]) -> None:
         nonlocal failed
-        failures = [item for item in items if isinstance(item, Failure)]
+        failures = [failure for item in items for failure in failures_of(item)]
         failed += bool(failures)
         reasons.update(failure.type for failure in failures)
         current.sink.add(job, RowResult(row=record.row or 0, items=items))
@@ -97,19 +99,24 @@ def _run_rows(kind: Task, records: Any, options: Options, job: str) -> dict[str,
 def _run_call(kind: Task, records: list[Record], options: Options) -> list[Any]:
     """The transcripts themselves, one entry a record: a transcript or ``{"error": ...}``, a list where audio was one.
 
-    A single record with a single file that fails raises its TranscriptionError, so that the task is a FAILURE.
+    A recording whose channels were split is ``{"channels": [...]}`` with such an entry a channel. A single record with
+    a single file that fails (all its channels) raises its TranscriptionError, so that the task is a FAILURE.
     """
     answers: list[Any] = []
 
-    def deliver(record: Record, items: list[Transcript | Failure]) -> None:
-        first = items[0]
-        if len(records) == 1 and len(items) == 1 and isinstance(first, Failure):
-            raise TranscriptionError(first.type, first.message)
-        entries = [
-            {"error": item.model_dump()} if isinstance(item, Failure) else item.model_dump(mode="json")
-            for item in items
-        ]
+    def deliver(record: Record, items: list[Item]) -> None:
+        if len(records) == 1 and len(items) == 1:
+            (item,), failures = items, failures_of(items[0])
+            if len(failures) == (len(item.channels) if isinstance(item, ChannelTranscripts) else 1):
+                raise TranscriptionError(failures[0].type, failures[0].message)
+        entries = [_entry(item) for item in items]
         answers.append(entries[0] if isinstance(record.audio, str) else entries)
 
     runtime.current().transcriber.transcribe(records, kind, options, deliver)
     return answers
+
+
+def _entry(item: Item) -> dict[str, Any]:
+    if isinstance(item, ChannelTranscripts):
+        return {"channels": [_entry(channel) for channel in item.channels]}
+    return {"error": item.model_dump()} if isinstance(item, Failure) else item.model_dump(mode="json")

@@ -7,41 +7,26 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from workers.audio import DecodePool
 from workers.errors import EngineLostError, TranscriptionError
+from workers.fallback import FallbackDecoder
+from workers.gates import Gates
 from workers.interface import SAMPLE_RATE_HZ, Engine, WindowRequest, WindowResult
-from workers.languages import language_code
-from workers.messages import Failure, Options, Record, Segment, Task, Transcript
+from workers.languages import AUTO, canonical_language, language_code
+from workers.messages import ChannelTranscripts, Failure, Item, Options, Record, Task, Transcript
+from workers.recording import VOTERS, Recording, Sent, Vote, join, silence, vote
+from workers.seek import SeekingDecoder, Speech
 from workers.settings import Settings
-from workers.windows import WindowOptions, join_segments, join_texts, speech_windows
+from workers.windows import WindowOptions, speech_windows
 
 log = logging.getLogger(__name__)
 
-Item = Transcript | Failure
-
 #: How often a thread that waits for the engine looks whether the worker is ending.
 CHECK_SECONDS = 0.5
-
-
-@dataclass(slots=True)
-class _Recording:
-    """One audio file on its way: its windows in the engine, and what is known of the whole."""
-
-    starts_s: list[float] = field(default_factory=list)
-    ends_s: list[float] = field(default_factory=list)
-    futures: list[Future[WindowResult]] = field(default_factory=list)
-    duration_s: float = 0.0
-    speech_s: float = 0.0
-    flags: tuple[str, ...] = ()
-    failure: Failure | None = None
-
-    def done(self) -> bool:
-        return all(future.done() for future in self.futures)
 
 
 class Transcriber:
@@ -59,9 +44,14 @@ class Transcriber:
         #: Set when the worker's grace is over: what is not delivered then goes back to the queue.
         self._stopping = stopping or threading.Event()
         self._pool = pool
+        self._decoder = SeekingDecoder(FallbackDecoder(engine, Gates.from_settings(settings)))
         self._window_options = WindowOptions.from_settings(settings)
         # All threads together keep twice the engine's batch waiting or running, so that it never runs dry.
         self._windows_per_task = max(2, -(-2 * engine.facts.max_num_seqs // threads))
+
+    def close(self) -> None:
+        """Start no more retries; windows that wait for one are lost. Call it before the engine is closed."""
+        self._decoder.close()
 
     def transcribe(
         self,
@@ -76,39 +66,64 @@ class Transcriber:
         not delivered were not done.
         """
         room = threading.Semaphore(self._windows_per_task)
-        waiting: list[tuple[Record, list[_Recording]]] = []
+        waiting: list[tuple[Record, list[list[Recording]]]] = []
+
+        def finish(record: Record, files: Sequence[list[Recording]]) -> None:
+            deliver(record, [self._item(channels, record, options) for channels in files])
+
         for record in records:
-            recordings = [self._begin(record, source, task, options, room) for source in record.sources]
-            waiting.append((record, recordings))
-            while waiting and all(recording.done() for recording in waiting[0][1]):
-                self._finish(*waiting.pop(0), options, deliver)
-        for record, recordings in waiting:
-            self._finish(record, recordings, options, deliver)
+            files = [self._begin_channels(record, source, task, options, room) for source in record.sources]
+            waiting.append((record, files))
+            while waiting and all(recording.done() for channels in waiting[0][1] for recording in channels):
+                finish(*waiting.pop(0))
+        for record, files in waiting:
+            finish(record, files)
+
+    def _begin_channels(
+        self, record: Record, source: str, task: Task, options: Options, room: threading.Semaphore
+    ) -> list[Recording]:
+        """Begin one file: as a whole, or each channel on its own. The first one tells how many there are."""
+        if options.channels == "mix":
+            return [self._begin(record, source, task, options, room)]
+        first = self._begin(record, source, task, options, room, channel=0)
+        others = range(1, first.channels if first.failure is None else 1)
+        return [first, *(self._begin(record, source, task, options, room, channel=channel) for channel in others)]
 
     def _begin(
-        self, record: Record, source: str, task: Task, options: Options, room: threading.Semaphore
-    ) -> _Recording:
-        """Read one file and put all its windows into the engine, waiting for room there."""
-        recording = _Recording()
+        self,
+        record: Record,
+        source: str,
+        task: Task,
+        options: Options,
+        room: threading.Semaphore,
+        channel: int | None = None,
+    ) -> Recording:
+        """Read one file (or one channel of it) and put all its windows into the engine, waiting for room there."""
+        recording = Recording()
+        name = f"{source}#{channel}" if channel else source
         try:
             language = self._check(record, source, task, options)
-            with self._pool.open(source, record.start_s, record.end_s) as stream:
+            recording.votes = language is None and canonical_language(record.language or options.language) == AUTO
+            with self._pool.open(source, record.start_s, record.end_s, channel) as stream:
                 for window in speech_windows(stream, self._window_options):
-                    if language is None and recording.futures:
-                        # The first window's language holds for the whole recording.
-                        language = self._wait(recording.futures[0]).language
+                    if recording.votes and len(recording.windows) == VOTERS:
+                        language = self._vote(recording).language
+                    prompt = record.prompt or options.prompt
                     request = WindowRequest(
-                        window.samples, task, language, timestamps=options.timestamps, prompt=record.prompt
+                        window.samples, task, language, timestamps=options.timestamps, prompt=prompt
                     )
-                    future = self._submit(request, room)
+                    identity = f"{record.row}/{name}/{window.index}"
+                    future = self._submit(request, window.speech, identity, room)
                     # Windows of a span record count from the span, its segments from the start of the recording.
                     start_s = window.start_s + (record.start_s or 0.0)
-                    recording.starts_s.append(start_s)
-                    recording.ends_s.append(start_s + len(window.samples) / SAMPLE_RATE_HZ)
-                    recording.futures.append(future)
-                    recording.speech_s += window.speech_s
+                    end_s = start_s + len(window.samples) / SAMPLE_RATE_HZ
+                    kept = request if recording.votes and len(recording.windows) < VOTERS else None
+                    recording.windows.append(
+                        Sent(start_s, end_s, window.speech_s, future, kept, window.speech, identity)
+                    )
                 recording.duration_s = stream.duration_s
                 recording.flags = stream.flags
+                recording.channels = stream.channels
         except TranscriptionError as error:
             recording.failure = Failure.of(error)
         except EngineLostError:
@@ -118,16 +133,22 @@ class Transcriber:
             recording.failure = Failure(type="internal_error", message=f"{type(error).__name__}: {error}")
         return recording
 
-    def _submit(self, request: WindowRequest, room: threading.Semaphore) -> Future[WindowResult]:
+    def _submit(
+        self, request: WindowRequest, speech: Speech, identity: str, room: threading.Semaphore
+    ) -> Future[WindowResult]:
         while not room.acquire(timeout=CHECK_SECONDS):
             self._check_stopping()
         try:
-            future = self._engine.submit(request)
+            future = self._decoder.submit(request, speech, identity)
         except BaseException:
             room.release()
             raise
         future.add_done_callback(lambda _: room.release())
         return future
+
+    def _vote(self, recording: Recording) -> Vote:
+        voters = recording.voters()
+        return vote(voters, [self._wait(window.future) for window in voters])
 
     def _wait(self, future: Future[WindowResult]) -> WindowResult:
         while True:
@@ -160,19 +181,18 @@ class Transcriber:
             return facts.languages[0]
         return language
 
-    def _finish(
-        self,
-        record: Record,
-        recordings: Sequence[_Recording],
-        options: Options,
-        deliver: Callable[[Record, list[Item]], None],
-    ) -> None:
-        deliver(record, [self._item(recording, record, options) for recording in recordings])
+    def _item(self, channels: Sequence[Recording], record: Record, options: Options) -> Item:
+        """Wait for a file's windows and join them, those of each channel that was begun."""
+        items = [self._part(recording, record, options) for recording in channels]
+        return items[0] if len(items) == 1 else ChannelTranscripts(channels=items)
 
-    def _item(self, recording: _Recording, record: Record, options: Options) -> Item:
-        """Wait for a recording's windows and join them."""
+    def _part(self, recording: Recording, record: Record, options: Options) -> Transcript | Failure:
         try:
-            results = [self._wait(future) for future in recording.futures]
+            if recording.failure is None:
+                return self._transcript(recording, record, options)
+            for window in recording.windows:
+                self._wait(window.future)  # so that a lost engine is told from a broken file
+            return recording.failure
         except TranscriptionError as error:
             return Failure.of(error)
         except EngineLostError:
@@ -180,47 +200,16 @@ class Transcriber:
         except Exception as error:  # as in `_begin`
             log.exception("row %s: unexpected failure", record.row)
             return Failure(type="internal_error", message=f"{type(error).__name__}: {error}")
-        if recording.failure is not None:
-            return recording.failure
-        blank = Transcript(
-            text="",
-            segments=[] if options.timestamps else None,
-            duration=recording.duration_s,
-            speech_seconds=recording.speech_s,
-            model=self._engine.facts.model,
-            flags=[*recording.flags, "no_speech"],
-            attempts=record.attempt,
-        )
+
+    def _transcript(self, recording: Recording, record: Record, options: Options) -> Transcript:
+        model, attempts = self._engine.facts.model, record.attempt
+        results = [self._wait(window.future) for window in recording.windows]
         if not results:
-            return blank
-        language = Counter(result.language for result in results).most_common(1)[0][0]
-        weights = [max(1e-3, end - start) for start, end in zip(recording.starts_s, recording.ends_s, strict=True)]
-        flags = sorted({*recording.flags, *(flag for result in results for flag in result.flags)})
-        return Transcript(
-            duration=blank.duration,
-            speech_seconds=blank.speech_seconds,
-            model=blank.model,
-            attempts=blank.attempts,
-            text=join_texts([result.text for result in results], language),
-            segments=self._segments(recording, results) if options.timestamps else None,
-            language=language,
-            language_probability=results[0].language_probability,
-            avg_logprob=_mean([result.avg_logprob for result in results], weights),
-            compression_ratio=max(result.compression_ratio for result in results),
-            no_speech_prob=_mean([result.no_speech_prob for result in results], weights),
-            temperature=max(result.temperature for result in results),
-            flags=flags,
-        )
-
-    def _segments(self, recording: _Recording, results: Sequence[WindowResult]) -> list[Segment]:
-        return join_segments(
-            [
-                (start, end, [(segment.start, segment.end, segment.text) for segment in result.segments])
-                for start, end, result in zip(recording.starts_s, recording.ends_s, results, strict=True)
-            ]
-        )
-
-
-def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
-    """The mean of the windows' figures, by their lengths."""
-    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
+            return silence(recording, timestamps=options.timestamps, model=model, attempts=attempts)
+        heard = vote(recording.voters() or recording.windows, results[: len(recording.voters()) or None])
+        for at, window in enumerate(recording.voters()):
+            if results[at].language != heard.language and window.request is not None:
+                # Outvoted: its text is in the wrong language.
+                again = replace(window.request, language=heard.language)
+                results[at] = self._wait(self._decoder.submit(again, window.speech, f"{window.identity}/outvoted"))
+        return join(recording, results, heard, timestamps=options.timestamps, model=model, attempts=attempts)

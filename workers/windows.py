@@ -1,8 +1,8 @@
-"""From speech probabilities to windows of at most 30 s, and from the windows' texts back to one. Pure logic, no I/O.
+"""From speech probabilities to windows of at most 30 s. Pure logic, no I/O.
 
-Three steps, each a stream in bounded memory: `SpanFinder` turns probabilities into spans of speech (Silero's
-hysteresis), `WindowCutter` packs spans into windows and drops the silence between them, `join_texts` and
-`join_segments` put the answers together. What comes out does not depend on how the recording was cut into blocks.
+Two steps, each a stream in bounded memory: `SpanFinder` turns probabilities into spans of speech (Silero's
+hysteresis), `WindowCutter` packs spans into windows and drops the silence between them. What comes out does not depend
+on how the recording was cut into blocks. `workers.joining` puts the answers together.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, Block
-from workers.messages import Segment
 from workers.settings import Settings
 
 Floats = npt.NDArray[np.float32]
 
 #: Whisper's window (Radford et al. 2022, section 2.2): longer audio is cut off without a word.
 WINDOW_SECONDS = 30.0
-#: Written without spaces between words (Whisper's own list: openai/whisper, timing.py, plus Cantonese).
-UNSPACED_LANGUAGES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+#: Kept around the speech of a recording that fits into one window.
+EDGE_SECONDS = 3.0
+#: A window that has to be closed is closed at its longest pause after this share of it.
+LEAST_FILL = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +78,18 @@ class Span(NamedTuple):
 class Window:
     """A stretch of the recording for one request: float32[n] samples, n <= 480,000, from ``start_s`` on.
 
-    ``speech_s`` is the speech in it; the sum over the windows is that of the recording.
+    ``speech``: where somebody speaks in it, seconds from its start.
     """
 
     index: int
     start_s: float
     samples: Floats
-    speech_s: float
+    speech: tuple[tuple[float, float], ...]
+
+    @property
+    def speech_s(self) -> float:
+        """Seconds of speech in it; the sum over the windows is that of the recording."""
+        return sum(end - start for start, end in self.speech)
 
     @property
     def end_s(self) -> float:
@@ -218,10 +224,10 @@ class WindowCutter:
     def _add(self, span: Span) -> Iterator[Window]:
         # The last frame of a recording may be a partial one.
         start, end = span.start * FRAME_SAMPLES, min(span.end * FRAME_SAMPLES, self._held_from + self._held.size)
-        if self._spans and end - self._window_start > self._options.window_samples:
-            yield self._emit(start)
+        while self._spans and end - self._window_start > self._options.window_samples:
+            yield self._emit(start, self._best_break(start))
         if not self._spans:
-            self._window_start = max(start - self._options.pad_samples, (self._last_end + start) // 2, 0)
+            self._window_start = self._start_of(start)
         self._spans.append((start, end))
 
     def _is_closed(self, next_start: int) -> bool:
@@ -229,51 +235,75 @@ class WindowCutter:
         out_of_reach = next_start - self._window_start >= self._options.window_samples
         return out_of_reach and next_start - self._spans[-1][1] >= 2 * self._options.pad_samples
 
-    def _emit(self, next_start: int | None) -> Window:
-        """The open window; ``next_start``: where the next span starts (or a sample before which it does not)."""
-        start, self._last_end = self._window_start, self._spans[-1][1]
+    def _best_break(self, next_start: int) -> int:
+        """How many spans to close a full window with: those before its longest pause in its last part.
+
+        A model that hears half a sentence at the end of a window often leaves it out. Of pauses as long as the
+        padding around them, or equal ones, the last.
+        """
+        starts = [*(start for start, _ in self._spans[1:]), next_start]
+        fill = self._options.window_samples * LEAST_FILL
+        best, longest = len(self._spans), -1
+        for count, ((_, end), following) in enumerate(zip(self._spans, starts, strict=True), start=1):
+            pause = min(following - end, 2 * self._options.pad_samples)
+            if pause >= longest and (end - self._window_start >= fill or count == len(self._spans)):
+                best, longest = count, pause
+        return best
+
+    def _emit(self, next_start: int | None, count: int | None = None) -> Window:
+        """The open window, or its first ``count`` spans; the others open the next one.
+
+        ``next_start``: where the next span starts (or a sample before which it does not).
+        """
+        rest = [] if count is None else self._spans[count:]
+        spans = self._spans if count is None else self._spans[:count]
+        next_start = rest[0][0] if rest else next_start
+        start, self._last_end = self._window_start, spans[-1][1]
         end = min(self._last_end + self._options.pad_samples, start + self._options.window_samples)
         if next_start is not None:  # a short pause is shared: half of it each
             end = min(end, (self._last_end + next_start) // 2)
         samples = self._held[start - self._held_from : end - self._held_from].copy()
-        speech = sum(stop - begin for begin, stop in self._spans)
-        window = Window(self._index, start / SAMPLE_RATE_HZ, samples, speech / SAMPLE_RATE_HZ)
-        self._index, self._spans = self._index + 1, []
+        speech = tuple(((begin - start) / SAMPLE_RATE_HZ, (stop - start) / SAMPLE_RATE_HZ) for begin, stop in spans)
+        window = Window(self._index, start / SAMPLE_RATE_HZ, samples, speech)
+        self._index, self._spans = self._index + 1, rest
+        if rest:
+            self._window_start = self._start_of(rest[0][0])
         return window
+
+    def _start_of(self, first_span: int) -> int:
+        """Where a window starts whose speech does at ``first_span``: a short pause before it is shared."""
+        return max(first_span - self._options.pad_samples, (self._last_end + first_span) // 2, 0)
 
 
 def speech_windows(blocks: Iterable[Block], options: WindowOptions) -> Iterator[Window]:
     """The speech of a recording as windows in order, not overlapping, each of at most 30 s; none without speech.
 
     All speech (stretches longer than ``min_speech_seconds``) is in exactly one window; pauses inside a window stay in
-    it, so that times are the recording's own plus ``start_s``.
+    it, so that times are the recording's own plus ``start_s``. A recording that fits into one window keeps more of
+    its edges: voice activity cuts off soft beginnings and ends, most of all on telephone speech.
     """
     cutter = WindowCutter(options)
+    found: list[Window] = []
+    short: list[Floats] | None = []  # the recording so far, while it fits into one window
     for block in blocks:
-        yield from cutter.feed(block)
-    yield from cutter.finish()
+        if short is not None:
+            short.append(block.samples)
+            short = short if sum(part.size for part in short) <= options.window_samples else None
+        found.extend(cutter.feed(block))
+        if short is None:
+            yield from found
+            found.clear()
+    found.extend(cutter.finish())
+    if short and found:
+        yield _whole(np.concatenate(short), found)
+    else:
+        yield from found
 
 
-def join_texts(texts: Sequence[str], language: str | None) -> str:
-    """The windows' texts as one, white space as single blanks; none between windows where the script has none."""
-    parts = [" ".join(text.split()) for text in texts]
-    return ("" if language in UNSPACED_LANGUAGES else " ").join(part for part in parts if part)
-
-
-def join_segments(parts: Sequence[tuple[float, float, Sequence[tuple[float, float, str]]]]) -> list[Segment]:
-    """One list of segments from each window's ``(start_s, end_s, [(start, end, text), ...])``.
-
-    A window's segment times count from its start. The result's count from the recording's, lie within their window,
-    never go back and are rounded to 0.01 s; segments without text are left out.
-    """
-    joined: list[Segment] = []
-    now = 0.0
-    for window_start, window_end, segments in parts:
-        for start, end, text in segments:
-            words = " ".join(text.split())
-            if not words:
-                continue
-            begin = max(now, min(window_start + max(start, 0.0), window_end))
-            now = max(begin, min(window_start + end, window_end))
-            joined.append(Segment(start=round(begin, 2), end=round(now, 2), text=words))
-    return joined
+def _whole(samples: Floats, windows: Sequence[Window]) -> Window:
+    """One window of a short recording's speech and up to EDGE_SECONDS on both sides of it."""
+    speech = [(one.start_s + start, one.start_s + end) for one in windows for start, end in one.speech]
+    start = max(0, int((speech[0][0] - EDGE_SECONDS) * SAMPLE_RATE_HZ))
+    end = int((speech[-1][1] + EDGE_SECONDS) * SAMPLE_RATE_HZ)
+    start_s = start / SAMPLE_RATE_HZ
+    return Window(0, start_s, samples[start:end], tuple((begin - start_s, stop - start_s) for begin, stop in speech))

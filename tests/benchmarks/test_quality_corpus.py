@@ -76,12 +76,20 @@ def test_a_folder_gives_speech_and_what_is_no_speech(folder: Path) -> None:
         ("laughter", "no words", None, "unreferenced"),
         ("VAD pattern n=nonspeech s=speech", "VAD test", None, None),
         ("flac faulty", "no crash", None, None),
+        ("multichannel/rare flac, music", "decodes", None, None),
+        ("silence/odd container/truncated", "error or empty text", None, "non_speech"),
     ],
 )
 def test_odd_files_are_grouped_by_what_they_say(
     kind: str, expect: str, language: str | None, group: str | None
 ) -> None:
-    assert odd_group({"kind": kind, "expect": expect, "language": language}) == group
+    assert odd_group({"audio": "odd/x.wav", "kind": kind, "expect": expect, "language": language}) == group
+
+
+def test_what_is_spoken_is_never_counted_as_no_speech() -> None:
+    row = {"kind": "music", "expect": "music -> no speech", "language": None}
+    assert odd_group({**row, "audio": "odd/pydub/bach.ogg"}) == "non_speech"
+    assert odd_group({**row, "audio": "odd/pydub/test5.webm"}) == "unreferenced"
 
 
 def test_the_corpus_is_named_or_found_or_missing(

@@ -101,7 +101,7 @@ def test_flower_shows_the_worker_the_queues_and_the_tasks(real_fleet: Fleet, flo
         tasks = wait_for(lambda: _finished(client, 2))
         assert {task["name"] for task in tasks} == {"whisper.transcribe"}
         assert {task["state"] for task in tasks} == {"SUCCESS"}
-        assert sorted(task["args"] for task in tasks) == ["(1 rows from row 0)", "(1 rows from row 1)"]
+        assert sorted(task["args"] for task in tasks) == ["(1 row from row 0)", "(1 row from row 1)"]
         results = [json.loads(task["result"].replace("'", '"')) for task in tasks]
         assert sorted(result["failed"] for result in results) == [0, 1]
         # And the queues are there, empty
@@ -120,5 +120,5 @@ def _answers(url: str) -> bool:
 
 def _finished(client: httpx.Client, count: int) -> list[dict]:
     tasks = client.get("/api/tasks").json().values()
-    done = [task for task in tasks if "rows from" in (task["args"] or "") and task["state"] == "SUCCESS"]
+    done = [task for task in tasks if "from row" in (task["args"] or "") and task["state"] == "SUCCESS"]
     return done if len(done) >= count else []

@@ -7,7 +7,7 @@ import pytest
 
 from producer.columns import Columns
 from producer.errors import UsageError
-from workers.messages import Failure, Segment, Transcript
+from workers.messages import ChannelTranscripts, Failure, Segment, Transcript
 
 SPOKEN: dict[str, Any] = Transcript(
     text=" Guten Tag.",
@@ -84,6 +84,33 @@ def test_several_recordings_give_lists_with_nulls_in_place() -> None:
         "t_details": [DETAILS, None, DETAILS],
     }
     assert Columns("t").values([SPOKEN, SPOKEN], plain=False) == {"t": [" Guten Tag.", " Guten Tag."]}
+
+
+def channels(*parts: Transcript | Failure) -> dict[str, Any]:
+    return ChannelTranscripts(channels=list(parts)).model_dump()
+
+
+def test_split_channels_are_lists_in_their_recordings_place() -> None:
+    call = channels(Transcript.model_validate(SPOKEN), Failure.model_validate(FAILED))
+    texts, errors = [" Guten Tag.", None], [None, FAILED]
+    assert Columns("t").values([call], plain=True) == {"t": texts, "t_error": errors}
+    assert ALL.values([call], plain=True) == {
+        "t": texts,
+        "t_segments": [SEGMENTS, None],
+        "t_error": errors,
+        "t_details": [DETAILS, None],
+    }
+    assert ALL.values([SPOKEN, call, FAILED], plain=False) == {
+        "t": [" Guten Tag.", texts, None],
+        "t_segments": [SEGMENTS, [SEGMENTS, None], None],
+        "t_error": [None, errors, FAILED],
+        "t_details": [DETAILS, [DETAILS, None], None],
+    }
+
+
+def test_channels_that_all_have_text_add_no_error_column() -> None:
+    call = channels(Transcript(text="a"), Transcript(text=""))
+    assert Columns("t").values([call], plain=True) == {"t": ["a", ""]}
 
 
 def test_silence_has_text_and_no_segments() -> None:

@@ -81,6 +81,12 @@ def test_the_table_shows_texts_languages_and_failures_as_they_are(tmp_path: Path
             "transcription_details": [{"language": "de"}, None],
         },
         {
+            "audio": ["stereo.wav", "e.wav"],
+            "transcription": [["left words", None], "plain"],
+            "transcription_error": [[None, {"type": "no_permission", "message": "closed"}], None],
+            "transcription_details": [[{"language": "fi"}, None], {"language": "sv"}],
+        },
+        {
             "audio": None,
             "transcription": None,
             "transcription_error": {"type": "no_audio", "message": "names no audio"},
@@ -88,6 +94,8 @@ def test_the_table_shows_texts_languages_and_failures_as_they_are(tmp_path: Path
     ]
     shown = table_of(write_rows(tmp_path / "x_step1.jsonl", rows))
     for text in ("[bold]no markup[/] [/]", "天气", "see", "[not_audio] is text", "[no_audio] names no audio", "d.wav"):
+        assert text in shown
+    for text in ("left words", "plain", "[no_permission] closed", " fi ", " sv "):
         assert text in shown
 
 

@@ -13,7 +13,7 @@ from producer.cache import JobHeader
 from producer.errors import UsageError
 from producer.job import Job, JobSpec, load_job, open_job
 from producer.journal import Journal
-from workers.messages import Failure, Record
+from workers.messages import Failure, Options, Record
 
 
 def spec_of(folder: Path, **options: object) -> JobSpec:
@@ -42,6 +42,8 @@ def test_the_same_options_resume_the_same_job(tmp_path: Path) -> None:
         ({"task": "translate"}, "task was 'transcribe', now 'translate'"),
         ({"language": "french"}, "language was 'auto', now 'fr'"),
         ({"timestamps": True}, "timestamps was off, now on"),
+        ({"channels": "split"}, "channels was 'mix', now 'split'"),
+        ({"prompt": " Ada "}, "prompt was not set, now 'Ada'"),
         ({"details": True}, "details was off, now on"),
         ({"model": "other"}, "model was not set, now 'other'"),
         ({"output_key": "text"}, "output key was 'transcription', now 'text'"),
@@ -193,6 +195,7 @@ def test_inputs_of_several_folders_need_an_audio_root(tmp_path: Path) -> None:
         ({"step": -1}, "--step -1"),
         ({"limit": 0}, "--limit 0"),
         ({"language": "Germn"}, "german"),
+        ({"prompt": "caf\udce9"}, "--prompt: not valid UTF-8"),
         ({"prefix": "a/b"}, "--prefix 'a/b'"),
         ({"output_key": "audio"}, "would overwrite the audio column"),
         ({"media_key": "path"}, "--media-key"),
@@ -222,4 +225,24 @@ def test_the_header_is_plain_json_that_names_everything(tmp_path: Path) -> None:
     assert header["options"]["language"] == "de"
     assert header["rows"] == 5
     assert JobHeader.read(job.step.header_path) == job.header
-    assert job.message_options.model_dump() == {"language": "de", "timestamps": True, "model": None, "version": 1}
+    assert job.message_options == Options(language="de", timestamps=True)
+
+
+def test_a_job_of_before_these_options_is_resumed(tmp_path: Path) -> None:
+    # Given a header that knows neither prompts nor channels
+    job = new_job(tmp_path)
+    header = json.loads(job.step.header_path.read_text())
+    del header["options"]["prompt"], header["options"]["channels"]
+    job.step.header_path.write_text(json.dumps(header))
+
+    # Then it is the same job, done as it was begun, and no other
+    again = open_job(spec_of(tmp_path, prompt=" "))
+    assert again.id == job.id
+    assert again.message_options == Options(channels="mix", prompt=None)
+    with pytest.raises(UsageError, match="channels was 'mix', now 'split'"):
+        open_job(spec_of(tmp_path, channels="split"))
+
+
+def test_prompt_and_channels_go_with_every_message(tmp_path: Path) -> None:
+    job = new_job(tmp_path, prompt=" Ada, Grace\n", channels="split")
+    assert job.message_options == Options(prompt="Ada, Grace", channels="split")

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from producer.errors import FleetError
 from producer.journal import Journal
-from workers.messages import Failure, RowResult, Transcript
+from workers.messages import ChannelTranscripts, Failure, Item, RowResult, Transcript
 
 OK = Transcript(text="größer", duration=1.5)
 NO_FILE = Failure(type="file_not_found", message="a.wav")
 NO_AUDIO = Failure(type="not_audio", message="b.txt")
 
 
-def answer(row: int, *items: Transcript | Failure) -> bytes:
+def answer(row: int, *items: Item) -> bytes:
     return RowResult(row=row, items=list(items or (OK,))).model_dump_json().encode()
 
 
@@ -59,6 +59,21 @@ def test_counters_survive_a_restart(tmp_path: Path) -> None:
         each.close()
 
 
+def test_channels_count_as_parts_of_their_recording(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    half = ChannelTranscripts(channels=[OK, NO_FILE])
+    none = ChannelTranscripts(channels=[NO_FILE, NO_AUDIO])
+    whole = ChannelTranscripts(channels=[OK, Transcript(text="", duration=1.5)])
+    rows = [answer(0, half), answer(1, none), answer(2, none, NO_AUDIO), answer(3, none, OK), answer(4, whole, whole)]
+    write_journal(path, 5, rows)
+    journal = Journal.open(path, 5)
+    assert (journal.answered, journal.failed) == (5, 2), "failed: nothing of the row has a text"
+    assert journal.audio_seconds == 1.5 * (1 + 1 + 2), "a recording has its length once"
+    assert journal.reasons == {"file_not_found": 4, "not_audio": 4}
+    assert journal.items(0) == [half.model_dump()]
+    journal.close()
+
+
 def test_the_first_answer_counts_within_a_batch_across_batches_and_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(answer(0) + b"\n" + answer(0, NO_FILE) + b"\n")
@@ -84,6 +99,10 @@ def test_the_first_answer_counts_within_a_batch_across_batches_and_in_the_file(t
         b'{"row": 1, "items": [{"type": "x"}]}',
         b'{"row": 1, "items": [{"text": "", "segments": 5}]}',
         b'{"row": 1, "items": [{"text": "", "segments": [{"start": 0}]}]}',
+        b'{"row": 1, "items": [{"channels": []}]}',
+        b'{"row": 1, "items": [{"channels": 2}]}',
+        b'{"row": 1, "items": [{"channels": [{"text": ""}, {}]}]}',
+        b'{"row": 1, "items": [{"channels": [{"channels": [{"text": ""}]}]}]}',
         b'{"row": 1',
         b"[]",
         b"",

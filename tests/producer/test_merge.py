@@ -12,7 +12,7 @@ from producer.errors import FleetError
 from producer.journal import Journal
 from producer.merge import write_step
 from producer.rows import ScanRules, read_rows, scan
-from workers.messages import Failure, RowResult, Transcript
+from workers.messages import ChannelTranscripts, Failure, Item, RowResult, Transcript
 
 LINES = [
     b'{"audio": "a.wav", "n": 123456789012345678901234567890, "f": 1.10}',
@@ -20,13 +20,18 @@ LINES = [
     b'{"audio": ["c.wav"], "s": "\\ud83d\\ude00"}',
     b'{"audio": null}',
     b'{"audio": ["d.wav", "e.wav"], "transcription": "old", "transcription_segments": []}',
+    b'{"audio": "stereo.wav"}',
+    b'{"audio": ["stereo.wav", "f.wav"]}',
 ]
-ITEMS: list[list[Transcript | Failure]] = [
+CALL = ChannelTranscripts(channels=[Transcript(text="links"), Failure(type="not_audio", message="x")])
+ITEMS: list[list[Item]] = [
     [Transcript(text="eins")],
     [Transcript(text="zwei"), Failure(type="no_audio", message="nothing")],
     [Transcript(text="中")],
     [Failure(type="no_audio", message="nothing")],
     [Failure(type="quarantined", message="took its worker down twice")],
+    [CALL],
+    [CALL, Transcript(text="sechs")],
 ]
 EXPECTED = [
     LINES[0][:-1] + b', "transcription": "eins"}',
@@ -37,6 +42,11 @@ EXPECTED = [
     b'{"audio": ["d.wav", "e.wav"], "transcription": [null, null], "transcription_error": ['
     + b", ".join([b'{"type": "quarantined", "message": "took its worker down twice"}'] * 2)
     + b"]}",
+    LINES[5][:-1]
+    + b', "transcription": ["links", null], "transcription_error": [null, {"type": "not_audio", "message": "x"}]}',
+    LINES[6][:-1]
+    + b', "transcription": [["links", null], "sechs"], "transcription_error": '
+    + b'[[null, {"type": "not_audio", "message": "x"}], null]}',
 ]
 WANTED = b"".join(line + b"\n" for line in EXPECTED)
 

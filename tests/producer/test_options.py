@@ -38,6 +38,8 @@ def test_every_field_of_a_job_can_be_set() -> None:
         inputs=("a.jsonl", "b/*.jsonl.gz"),
         task="translate",
         language="German",
+        prompt="Ada, Grace",
+        channels="split",
         timestamps=True,
         details=True,
         model="whisper-base",

@@ -16,11 +16,12 @@ from workers.decoding import (
     MAX_PROMPT_TOKENS,
     Tokens,
     compression_ratio,
+    most_tokens,
     parse_output,
     prompt_ids,
     rules_of,
 )
-from workers.errors import ModelLoadError
+from workers.errors import ModelLoadError, TranscriptionError
 from workers.interface import WindowRequest, WindowSegment
 from workers.languages import LANGUAGES
 
@@ -135,31 +136,57 @@ def test_rules_as_plain_data_hold_every_field() -> None:
     assert type(rules)(**plain) == rules  # type: ignore[arg-type]
 
 
+# The most that a window may say.
+
+
+def test_most_tokens_grow_with_the_window() -> None:
+    assert most_tokens(window(1.0)) == 24 + 15
+    assert most_tokens(window(2.5)) == 24 + 37
+    # A full window's limit is the setting, not this.
+    assert most_tokens(window(30.0)) > 448
+
+
+@given(st.floats(0.001, 30.0))
+def test_speech_is_never_cut_off_by_its_windows_length(seconds: float) -> None:
+    # The densest speech that people manage is some 12 tokens a second; a short "Mm-hm, yes." needs a few at least.
+    assert max(20, 12 * seconds) <= most_tokens(window(seconds)) <= 24 + 15 * 30
+
+
 # The prompt.
 
 
 def test_prompt_is_the_start_of_transcript_alone_without_a_text() -> None:
     tokens = tokens_of(V2)
     assert prompt_ids(window(), tokens, lambda text: [1]) == [tokens.start_of_transcript]
-    assert prompt_ids(window(prompt=""), tokens, lambda text: [1]) == [tokens.start_of_transcript]
+    for blank in ("", " \n"):
+        assert prompt_ids(window(prompt=blank), tokens, lambda text: [1]) == [tokens.start_of_transcript]
 
 
-def test_prompt_text_is_encoded_with_a_leading_space_and_only_its_end_is_kept() -> None:
+def test_prompt_text_is_encoded_with_a_leading_space_up_to_its_limit() -> None:
     tokens = tokens_of(V2)
     seen: list[str] = []
 
     def encode(text: str) -> list[int]:
         seen.append(text)
-        return list(range(1000))
+        return list(range(MAX_PROMPT_TOKENS))
 
     ids = prompt_ids(window(prompt="  names: Ada, Grace \n"), tokens, encode)
 
     assert seen == [" names: Ada, Grace"]
     assert ids[0] == tokens.start_of_previous
     assert ids[-1] == tokens.start_of_transcript
-    assert ids[1:-1] == list(range(1000 - MAX_PROMPT_TOKENS, 1000))
+    assert ids[1:-1] == list(range(MAX_PROMPT_TOKENS))
     # 448 positions: half of them at most before the text, as in openai/whisper.
     assert len(ids[:-1]) == 448 // 2
+
+
+def test_longer_prompt_is_refused_with_both_figures() -> None:
+    with pytest.raises(TranscriptionError) as caught:
+        prompt_ids(window(prompt="many names"), tokens_of(V2), lambda _: list(range(MAX_PROMPT_TOKENS + 1)))
+
+    assert caught.value.type == "bad_argument"
+    assert "224 tokens" in caught.value.message
+    assert "223" in caught.value.message
 
 
 # The output.

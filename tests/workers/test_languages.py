@@ -1,9 +1,19 @@
 """Languages as people write them; the tables are held against those of transformers."""
 
+import re
+
 import pytest
 
 from workers.errors import TranscriptionError
-from workers.languages import ALIASES, LANGUAGES, LANGUAGES_WITHOUT_SPACES, language_code, language_tokens
+from workers.languages import (
+    ALIASES,
+    LANGUAGES,
+    LANGUAGES_WITHOUT_SPACES,
+    UNSPACED_LETTERS,
+    canonical_language,
+    language_code,
+    language_tokens,
+)
 
 
 def test_tables_are_whispers():
@@ -38,9 +48,26 @@ def test_tags_and_odd_spelling(written, code):
     assert language_code(written) == code
 
 
-@pytest.mark.parametrize("written", ["auto", "AUTO", " auto "])
-def test_auto_means_detect(written):
+@pytest.mark.parametrize("written", ["auto", "AUTO", " auto ", "per-window", " Per-Window "])
+def test_auto_and_per_window_mean_detect(written):
     assert language_code(written) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "travels"),
+    [
+        ("auto", "auto"),
+        (" AUTO", "auto"),
+        ("per-window", "per-window"),
+        (" Per-Window ", "per-window"),
+        ("German", "de"),
+        ("zh_CN", "zh"),
+        ("Valencian", "ca"),
+    ],
+)
+def test_language_as_it_travels(written, travels):
+    assert canonical_language(written) == travels
+    assert canonical_language(travels) == travels
 
 
 @pytest.mark.parametrize(
@@ -53,11 +80,13 @@ def test_unknown_language_names_what_is_near(written, hint):
     assert caught.value.type == "unknown_language"
     assert repr(written) in caught.value.message
     assert hint in caught.value.message
-    assert "auto" in caught.value.message
+    assert "`auto` and `per-window` detect" in caught.value.message
+    with pytest.raises(TranscriptionError, match="unknown_language"):
+        canonical_language(written)
     assert "\n" not in caught.value.message
 
 
-@pytest.mark.parametrize("written", ["", "-", "klingon!", "english-US", "x-en", "<|en|>"])
+@pytest.mark.parametrize("written", ["", "-", "klingon!", "english-US", "x-en", "<|en|>", "per window", "auto-window"])
 def test_what_is_no_language_is_refused(written):
     with pytest.raises(TranscriptionError, match="unknown_language"):
         language_code(written)
@@ -65,6 +94,16 @@ def test_what_is_no_language_is_refused(written):
 
 def test_languages_without_spaces_are_languages():
     assert LANGUAGES.keys() >= LANGUAGES_WITHOUT_SPACES
+
+
+@pytest.mark.parametrize("text", ["天气", "𠮷", "ひらがな", "カタカナー", "人々", "ขอบคุณ", "ຂອບໃຈ", "ကျေးဇူး"])
+def test_letters_of_scripts_without_spaces(text):
+    assert re.fullmatch(f"[{UNSPACED_LETTERS}]+", text)
+
+
+@pytest.mark.parametrize("text", ["weather", "погода", "تشكر", "감사합니다", "नमस्ते", "123", "。、「」", " "])
+def test_letters_of_scripts_with_spaces(text):
+    assert not re.search(f"[{UNSPACED_LETTERS}]", text)
 
 
 def test_language_tokens_keep_whispers_order_and_skip_what_is_missing():

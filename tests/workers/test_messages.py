@@ -13,12 +13,15 @@ from workers.errors import TranscriptionError, TransientError
 from workers.messages import (
     TASK_NAMES,
     TASKS,
+    ChannelTranscripts,
     Failure,
+    Item,
     Options,
     Record,
     RowResult,
     Segment,
     Transcript,
+    failures_of,
     parse_options,
     parse_records,
 )
@@ -36,6 +39,7 @@ transcripts = st.builds(
     attempts=st.integers(1, 9),
 )
 failures = st.builds(Failure, type=st.text(), message=st.text())
+split = st.builds(ChannelTranscripts, channels=st.lists(transcripts | failures, min_size=2, max_size=3))
 
 
 def problem(records: object) -> str:
@@ -97,7 +101,8 @@ def test_wrong_record_is_refused_by_number_and_field(record: object, names: str)
 
 
 def test_options_default_to_detection_without_timestamps() -> None:
-    assert parse_options(None) == parse_options({}) == Options(language="auto", timestamps=False, model=None)
+    wanted = Options(language="auto", prompt=None, timestamps=False, channels="mix", model=None)
+    assert parse_options(None) == parse_options({}) == wanted
 
 
 @pytest.mark.parametrize("options", [{"word_timestamps": True}, {"diarize": True}])
@@ -111,8 +116,8 @@ def test_messages_do_not_change_on_their_way() -> None:
         Record(audio="a").audio = "b"  # type: ignore[misc]
 
 
-@given(row=st.integers(0, 2**63), items=st.lists(transcripts | failures, max_size=3))
-def test_row_results_survive_json(row: int, items: list[Transcript | Failure]) -> None:
+@given(row=st.integers(0, 2**63), items=st.lists(transcripts | failures | split, max_size=3))
+def test_row_results_survive_json(row: int, items: list[Item]) -> None:
     result = RowResult(row=row, items=items)
 
     assert RowResult.model_validate_json(result.model_dump_json()) == result
@@ -129,3 +134,16 @@ def test_failure_says_what_the_error_said() -> None:
     error = TransientError("unreachable", "no route to a.example")
 
     assert Failure.of(error).model_dump() == error.as_dict() == {"type": "unreachable", "message": error.message}
+
+
+def test_failures_of_a_recording_are_its_own_or_its_channels() -> None:
+    good, bad = Transcript(text="a"), Failure(type="x", message="y")
+
+    assert failures_of(good) == []
+    assert failures_of(bad) == [bad]
+    assert failures_of(ChannelTranscripts(channels=[bad, good, bad])) == [bad, bad]
+
+
+def test_one_channel_is_no_list_of_channels() -> None:
+    with pytest.raises(ValidationError, match="at least 2"):
+        ChannelTranscripts(channels=[Transcript(text="a")])

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, Block
-from workers.messages import Segment
 from workers.settings import load_settings
 from workers.windows import (
     Span,
@@ -19,8 +18,6 @@ from workers.windows import (
     WindowCutter,
     WindowOptions,
     best_cut,
-    join_segments,
-    join_texts,
     speech_windows,
 )
 
@@ -147,7 +144,7 @@ def test_silence_gives_no_window() -> None:
 def test_pauses_stay_inside_a_window_and_padding_goes_around_it() -> None:
     # Given two seconds of speech, a pause of two, and two more of speech, after ten seconds of silence
     silence, talk = [0.0] * 312, [1.0] * 62
-    (window,) = cut(silence + talk + [0.0] * 62 + talk + silence, WindowOptions(), [160_000])
+    (window,) = cut(silence + talk + [0.0] * 62 + talk + 3 * silence, WindowOptions(), [160_000])
     # Then one window spans all of it, with 0.3 s on each side
     assert window.start_s == pytest.approx(312 * FRAME_S - 0.3)
     assert window.samples.size == 186 * FRAME_SAMPLES + 2 * 4800
@@ -222,49 +219,22 @@ def test_options_come_from_the_settings() -> None:
         WindowOptions(window_seconds=31.0)
 
 
-@pytest.mark.parametrize(
-    ("texts", "language", "joined"),
-    [
-        ([" Hello  there.", "", " General\nKenobi. "], "en", "Hello there. General Kenobi."),
-        (["你好。", " 世界。"], "zh", "你好。世界。"),
-        (["สวัสดี", "ครับ"], "th", "สวัสดีครับ"),
-        (["안녕", "하세요"], "ko", "안녕 하세요"),
-        (["a", "b"], None, "a b"),
-        ([], "en", ""),
-    ],
-)
-def test_join_texts(texts: list[str], language: str | None, joined: str) -> None:
-    assert join_texts(texts, language) == joined
+def test_short_recording_keeps_three_seconds_around_its_speech() -> None:
+    # Given two seconds of speech in a recording that fits into one window
+    silence, talk = [0.0] * 312, [1.0] * 62
+    (window,) = cut(silence + talk + silence, WindowOptions(), [7_000])
+    # Then soft beginnings and ends stay with it
+    assert window.start_s == pytest.approx(312 * FRAME_S - 3)
+    assert window.end_s == pytest.approx(374 * FRAME_S + 3)
+    ((start, end),) = window.speech
+    assert (window.start_s + start, window.start_s + end) == pytest.approx((312 * FRAME_S, 374 * FRAME_S))
 
 
-def test_join_segments_moves_clamps_and_rounds() -> None:
-    parts = [
-        (10.0, 20.0, [(0.0, 4.004, " one "), (3.5, 12.0, "two"), (11.0, 11.5, "three")]),
-        (19.996, 30.0, [(-1.0, 1.0, "four"), (1.0, 2.0, "  ")]),
-    ]
-    assert join_segments(parts) == [
-        Segment(start=10.0, end=14.0, text="one"),
-        Segment(start=14.0, end=20.0, text="two"),
-        Segment(start=20.0, end=20.0, text="three"),
-        Segment(start=20.0, end=21.0, text="four"),
-    ]
-
-
-times = st.floats(-5, 40, allow_nan=False)
-
-
-@given(
-    st.lists(
-        st.tuples(st.floats(0, 30), st.floats(0.1, 30), st.lists(st.tuples(times, times, st.just("x")))), max_size=5
-    )
-)
-def test_joined_segments_never_go_back(raw: list[tuple[float, float, list[tuple[float, float, str]]]]) -> None:
-    parts, now = [], 0.0
-    for gap, length, segments in raw:
-        parts.append((now + gap, now + gap + length, segments))
-        now += gap + length
-    joined = join_segments(parts)
-    marks = [mark for segment in joined for mark in (segment.start, segment.end)]
-    assert marks == sorted(marks)
-    assert all(0 <= mark <= now + 0.005 for mark in marks)
-    assert len(joined) == sum(len(segments) for _, _, segments in parts)
+def test_full_window_ends_at_its_longest_late_pause() -> None:
+    # Given speech with pauses of 0.2 s, one of 0.5 s after 24 s, and more speech after 29 s
+    talk, short, long = [1.0] * 140, [0.0] * 7, [0.0] * 16
+    probabilities = talk + short + talk + short + talk + short + talk + short + talk + long + talk + short + talk + talk
+    windows = cut(probabilities, WindowOptions(), [50_000])
+    # Then the first window ends in the long pause, although more would have fitted
+    pause_start = (5 * 140 + 4 * 7) * FRAME_S
+    assert pause_start < windows[0].end_s < pause_start + 16 * FRAME_S

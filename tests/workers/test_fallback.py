@@ -1,0 +1,146 @@
+"""Tries of a window at rising temperatures: when they stop, what is kept, how they are seeded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from scripted_engine import heard, in_turn
+from workers.fallback import FallbackDecoder
+from workers.interface import WindowRequest, WindowResult, WindowSegment
+
+REQUEST = WindowRequest(np.zeros(16_000, np.float32), "transcribe", "en")
+TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+GOOD = heard()
+LOW = heard("mumble", avg_logprob=-1.5)
+LOOP = heard("so it goes so it goes", compression_ratio=3.0)
+EMPTY = heard("")
+SILENCE = heard("thank you", avg_logprob=-2.0, no_speech_prob=0.9, segments=(WindowSegment(0.0, 1.0, "thank you"),))
+
+Decoders = Callable[..., FallbackDecoder]
+
+
+def decode(
+    decoder: FallbackDecoder, request: WindowRequest = REQUEST, speech_seconds: float = 10.0, identity: str = "0/a/0"
+) -> WindowResult:
+    return decoder.submit(request, speech_seconds, identity).result(timeout=60)
+
+
+# When tries stop.
+
+
+def test_good_first_try_is_the_answer(decoders: Decoders) -> None:
+    engine = in_turn(GOOD)
+
+    assert decode(decoders(engine)) == GOOD
+    assert engine.requests == [REQUEST]
+    assert (REQUEST.temperature, REQUEST.seed) == (0.0, None)
+
+
+@pytest.mark.parametrize("bad", [LOW, LOOP, EMPTY])
+def test_tries_get_hotter_until_one_is_good(decoders: Decoders, bad: WindowResult) -> None:
+    good = replace(GOOD, temperature=0.4)
+    engine = in_turn(bad, bad, good)
+
+    result = decode(decoders(engine))
+
+    assert result == replace(good, attempts=3), "no flag of a try that was given up"
+    assert [request.temperature for request in engine.requests] == [0.0, 0.2, 0.4]
+    # The grammar of timestamps ends most loops.
+    assert [request.timestamps for request in engine.requests] == [False, True, True]
+    assert all(request.samples is REQUEST.samples for request in engine.requests)
+
+
+def test_retries_keep_the_language_that_the_first_try_heard(decoders: Decoders) -> None:
+    """Sampled at a high temperature, the language would be any of a hundred."""
+    engine = in_turn(replace(LOW, language="de"), replace(LOW, language="zh"), GOOD)
+
+    decode(decoders(engine), replace(REQUEST, language=None))
+
+    assert [request.language for request in engine.requests] == [None, "de", "de"]
+
+
+def test_silence_gives_empty_text_at_once(decoders: Decoders) -> None:
+    engine = in_turn(SILENCE)
+
+    result = decode(decoders(engine))
+
+    assert (result.text, result.segments, result.flags, result.attempts) == ("", (), ("no_speech",), 1)
+    assert (result.no_speech_prob, result.avg_logprob) == (0.9, -2.0), "the figures tell why"
+
+
+def test_loop_over_silence_is_tried_again_and_then_is_silence(decoders: Decoders) -> None:
+    engine = in_turn(replace(LOOP, avg_logprob=-2.0, no_speech_prob=0.9), SILENCE)
+
+    result = decode(decoders(engine))
+
+    assert (result.text, result.flags, result.attempts) == ("", ("no_speech",), 2)
+
+
+def test_nothing_for_little_speech_is_an_answer(decoders: Decoders) -> None:
+    engine = in_turn(EMPTY)
+
+    result = decode(decoders(engine), speech_seconds=0.2)
+
+    assert (result.text, result.flags, len(engine.requests)) == ("", ("no_speech",), 1)
+
+
+def test_temperatures_are_those_of_the_gates(decoders: Decoders) -> None:
+    engine = in_turn(LOW)
+
+    once = decode(decoders(engine, temperatures=(0.0,)))
+    twice = decode(decoders(engine, temperatures=(0.3, 0.9)))
+
+    assert (once.attempts, twice.attempts) == (1, 2)
+    assert [request.temperature for request in engine.requests] == [0.0, 0.3, 0.9]
+    assert [request.seed is None for request in engine.requests] == [True, False, False]
+
+
+# What is kept when no try is good.
+
+
+@pytest.mark.parametrize(
+    ("tries", "text", "flags"),
+    [
+        ([LOW], "mumble", ("low_confidence",)),
+        ([LOOP], LOOP.text, ("repetition",)),
+        ([EMPTY], "", ("empty",)),
+        ([LOOP, EMPTY, LOW, LOOP], "mumble", ("low_confidence",)),
+        ([LOOP, EMPTY, LOOP], "", ("empty",)),
+        ([LOW, heard("clearer", avg_logprob=-1.2), LOW], "clearer", ("low_confidence",)),
+        ([replace(LOOP, flags=("standin", "repetition"))], LOOP.text, ("standin", "repetition")),
+    ],
+)
+def test_least_bad_try_is_kept_and_flagged(
+    decoders: Decoders, tries: list[WindowResult], text: str, flags: tuple[str, ...]
+) -> None:
+    engine = in_turn(*tries)
+
+    result = decode(decoders(engine))
+
+    assert (result.text, result.flags, result.attempts) == (text, flags, 6)
+    assert [request.temperature for request in engine.requests] == list(TEMPERATURES)
+
+
+# Seeds.
+
+
+def seeds(decoders: Decoders, identity: str) -> dict[float, int | None]:
+    engine = in_turn(LOW)
+    decode(decoders(engine), identity=identity)
+    return {request.temperature: request.seed for request in engine.requests}
+
+
+def test_reruns_are_seeded_alike_and_everything_else_differently(decoders: Decoders) -> None:
+    identities = [f"{row}/{source}/{window}" for row in range(3) for source in "ab" for window in range(3)]
+
+    first = {identity: seeds(decoders, identity) for identity in identities}
+
+    assert first == {identity: seeds(decoders, identity) for identity in identities}
+    assert all(one.pop(0.0) is None for one in first.values()), "greedy decoding needs none"
+    drawn = [seed for one in first.values() for seed in one.values()]
+    assert len(set(drawn)) == len(identities) * 5
+    assert all(seed is not None and 0 <= seed < 2**32 for seed in drawn)

@@ -1,0 +1,201 @@
+"""The gates: which verdict a window's text gets, what a loop is, and which try is the least bad."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scripted_engine import heard
+from workers.gates import CLEAR_SPEECH_SECONDS, LOOP_REPEATS, LOOP_WORDS, Gates, Verdict, least_bad, loops, words
+from workers.settings import load_settings
+
+LOOP = "so it goes " * LOOP_REPEATS
+A_BIT = 1e-9
+
+# Verdicts. The thresholds are those of openai/whisper: a value on one is still good.
+
+
+@pytest.mark.parametrize(
+    ("figures", "verdict"),
+    [
+        ({}, Verdict.GOOD),
+        ({"compression_ratio": 2.4, "avg_logprob": -1.0}, Verdict.GOOD),
+        ({"no_speech_prob": 1.0, "avg_logprob": -1.0}, Verdict.GOOD),  # the text is likely, so somebody spoke
+        ({"compression_ratio": 2.4 + A_BIT}, Verdict.REPETITION),
+        ({"flags": ("repetition",)}, Verdict.REPETITION),
+        ({"text": LOOP}, Verdict.REPETITION),
+        ({"avg_logprob": -1.0 - A_BIT}, Verdict.LOW_CONFIDENCE),
+        ({"avg_logprob": -1.0 - A_BIT, "no_speech_prob": 0.6}, Verdict.LOW_CONFIDENCE),
+        ({"avg_logprob": -1.0 - A_BIT, "no_speech_prob": 0.6 + A_BIT}, Verdict.SILENCE),
+        ({"text": ""}, Verdict.EMPTY),
+        ({"text": "", "avg_logprob": -3.0, "no_speech_prob": 0.99}, Verdict.EMPTY),
+    ],
+)
+def test_verdict_on_a_window_with_clear_speech(figures: dict[str, object], verdict: Verdict) -> None:
+    assert Gates().judge(heard(**figures), 10.0) is verdict  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("loop", [{"compression_ratio": 3.0}, {"flags": ("repetition",)}, {"text": LOOP}])
+def test_repetition_is_tested_before_silence(loop: dict[str, object]) -> None:
+    """The silence rule would end the tries, and a loop over speech would come out as silence."""
+    result = heard(**{"avg_logprob": -3.0, "no_speech_prob": 0.99, **loop})  # type: ignore[arg-type]
+
+    assert Gates().judge(result, 0.0) is Verdict.REPETITION
+
+
+def test_loop_of_timestamps_has_no_text_and_is_a_repetition() -> None:
+    assert Gates().judge(heard("", flags=("repetition",)), 0.0) is Verdict.REPETITION
+
+
+def test_nothing_is_an_answer_only_where_there_is_little_speech() -> None:
+    assert Gates().judge(heard(""), CLEAR_SPEECH_SECONDS) is Verdict.EMPTY
+    assert Gates().judge(heard(""), CLEAR_SPEECH_SECONDS - A_BIT) is Verdict.SILENCE
+
+
+def test_text_over_little_speech_is_judged_like_any_other() -> None:
+    assert Gates().judge(heard(), 0.0) is Verdict.GOOD
+    assert Gates().judge(heard(avg_logprob=-2.0), 0.0) is Verdict.LOW_CONFIDENCE
+
+
+def test_thresholds_are_those_of_the_settings() -> None:
+    chosen = load_settings(
+        compression_ratio_threshold=1.5, logprob_threshold=-0.5, no_speech_threshold=0.3, temperatures=[0, 0.5]
+    )
+    gates = Gates.from_settings(chosen)
+
+    assert gates == Gates(compression_ratio=1.5, logprob=-0.5, no_speech=0.3, temperatures=(0.0, 0.5))
+    assert gates.judge(heard(compression_ratio=1.6), 10) is Verdict.REPETITION
+    assert gates.judge(heard(avg_logprob=-0.6, no_speech_prob=0.2), 10) is Verdict.LOW_CONFIDENCE
+    assert gates.judge(heard(avg_logprob=-0.6, no_speech_prob=0.4), 10) is Verdict.SILENCE
+
+
+def test_defaults_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("COMPRESSION_RATIO_THRESHOLD", "LOGPROB_THRESHOLD", "NO_SPEECH_THRESHOLD", "TEMPERATURES"):
+        monkeypatch.delenv(f"WHISPER_{name}", raising=False)
+
+    assert Gates.from_settings(load_settings()) == Gates()
+
+
+# Loops.
+
+some_words = st.lists(st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=8), max_size=12)
+phrases = st.lists(st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=8), min_size=1, max_size=LOOP_WORDS)
+separators = st.sampled_from([" ", ", ", ". ", "\n", " – "])
+#: Han, kana, Thai and Myanmar: no spaces.
+letters = st.one_of(
+    *(st.characters(min_codepoint=first, max_codepoint=last) for first, last in [(0x4E00, 0x9FFF), (0x3041, 0x3096)]),
+    st.sampled_from("กขคงจฉชซญດຕທကခဂ々ー"),
+)
+
+
+@given(some_words, phrases, st.integers(LOOP_REPEATS, 10), some_words, separators)
+def test_phrase_said_four_times_in_a_row_is_a_loop_wherever_it_stands(
+    before: list[str], phrase: list[str], times: int, after: list[str], separator: str
+) -> None:
+    assert loops(separator.join([*before, *phrase * times, *after]))
+
+
+@given(some_words, st.lists(letters, min_size=1, max_size=LOOP_WORDS), st.integers(LOOP_REPEATS, 10), some_words)
+def test_loop_is_found_in_scripts_without_spaces(
+    before: list[str], phrase: list[str], times: int, after: list[str]
+) -> None:
+    assert loops("".join([*before, *phrase * times, *after]))
+
+
+@given(st.lists(st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=8), unique=True, max_size=60), separators)
+def test_words_that_differ_are_no_loop(distinct: list[str], separator: str) -> None:
+    assert not loops(separator.join(distinct))
+
+
+@given(st.lists(letters, unique=True, max_size=60))
+def test_letters_that_differ_are_no_loop(distinct: list[str]) -> None:
+    assert not loops("".join(distinct))
+
+
+@given(
+    st.lists(st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=8), unique=True, min_size=1, max_size=30),
+    st.integers(1, LOOP_WORDS),
+    st.integers(1, LOOP_REPEATS - 1),
+)
+def test_three_times_are_still_no_loop(distinct: list[str], size: int, times: int) -> None:
+    phrase, rest = distinct[:size], distinct[size:]
+    half = len(rest) // 2
+
+    assert not loops(" ".join([*rest[:half], *phrase * times, *rest[half:]]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Thank you. thank you, THANK YOU! Thank you.",
+        "第1回第1回第1回第1回",
+        "人々人々人々人々",
+        "AIの話AIの話AIの話AIの話",
+        "감사합니다 감사합니다 감사합니다 감사합니다",
+        "हिन्दी में बोलो हिन्दी में बोलो हिन्दी में बोलो हिन्दी में बोलो",
+        "ขอบคุณขอบคุณขอบคุณขอบคุณ",
+        "один два один два один два один два",
+    ],
+)
+def test_loops_as_whisper_makes_them(text: str) -> None:
+    assert loops(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "No, no, no!",
+        "It was the best of times, it was the worst of times, it was the age of wisdom.",
+        "今日は天気がいいから、公園を散歩しましょう。",
+        "人人为我，我为人人",
+        "We went there again and again, and again they were not in.",
+    ],
+)
+def test_speech_is_no_loop(text: str) -> None:
+    assert not loops(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("It's 10 o'clock!", ["it", "s", "10", "o", "clock"]),
+        ("第1回AI会議", ["第", "1", "回", "ai", "会", "議"]),
+        ("नमस्ते, दुनिया।", ["नमस्ते", "दुनिया"]),
+        ("Straße  ÉTÉ", ["straße", "été"]),
+        ("… – ?!", []),
+    ],
+)
+def test_words_of_a_text(text: str, expected: list[str]) -> None:
+    assert words(text) == expected
+
+
+# The least bad of several tries.
+
+
+def test_least_bad_is_by_verdict_first_and_then_by_the_models_own_confidence() -> None:
+    sure_loop = (heard("loop", avg_logprob=-0.1), Verdict.REPETITION)
+    empty = (heard("", avg_logprob=-0.1), Verdict.EMPTY)
+    unsure = (heard("a", avg_logprob=-1.9), Verdict.LOW_CONFIDENCE)
+    surer = (heard("b", avg_logprob=-1.2), Verdict.LOW_CONFIDENCE)
+
+    assert least_bad([sure_loop, empty, unsure, surer]) == surer
+    assert least_bad([sure_loop, empty, unsure]) == unsure
+    assert least_bad([sure_loop, empty]) == empty
+    assert least_bad([sure_loop]) == sure_loop
+
+
+def test_of_equals_the_first_try_is_kept() -> None:
+    assert least_bad([(heard("cool"), Verdict.EMPTY), (heard("hot"), Verdict.EMPTY)])[0].text == "cool"
+
+
+def test_verdicts_are_ordered_from_best_to_worst() -> None:
+    tries = [(heard(verdict.name), verdict) for verdict in reversed(Verdict)]
+
+    best = []
+    while tries:
+        best.append(least_bad(tries)[1])
+        tries = [one for one in tries if one[1] is not best[-1]]
+
+    assert best == [Verdict.GOOD, Verdict.SILENCE, Verdict.LOW_CONFIDENCE, Verdict.EMPTY, Verdict.REPETITION]

@@ -1,0 +1,107 @@
+"""A window is heard to its end, whatever its first decoding left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+
+from scripted_engine import FACTS, ScriptedEngine, heard
+from workers.errors import EngineLostError
+from workers.fallback import FallbackDecoder
+from workers.gates import Gates
+from workers.interface import WindowRequest, WindowResult, WindowSegment
+from workers.seek import SeekingDecoder, joined, speech_after
+
+RATE = 16_000
+
+
+def window(seconds: float, *, timestamps: bool = True, language: str | None = None) -> WindowRequest:
+    samples = np.arange(int(seconds * RATE), dtype=np.float32)
+    return WindowRequest(samples, "transcribe", language, timestamps=timestamps)
+
+
+def said(text: str, *times: tuple[float, float], language: str = "en") -> WindowResult:
+    segments = tuple(WindowSegment(start, end, text) for start, end in times)
+    return heard(text, language=language, segments=segments, avg_logprob=-0.2)
+
+
+class Script:
+    """Answers windows from a list, and remembers where each part of the window began."""
+
+    def __init__(self, *answers: WindowResult | Exception) -> None:
+        self.answers = answers
+        self.engine = ScriptedEngine(self.answer, FACTS)
+
+    def answer(self, request: WindowRequest, number: int) -> WindowResult | Exception:
+        return self.answers[number]
+
+    @property
+    def starts_s(self) -> list[float]:
+        return [float(request.samples[0]) / RATE for request in self.engine.requests]
+
+
+@pytest.fixture
+def decoders() -> Iterator[list[SeekingDecoder]]:
+    made: list[SeekingDecoder] = []
+    yield made
+    for decoder in made:
+        decoder.close()
+
+
+def decode(
+    decoders: list[SeekingDecoder], script: Script, request: WindowRequest, *speech: tuple[float, float]
+) -> Future[WindowResult]:
+    decoders.append(SeekingDecoder(FallbackDecoder(script.engine, Gates())))
+    return decoders[-1].submit(request, speech, "row/window")
+
+
+def test_the_rest_is_decoded_from_the_last_timestamp_on(decoders: list[SeekingDecoder]) -> None:
+    # Given a model that stops after 10 s of 30 s of speech, and then after 8 s of the rest
+    script = Script(said("one", (0.5, 10.0), language="de"), said("two", (0.0, 8.0)), said("three", (1.0, 12.0)))
+    # When the window is decoded
+    result = decode(decoders, script, window(30), (0.5, 30.0)).result(10)
+    # Then everything is there, in order, with times of the window, in the language that was heard first
+    assert script.starts_s == [0.0, 10.0, 18.0]
+    assert [request.language for request in script.engine.requests] == [None, "de", "de"]
+    assert result.text == "one two three"
+    assert [(one.start, one.end) for one in result.segments] == [(0.5, 10.0), (10.0, 18.0), (19.0, 30.0)]
+    assert result.attempts == 3
+
+
+def test_silence_after_the_last_word_is_no_reason_to_go_on(decoders: list[SeekingDecoder]) -> None:
+    script = Script(said("all", (0.0, 10.0)))
+    assert decode(decoders, script, window(30), (0.5, 10.9)).result(10).text == "all"
+    assert script.starts_s == [0.0]
+
+
+def test_without_timestamps_nobody_knows_how_far_the_model_has_heard(decoders: list[SeekingDecoder]) -> None:
+    script = Script(said("all", (0.0, 10.0)))
+    assert decode(decoders, script, window(30, timestamps=False), (0.5, 30.0)).result(10).text == "all"
+    assert script.starts_s == [0.0]
+
+
+def test_a_model_that_does_not_get_on_is_not_asked_for_ever(decoders: list[SeekingDecoder]) -> None:
+    script = Script(*(said(str(number), (0.0, 1.0)) for number in range(20)))
+    result = decode(decoders, script, window(30), (0.0, 30.0)).result(10)
+    assert script.starts_s == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert result.text == "0 1 2 3 4 5"
+
+
+def test_a_lost_engine_reaches_the_one_who_waits(decoders: list[SeekingDecoder]) -> None:
+    script = Script(said("one", (0.5, 10.0)), EngineLostError("gone"))
+    with pytest.raises(EngineLostError, match="gone"):
+        decode(decoders, script, window(30), (0.5, 30.0)).result(10)
+
+
+def test_parts_without_words_add_no_flags() -> None:
+    empty = heard("", flags=("empty",), avg_logprob=-3.0)
+    result = joined([(0.0, said("one", (0.0, 5.0))), (5.0, empty)])
+    assert (result.text, result.flags) == ("one", ())
+
+
+def test_speech_after_a_time() -> None:
+    assert speech_after([(0.0, 2.0), (3.0, 5.0)], 1.0) == pytest.approx(3.0)
+    assert speech_after([(0.0, 2.0)], 2.5) == 0.0

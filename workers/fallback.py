@@ -1,0 +1,146 @@
+"""One window until its text can be trusted: tried again at higher temperatures, the least bad try kept and flagged.
+
+Source: openai/whisper `transcribe.py` (decode_with_fallback). Tries after the first are made with timestamps, as
+there: their grammar alone ends most loops.
+"""
+
+from __future__ import annotations
+
+import difflib
+import zlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from workers.errors import EngineLostError
+from workers.gates import Gates, Verdict, least_bad, words
+from workers.interface import Engine, WindowRequest, WindowResult
+
+#: What a window is flagged with when no try was good.
+FLAGS = {
+    Verdict.LOW_CONFIDENCE: ("low_confidence",),
+    Verdict.EMPTY: ("empty",),
+    Verdict.REPETITION: ("repetition",),
+    Verdict.SILENCE: ("no_speech",),
+    Verdict.GOOD: (),
+}
+#: Fewer words than this may well be said and be in the prompt too.
+ECHO_WORDS = 3
+#: Share of equal letters from which two tries heard the same speech: a prompt is there to correct its spelling.
+SAME_SPEECH = 0.6
+
+
+@dataclass(slots=True)
+class _Window:
+    """One window on its way through the tries."""
+
+    request: WindowRequest
+    speech_seconds: float
+    identity: str
+    answer: Future[WindowResult] = field(default_factory=Future)
+    tries: list[tuple[WindowResult, Verdict]] = field(default_factory=list)
+
+
+class FallbackDecoder:
+    """Decodes windows with retries. Safe from any thread; close it before the engine."""
+
+    def __init__(self, engine: Engine, gates: Gates) -> None:
+        self._engine = engine
+        self._gates = gates
+        # Log-mel of a retry is computed here, not on the engine's loop, which has to stay free for its answers.
+        self._retries = ThreadPoolExecutor(max_workers=2, thread_name_prefix="retry")
+
+    def submit(self, request: WindowRequest, speech_seconds: float, identity: str) -> Future[WindowResult]:
+        """Start one window. ``identity`` (row and window) seeds the sampling, so that reruns agree."""
+        window = _Window(request, speech_seconds, identity)
+        self._try(window)
+        return window.answer
+
+    def close(self) -> None:
+        """Start no more retries."""
+        self._retries.shutdown(wait=False, cancel_futures=True)
+
+    def _try(self, window: _Window) -> None:
+        number = len(window.tries)
+        temperature = self._gates.temperatures[number]
+        request = window.request
+        if number:
+            seed = zlib.crc32(f"{window.identity}/{temperature}".encode())
+            # The language stays what the first try heard: sampled at a high temperature it would be any.
+            language = request.language or window.tries[0][0].language
+            request = replace(request, language=language, temperature=temperature, seed=seed, timestamps=True)
+        elif temperature:
+            request = replace(request, temperature=temperature, seed=zlib.crc32(window.identity.encode()))
+        self._engine.submit(request).add_done_callback(lambda future: self._judge(window, future))
+
+    def _judge(self, window: _Window, future: Future[WindowResult]) -> None:
+        """Runs in the engine's thread: decides only, and leaves work to others."""
+        try:
+            result = future.result()
+            verdict = self._gates.judge(result, window.speech_seconds)
+            window.tries.append((result, verdict))
+            if verdict in (Verdict.GOOD, Verdict.SILENCE) or len(window.tries) == len(self._gates.temperatures):
+                self._finish(window)
+            else:
+                self._retry(window, lambda: self._try(window))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the one who waits for the window gets it
+            window.answer.set_exception(error)
+
+    def _retry(self, window: _Window, work: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:  # noqa: BLE001 - as above
+                window.answer.set_exception(error)
+
+        def end() -> None:
+            window.answer.set_exception(EngineLostError("the worker is ending"))
+
+        try:
+            retry = self._retries.submit(run)
+        except RuntimeError:  # closed
+            end()
+        else:
+            retry.add_done_callback(lambda future: end() if future.cancelled() else None)  # closed while it waited
+
+    def _finish(self, window: _Window) -> None:
+        result, verdict = least_bad(window.tries)
+        flags = tuple(dict.fromkeys((*result.flags, *FLAGS[verdict])))
+        if verdict is Verdict.SILENCE:
+            result = replace(result, text="", segments=())
+        result = replace(result, flags=flags, attempts=len(window.tries))
+        if echoes(result.text, window.request.prompt):
+            self._retry(window, lambda: self._without_prompt(window, result))
+        else:
+            window.answer.set_result(result)
+
+    def _without_prompt(self, window: _Window, result: WindowResult) -> None:
+        """Was it said, or only repeated from the prompt? Heard much the same without the prompt, it was said."""
+
+        def compare(future: Future[WindowResult]) -> None:
+            error = future.exception()
+            if error is not None:
+                window.answer.set_exception(error)
+                return
+            other = future.result()
+            if _likeness(other.text, result.text) >= SAME_SPEECH:
+                window.answer.set_result(result)
+            else:
+                flags = (*other.flags, "prompt_echo")
+                attempts = result.attempts + other.attempts
+                window.answer.set_result(replace(other, flags=flags, attempts=attempts))
+
+        request = replace(window.request, prompt=None)
+        self.submit(request, window.speech_seconds, f"{window.identity}/no-prompt").add_done_callback(compare)
+
+
+def echoes(text: str, prompt: str | None) -> bool:
+    """Whether a text only repeats words of its prompt, as Whisper does over silence."""
+    said, given = words(text), words(prompt or "")
+    starts = range(len(given) - len(said) + 1)
+    return len(said) >= ECHO_WORDS and any(given[at : at + len(said)] == said for at in starts)
+
+
+def _likeness(text: str, other: str) -> float:
+    """Share of letters that two texts have in the same order, 0 to 1."""
+    return difflib.SequenceMatcher(None, " ".join(words(text)), " ".join(words(other)), autojunk=False).ratio()

@@ -1,0 +1,49 @@
+"""The windows' answers put back together: one text, one list of segments. Pure logic."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import groupby
+
+from workers.interface import WindowResult
+from workers.languages import LANGUAGES_WITHOUT_SPACES, UNSPACED_LETTERS
+from workers.messages import Segment
+
+_UNSPACED = re.compile(f"[{UNSPACED_LETTERS}]")
+
+
+def joined_text(results: Sequence[WindowResult]) -> str:
+    """The windows' texts as one: each may have its own language, and a translation has spaces whatever was spoken."""
+
+    def unspaced(result: WindowResult) -> bool:
+        return result.language in LANGUAGES_WITHOUT_SPACES and bool(_UNSPACED.search(result.text))
+
+    runs = [list(run) for _, run in groupby((result for result in results if result.text), unspaced)]
+    texts = [join_texts([one.text for one in run], run[0].language if unspaced(run[0]) else None) for run in runs]
+    return join_texts(texts, None)
+
+
+def join_texts(texts: Sequence[str], language: str | None) -> str:
+    """The windows' texts as one, white space as single blanks; none between windows where the script has none."""
+    parts = [" ".join(text.split()) for text in texts]
+    return ("" if language in LANGUAGES_WITHOUT_SPACES else " ").join(part for part in parts if part)
+
+
+def join_segments(parts: Sequence[tuple[float, float, Sequence[tuple[float, float, str]]]]) -> list[Segment]:
+    """One list of segments from each window's ``(start_s, end_s, [(start, end, text), ...])``.
+
+    A window's segment times count from its start. The result's count from the recording's, lie within their window,
+    never go back and are rounded to 0.01 s; segments without text are left out.
+    """
+    joined: list[Segment] = []
+    now = 0.0
+    for window_start, window_end, segments in parts:
+        for start, end, text in segments:
+            words = " ".join(text.split())
+            if not words:
+                continue
+            begin = max(now, min(window_start + max(start, 0.0), window_end))
+            now = max(begin, min(window_start + end, window_end))
+            joined.append(Segment(start=round(begin, 2), end=round(now, 2), text=words))
+    return joined

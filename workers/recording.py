@@ -1,0 +1,125 @@
+"""One recording's windows become one transcript: a vote on the language, joined text and segments, joined figures."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from workers.interface import WindowRequest, WindowResult
+from workers.joining import join_segments, joined_text
+from workers.messages import Failure, Transcript
+from workers.seek import Speech
+
+#: So many windows with speech decide on the language of a recording.
+VOTERS = 3
+#: A vote that is less sure than this is flagged.
+CERTAIN = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A window in the engine. Times in seconds of the whole recording; ``request`` is kept for voters only."""
+
+    start_s: float
+    end_s: float
+    speech_s: float
+    future: Future[WindowResult]
+    request: WindowRequest | None = None
+    #: Where somebody speaks, in seconds from the window's start.
+    speech: Speech = ()
+    #: Names the window in the seeds of its tries.
+    identity: str = ""
+
+
+@dataclass(slots=True)
+class Recording:
+    """One audio file, or one channel of it, on its way. ``votes``: whether its windows decide on one language for all.
+
+    ``channels``: how many the file has, known when it is read.
+    """
+
+    votes: bool = False
+    windows: list[Sent] = field(default_factory=list)
+    duration_s: float = 0.0
+    flags: tuple[str, ...] = ()
+    channels: int = 1
+    failure: Failure | None = None
+
+    def done(self) -> bool:
+        """Whether nothing of it is in the engine any more."""
+        return all(window.future.done() for window in self.windows)
+
+    def voters(self) -> list[Sent]:
+        """The windows that decide on the language."""
+        return self.windows[:VOTERS] if self.votes else []
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """The language that the voters heard, and how sure they are, 0 to 1."""
+
+    language: str
+    probability: float
+
+
+def vote(windows: Sequence[Sent], results: Sequence[WindowResult]) -> Vote:
+    """The language with the most probability times seconds of speech; windows without words count only if all are."""
+    heard = list(zip(windows, results, strict=True))
+    weights: dict[str, float] = defaultdict(float)
+    total = 0.0
+    for window, result in [pair for pair in heard if pair[1].text] or heard:
+        weight = max(window.speech_s, 0.1)
+        weights[result.language] += weight * result.language_probability
+        total += weight
+    language = max(weights, key=weights.__getitem__)
+    return Vote(language, weights[language] / total)
+
+
+def join(
+    recording: Recording, results: Sequence[WindowResult], heard: Vote, *, timestamps: bool, model: str, attempts: int
+) -> Transcript:
+    """The transcript of a recording whose windows have ``results``."""
+    flags = {*recording.flags, *(flag for result in results for flag in result.flags if flag != "no_speech")}
+    if not any(result.text for result in results) and not {"empty", "repetition"} & flags:
+        flags.add("no_speech")
+    if recording.votes and heard.probability < CERTAIN:
+        flags.add("uncertain_language")
+    weights = [max(1e-3, window.end_s - window.start_s) for window in recording.windows]
+    parts = [
+        (window.start_s, window.end_s, [(one.start, one.end, one.text) for one in result.segments])
+        for window, result in zip(recording.windows, results, strict=True)
+    ]
+    return Transcript(
+        text=joined_text(results),
+        segments=join_segments(parts) if timestamps else None,
+        language=heard.language,
+        language_probability=heard.probability,
+        duration=recording.duration_s,
+        speech_seconds=sum(window.speech_s for window in recording.windows),
+        model=model,
+        avg_logprob=_mean([result.avg_logprob for result in results], weights),
+        compression_ratio=max(result.compression_ratio for result in results),
+        no_speech_prob=_mean([result.no_speech_prob for result in results], weights),
+        temperature=max(result.temperature for result in results),
+        flags=sorted(flags),
+        attempts=attempts,
+    )
+
+
+def silence(recording: Recording, *, timestamps: bool, model: str, attempts: int) -> Transcript:
+    """The transcript of a recording in which nobody speaks: the model was not asked."""
+    return Transcript(
+        text="",
+        segments=[] if timestamps else None,
+        duration=recording.duration_s,
+        model=model,
+        flags=sorted({*recording.flags, "no_speech"}),
+        attempts=attempts,
+    )
+
+
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """The mean of the windows' figures, by their lengths."""
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)

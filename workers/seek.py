@@ -1,0 +1,119 @@
+"""One window heard to its end: where the model stops before the speech does, the rest is decoded from there on.
+
+Whisper ends many windows early, most of all after a pause or before half a sentence; openai/whisper (`transcribe.py`,
+`seek`) and faster-whisper go on from the last timestamp, and so does this. Only decoding with timestamps tells how far
+the model has heard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from workers.errors import EngineLostError
+from workers.fallback import FallbackDecoder
+from workers.interface import SAMPLE_RATE_HZ, WindowRequest, WindowResult, WindowSegment
+from workers.joining import joined_text
+
+#: Less speech than this after the last timestamp is taken for the end of its last word.
+REST_SECONDS = 1.0
+#: A window is cut into no more parts than this.
+MOST_PARTS = 6
+
+#: Stretches of speech in a window, in seconds from its start.
+Speech = Sequence[tuple[float, float]]
+
+
+@dataclass(slots=True)
+class _Window:
+    request: WindowRequest
+    speech: Speech
+    identity: str
+    answer: Future[WindowResult] = field(default_factory=Future)
+    #: Where each part starts in the window, in seconds, and what was heard from there.
+    parts: list[tuple[float, WindowResult]] = field(default_factory=list)
+
+
+class SeekingDecoder:
+    """Decodes windows and what their first decoding left out. Safe from any thread."""
+
+    def __init__(self, decoder: FallbackDecoder) -> None:
+        self._decoder = decoder
+        # As in the fallback: work is not for the engine's thread, which calls back with the results.
+        self._rests = ThreadPoolExecutor(max_workers=2, thread_name_prefix="seek")
+
+    def submit(self, request: WindowRequest, speech: Speech, identity: str) -> Future[WindowResult]:
+        """Start one window. ``speech``: where somebody speaks in it."""
+        window = _Window(request, speech, identity)
+        self._hear(window, 0.0)
+        return window.answer
+
+    def close(self) -> None:
+        """Start nothing more."""
+        self._rests.shutdown(wait=False, cancel_futures=True)
+        self._decoder.close()
+
+    def _hear(self, window: _Window, start_s: float) -> None:
+        request = window.request
+        if start_s:
+            rest = request.samples[int(start_s * SAMPLE_RATE_HZ) :]
+            request = replace(request, samples=rest, language=window.parts[0][1].language)
+        speech_s = speech_after(window.speech, start_s)
+        future = self._decoder.submit(request, speech_s, f"{window.identity}/{start_s:.2f}")
+        future.add_done_callback(lambda done: self._heard(window, start_s, done))
+
+    def _heard(self, window: _Window, start_s: float, done: Future[WindowResult]) -> None:
+        try:
+            result = done.result()
+            window.parts.append((start_s, result))
+            until_s = start_s + (result.segments[-1].end if result.segments else 0.0)
+            goes_on = window.request.timestamps and until_s > start_s and len(window.parts) < MOST_PARTS
+            if goes_on and speech_after(window.speech, until_s) >= REST_SECONDS:
+                self._later(window, until_s)
+            else:
+                window.answer.set_result(joined(window.parts))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the one who waits for the window gets it
+            window.answer.set_exception(error)
+
+    def _later(self, window: _Window, start_s: float) -> None:
+        def run() -> None:
+            try:
+                self._hear(window, start_s)
+            except BaseException as error:  # noqa: BLE001 - as above
+                window.answer.set_exception(error)
+
+        try:
+            self._rests.submit(run)
+        except RuntimeError:  # closed
+            window.answer.set_exception(EngineLostError("the worker is ending"))
+
+
+def speech_after(speech: Speech, time_s: float) -> float:
+    """Seconds of speech from ``time_s`` on."""
+    return sum(max(0.0, end - max(start, time_s)) for start, end in speech)
+
+
+def joined(parts: Sequence[tuple[float, WindowResult]]) -> WindowResult:
+    """One result of a window's parts: texts and segments in order, figures by the length of the text."""
+    first = parts[0][1]
+    if len(parts) == 1:
+        return first
+    results = [result for _, result in parts]
+    heard = [result for result in results if result.text]
+    weights = [max(1, len(result.text)) for result in results]
+    flags = dict.fromkeys(flag for result in heard or results for flag in result.flags)
+    return replace(
+        first,
+        text=joined_text(results),
+        segments=tuple(
+            WindowSegment(round(start_s + one.start, 2), round(start_s + one.end, 2), one.text)
+            for start_s, result in parts
+            for one in result.segments
+        ),
+        avg_logprob=sum(r.avg_logprob * w for r, w in zip(results, weights, strict=True)) / sum(weights),
+        compression_ratio=max(result.compression_ratio for result in results),
+        temperature=max(result.temperature for result in results),
+        flags=tuple(flags),
+        attempts=sum(result.attempts for result in results),
+    )
