@@ -30,7 +30,9 @@ class ChannelsName(StrEnum):
 def job_spec(
     inputs: Annotated[list[str], typer.Argument(help="JSONL files or globs, .gz and .zst too.", metavar="INPUT...")],
     task: Annotated[TaskName, typer.Option(help="Text in the language spoken, or in English.")] = TaskName.TRANSCRIBE,
-    language: Annotated[str, typer.Option(help="Language spoken: name, alias or code; auto or per-window detect it.")] = "auto",
+    language: Annotated[
+        str, typer.Option(help="Language spoken: name or code; auto and per-window detect it.")
+    ] = "auto",
     prompt: Annotated[
         str | None, typer.Option(help="Words that are likely to be said; a row's own `prompt` is used instead.")
     ] = None,
