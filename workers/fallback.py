@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import difflib
 import zlib
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
-from workers.errors import EngineLostError
 from workers.gates import Gates, Verdict, least_bad, words
 from workers.interface import Engine, WindowRequest, WindowResult
+from workers.later import Later
 
 #: What a window is flagged with when no try was good.
 FLAGS = {
@@ -47,8 +46,7 @@ class FallbackDecoder:
     def __init__(self, engine: Engine, gates: Gates) -> None:
         self._engine = engine
         self._gates = gates
-        # Log-mel of a retry is computed here, not on the engine's loop, which has to stay free for its answers.
-        self._retries = ThreadPoolExecutor(max_workers=2, thread_name_prefix="retry")
+        self._later = Later("retry")
 
     def submit(self, request: WindowRequest, speech_seconds: float, identity: str) -> Future[WindowResult]:
         """Start one window. ``identity`` (row and window) seeds the sampling, so that reruns agree."""
@@ -58,7 +56,7 @@ class FallbackDecoder:
 
     def close(self) -> None:
         """Start no more retries."""
-        self._retries.shutdown(wait=False, cancel_futures=True)
+        self._later.close()
 
     def _try(self, window: _Window) -> None:
         number = len(window.tries)
@@ -82,26 +80,9 @@ class FallbackDecoder:
             if verdict in (Verdict.GOOD, Verdict.SILENCE) or len(window.tries) == len(self._gates.temperatures):
                 self._finish(window)
             else:
-                self._retry(window, lambda: self._try(window))
+                self._later.run(window.answer, lambda: self._try(window))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the one who waits for the window gets it
             window.answer.set_exception(error)
-
-    def _retry(self, window: _Window, work: Callable[[], None]) -> None:
-        def run() -> None:
-            try:
-                work()
-            except BaseException as error:  # noqa: BLE001 - as above
-                window.answer.set_exception(error)
-
-        def end() -> None:
-            window.answer.set_exception(EngineLostError("the worker is ending"))
-
-        try:
-            retry = self._retries.submit(run)
-        except RuntimeError:  # closed
-            end()
-        else:
-            retry.add_done_callback(lambda future: end() if future.cancelled() else None)  # closed while it waited
 
     def _finish(self, window: _Window) -> None:
         result, verdict = least_bad(window.tries)
@@ -110,7 +91,7 @@ class FallbackDecoder:
             result = replace(result, text="", segments=())
         result = replace(result, flags=flags, attempts=len(window.tries))
         if echoes(result.text, window.request.prompt):
-            self._retry(window, lambda: self._without_prompt(window, result))
+            self._later.run(window.answer, lambda: self._without_prompt(window, result))
         else:
             window.answer.set_result(result)
 

@@ -2,19 +2,19 @@
 
 Whisper ends many windows early, most of all after a pause or before half a sentence; openai/whisper (`transcribe.py`,
 `seek`) and faster-whisper go on from the last timestamp, and so does this. Only decoding with timestamps tells how far
-the model has heard.
+the model has heard: results without segments (a first try of a job without timestamps) are taken as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
-from workers.errors import EngineLostError
 from workers.fallback import FallbackDecoder
 from workers.interface import SAMPLE_RATE_HZ, WindowRequest, WindowResult, WindowSegment
 from workers.joining import joined_text
+from workers.later import Later
 
 #: Less speech than this after the last timestamp is taken for the end of its last word.
 REST_SECONDS = 1.0
@@ -40,8 +40,7 @@ class SeekingDecoder:
 
     def __init__(self, decoder: FallbackDecoder) -> None:
         self._decoder = decoder
-        # As in the fallback: work is not for the engine's thread, which calls back with the results.
-        self._rests = ThreadPoolExecutor(max_workers=2, thread_name_prefix="seek")
+        self._later = Later("seek")
 
     def submit(self, request: WindowRequest, speech: Speech, identity: str) -> Future[WindowResult]:
         """Start one window. ``speech``: where somebody speaks in it."""
@@ -51,7 +50,7 @@ class SeekingDecoder:
 
     def close(self) -> None:
         """Start nothing more."""
-        self._rests.shutdown(wait=False, cancel_futures=True)
+        self._later.close()
         self._decoder.close()
 
     def _hear(self, window: _Window, start_s: float) -> None:
@@ -68,25 +67,13 @@ class SeekingDecoder:
             result = done.result()
             window.parts.append((start_s, result))
             until_s = start_s + (result.segments[-1].end if result.segments else 0.0)
-            goes_on = window.request.timestamps and until_s > start_s and len(window.parts) < MOST_PARTS
+            goes_on = until_s > start_s and len(window.parts) < MOST_PARTS
             if goes_on and speech_after(window.speech, until_s) >= REST_SECONDS:
-                self._later(window, until_s)
+                self._later.run(window.answer, lambda: self._hear(window, until_s))
             else:
                 window.answer.set_result(joined(window.parts))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the one who waits for the window gets it
             window.answer.set_exception(error)
-
-    def _later(self, window: _Window, start_s: float) -> None:
-        def run() -> None:
-            try:
-                self._hear(window, start_s)
-            except BaseException as error:  # noqa: BLE001 - as above
-                window.answer.set_exception(error)
-
-        try:
-            self._rests.submit(run)
-        except RuntimeError:  # closed
-            window.answer.set_exception(EngineLostError("the worker is ending"))
 
 
 def speech_after(speech: Speech, time_s: float) -> float:

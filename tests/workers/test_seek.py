@@ -78,9 +78,19 @@ def test_silence_after_the_last_word_is_no_reason_to_go_on(decoders: list[Seekin
 
 
 def test_without_timestamps_nobody_knows_how_far_the_model_has_heard(decoders: list[SeekingDecoder]) -> None:
-    script = Script(said("all", (0.0, 10.0)))
+    script = Script(said("all"))
     assert decode(decoders, script, window(30, timestamps=False), (0.5, 30.0)).result(10).text == "all"
     assert script.starts_s == [0.0]
+
+
+def test_a_retry_with_timestamps_is_heard_to_its_end_too(decoders: list[SeekingDecoder]) -> None:
+    # Given a job without timestamps whose first try loops, and whose retry (with timestamps) stops early
+    loop = said("no no no no no no no no")
+    script = Script(loop, said("one", (0.0, 10.0)), said("two"))
+    result = decode(decoders, script, window(30, timestamps=False), (0.5, 30.0)).result(10)
+    # Then the rest is decoded as well
+    assert script.starts_s == [0.0, 0.0, 10.0]
+    assert result.text == "one two"
 
 
 def test_a_model_that_does_not_get_on_is_not_asked_for_ever(decoders: list[SeekingDecoder]) -> None:
