@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from workers.ctranslate2 import CONVERTER_VERSION, convert, read_json, read_vocabulary
+from workers.checkpoint import read_json, read_vocabulary
+from workers.ctranslate2 import CONVERTER_VERSION, convert
 from workers.errors import ModelLoadError
 from workers.languages import LANGUAGES, MULTILINGUAL_VOCAB, language_tokens
 from workers.messages import TASKS, Task
