@@ -12,7 +12,7 @@ import soundfile
 
 SAMPLES = Path(__file__).parent / "samples"
 #: Container and codec that PyAV writes for each suffix that libsndfile cannot.
-CODECS = {".m4a": "aac", ".mp4": "aac", ".webm": "libopus", ".wma": "wmav2", ".opus": "libopus"}
+CODECS = {".m4a": "aac", ".mp4": "aac", ".webm": "libopus", ".wma": "wmav2", ".opus": "libopus", ".ts": "aac"}
 
 
 def read_rows(path: Path | str) -> list[dict[str, Any]]:

@@ -104,7 +104,7 @@ def test_flower_lists_the_worker_to_those_who_know_the_password(project: Project
         return name in answer.json()
 
     wait_for(listed)
-    for path in ("/", "/api/workers"):
+    for path in ("/", "/api/workers", "/metrics"):
         for auth in (None, ("fleet", "another")):
             answer = _flower(project, path, auth)
             assert answer is not None

@@ -9,9 +9,13 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Celery:
-    """``celery``: the app, under the name that ``celery -A workers`` looks for."""
+    """``celery``: the app, under the name that ``celery -A workers`` looks for. A wrong setting ends that command."""
     if name != "celery":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from workers.app import app
+    from workers.errors import SettingsError
 
+    try:
+        from workers.app import app
+    except SettingsError as error:  # Celery would show it as a traceback within a usage error
+        raise SystemExit(f"The worker cannot start: {error}") from None
     return app

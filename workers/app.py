@@ -9,9 +9,10 @@ from __future__ import annotations
 from celery import Celery
 from kombu.entity import Exchange, Queue
 
+from workers import discretion, flower_doors
 from workers.device import max_num_seqs
 from workers.messages import TASK_NAMES, TASKS, Task
-from workers.redis_client import celery_url, sentinel_master
+from workers.redis_url import broker_url, celery_url, sentinel_master, tls_options
 from workers.settings import DEFAULT_REDIS_URL, Settings, settings
 
 #: Redis priorities: 0 is served first. Interactive calls go before bulk jobs.
@@ -33,7 +34,7 @@ def task_threads(config: Settings) -> int:
 def create_app(config: Settings) -> Celery:
     """The app for one set of settings."""
     url = celery_url(config.redis_url or DEFAULT_REDIS_URL)
-    app = Celery("whisper_fleet", broker=url, backend=url, include=["workers.tasks"])
+    app = Celery("whisper_fleet", broker=broker_url(config.redis_url or url), backend=url, include=["workers.tasks"])
     transport: dict[str, object] = {
         "visibility_timeout": config.visibility_timeout_seconds,
         # Every `interval` x `throttle` seconds a worker gives out again what silent workers held.
@@ -49,6 +50,10 @@ def create_app(config: Settings) -> Celery:
     if not url.startswith("redis+socket://"):
         transport["socket_keepalive"] = True
     result_transport: dict[str, object] = {"visibility_timeout": config.visibility_timeout_seconds}
+    tls = tls_options(config.redis_url or "")
+    if tls:
+        # Flower and the result backend look here, not into the broker's URL.
+        app.conf.update(broker_use_ssl=tls, redis_backend_use_ssl=tls)
     if url.startswith("sentinel://"):
         transport["master_name"] = result_transport["master_name"] = sentinel_master(config.redis_url or "")
     app.conf.update(
@@ -80,8 +85,13 @@ def create_app(config: Settings) -> Celery:
         broker_transport_options=transport,
     )
     # By name: whoever only sends tasks loads none of it.
+    app.steps["worker"].add("workers.broker_step:BrokerStep")
+    app.steps["worker"].add("workers.lost_connection:LostConnectionStep")
     app.steps["worker"].add("workers.bootsteps:EngineStep")
     app.steps["consumer"].add("workers.bootsteps:LeaseStep")
+    app.steps["consumer"].add("workers.discretion:DiscreetInfo")
+    discretion.install()
+    flower_doors.install()
     return app
 
 

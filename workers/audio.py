@@ -16,17 +16,17 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
 
 from workers.decode_wire import BLOCK, END, ERROR, REQUEST, unpack_block
 from workers.errors import TranscriptionError, TransientError
-from workers.settings import Settings
+from workers.settings import URL_SCHEMES, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -42,26 +42,29 @@ _REAP_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class AudioLimits:
-    """What one recording may cost, and where its path leads on this machine."""
+    """What one recording may cost, where it may come from, and where its path leads: settings of the same names."""
 
     max_audio_seconds: float = 24 * 3600.0
     max_audio_bytes: int = 8 * 2**30
     max_channels: int = 8
+    max_sample_rate_hz: int = 768_000
     decode_timeout_seconds: float = 60.0
+    decode_cpu_seconds: float = 3600.0
     decode_memory_bytes: int = 4 * 2**30
+    download_timeout_seconds: float = 3600.0
+    max_redirects: int = 5
+    #: Folders whose files may be read, None: all.
+    audio_roots: Sequence[str] | None = None
+    url_schemes: Sequence[str] = URL_SCHEMES
+    #: Hosts to fetch from, None: all.
+    url_hosts: Sequence[str] | None = None
+    allow_private_addresses: bool = False
     path_map: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> AudioLimits:
         """The limits that the settings of the same names set."""
-        return cls(
-            max_audio_seconds=settings.max_audio_seconds,
-            max_audio_bytes=settings.max_audio_bytes,
-            max_channels=settings.max_channels,
-            decode_timeout_seconds=settings.decode_timeout_seconds,
-            decode_memory_bytes=settings.decode_memory_bytes,
-            path_map=dict(settings.path_map),
-        )
+        return cls(**{limit.name: getattr(settings, limit.name) for limit in fields(cls)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """Whatever people call audio, decoded: libsndfile first, ffmpeg's libraries for the rest. Runs in a decode process.
 
-libsndfile is exact and quick for wav, flac, ogg, opus and mp3. PyAV opens what it does not know (m4a, mp4, webm, wma,
-the sound of a video) and has a second try at what it cannot read. Everything is a stream: memory is a few blocks,
-however long the recording.
+libsndfile is exact and quick for wav, flac, ogg and opus. PyAV opens what it does not know (m4a, mp4, webm, wma, the
+sound of a video), and mp3, which libsndfile does not always read in full. Each has a second try at what the other
+cannot read. Everything is a stream: memory is a few blocks, however long the recording.
 """
 
 from __future__ import annotations
@@ -10,37 +10,26 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
-from fractions import Fraction
-from typing import cast
 
-import av
-import av.error
 import soundfile
 
 from workers.audio import SAMPLE_RATE_HZ, AudioLimits
-from workers.audio_source import Progress, local_file, os_error, shown
+from workers.audio_source import LocalFile, local_file
+from workers.decode_job import LENGTH_TOLERANCE_SECONDS, RUN_UP_SECONDS, AudioEnd, DecodeJob, FaultError
+from workers.download import Progress
 from workers.errors import TranscriptionError
-from workers.pcm import BLOCK_SECONDS, Floats, Piece, blocks, mono, picked, resampled
+from workers.ffmpeg import ffmpeg_pieces
+from workers.pcm import BLOCK_SECONDS, Floats, Piece, blocks, picked, resampled
+from workers.source_errors import os_error, shown
 
 #: What libsndfile reads at once. A fault loses the whole read, so it is short.
 PIECE_SECONDS = 0.5
 #: Most values (frames times channels) of one read: a header may claim a thousand channels.
 MAX_PIECE_VALUES = 2**22
-#: Below lies nothing that is speech, above nothing that is sound; broken headers claim anything.
-SAMPLE_RATES_HZ = (1_000, 1_000_000)
 #: libsndfile says SF_COUNT_MAX (2**63 - 1) for a length that it cannot know.
 UNKNOWN_FRAMES = 2**62
 #: SF_ERR_SYSTEM of sndfile.h.
 LIBSNDFILE_SYSTEM_ERROR = 2
-#: A header's length may be off by as much without the file being cut short (mp3 padding, rounded container times).
-LENGTH_TOLERANCE_SECONDS = 1.0
-#: Containers whose durations and time stamps are written, not guessed: these can be trusted and sought in.
-EXACT_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
-#: Decoding starts this long before the wanted span, because lossy codecs need a run-up.
-RUN_UP_SECONDS = 1.0
-
-av.logging.set_level(None)
 
 
 class _Sequential(soundfile.SoundFile):  # type: ignore[misc]  # it has no types
@@ -52,52 +41,6 @@ class _Sequential(soundfile.SoundFile):  # type: ignore[misc]  # it has no types
 
     def seekable(self) -> bool:
         return False
-
-
-class _FaultError(Exception):
-    """A decoder cannot go on; the text is its reason in one line."""
-
-
-@dataclass(frozen=True, slots=True)
-class AudioEnd:
-    """What is known at the end: seconds decoded, flags, channels (see `workers.audio.AudioStream`)."""
-
-    duration_s: float
-    flags: tuple[str, ...]
-    channels: int = 1
-
-
-@dataclass(slots=True)
-class _Job:
-    """One recording's wishes and findings, shared by the steps below."""
-
-    source: str
-    limits: AudioLimits
-    progress: Progress
-    start_s: float
-    end_s: float
-    channel: int | None
-    #: How many the recording has, as far as is known.
-    channels: int = 0
-    flags: set[str] = field(default_factory=set)
-
-    def check_length(self, duration_s: float) -> None:
-        """Raises ``too_long`` when the asked span of ``duration_s`` seconds is longer than the limit."""
-        wanted_s = min(duration_s, self.end_s) - self.start_s
-        if wanted_s > self.limits.max_audio_seconds:
-            limit = f"the limit is {self.limits.max_audio_seconds:g} s (WHISPER_MAX_AUDIO_SECONDS)"
-            raise TranscriptionError("too_long", f"{shown(self.source)}: {wanted_s:.0f} s, {limit}")
-
-    def found_channels(self, count: int) -> None:
-        """Raises ``too_many_channels`` where each would be taken alone."""
-        self.channels = max(self.channels, count)
-        if self.channel is not None and self.channels > self.limits.max_channels:
-            limit = f"at most {self.limits.max_channels} are split (WHISPER_MAX_CHANNELS)"
-            raise TranscriptionError("too_many_channels", f"{shown(self.source)}: {self.channels} channels, {limit}")
-
-    def check_rate(self, rate_hz: int) -> None:
-        if not SAMPLE_RATES_HZ[0] <= rate_hz <= SAMPLE_RATES_HZ[1]:
-            raise _FaultError(f"a sample rate of {rate_hz} Hz")
 
 
 def open_audio(
@@ -114,47 +57,61 @@ def open_audio(
     ``progress`` is called while work goes on between blocks.
     A recording without a sample gives no block and no error; one that is cut short gives what can be read, and a flag.
 
-    Raises TranscriptionError ``file_not_found``, ``not_a_file``, ``no_permission``, ``not_audio``, ``no_audio_track``,
-    ``too_large``, ``too_long``, ``too_many_channels`` (only with ``channel``), ``unsupported_source``, ``fetch_failed``
-    (the address is wrong); TransientError ``fetch_failed``, ``read_failed`` (the network or the storage is).
+    Raises TranscriptionError ``file_not_found``, ``not_a_file``, ``no_permission``, ``not_allowed``, ``not_audio``,
+    ``no_audio_track``, ``too_large``, ``too_long``, ``too_many_channels`` (only with ``channel``), ``decode_timeout``,
+    ``unsupported_source``, ``fetch_failed`` (the address is wrong), ``fetch_timeout``; TransientError
+    ``fetch_failed``, ``read_failed`` (the network or the storage is).
     """
-    job = _Job(source, limits, progress, start_s or 0.0, float("inf") if end_s is None else end_s, channel)
-    with local_file(source, limits, progress) as path:
+    job = DecodeJob(source, limits, progress, start_s or 0.0, float("inf") if end_s is None else end_s, channel)
+    with local_file(source, limits, progress) as file:
         count = 0
-        for block in blocks(resampled(_decoded(path, job))):
+        for block in blocks(resampled(_decoded(file, job))):
             count += block.size
             job.check_length(job.start_s + count / SAMPLE_RATE_HZ - LENGTH_TOLERANCE_SECONDS)
             yield block
     return AudioEnd(count / SAMPLE_RATE_HZ, tuple(sorted(job.flags)), max(1, job.channels))
 
 
-def _decoded(path: str, job: _Job) -> Iterator[Piece]:
+def _decoded(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
     """The pieces of whichever decoder gets further into the file's first seconds."""
-    sound = _libsndfile(path, job)
-    head, reason = _head(sound)
+    sound, container = _libsndfile(file.path, job), ffmpeg_pieces(file, job)
+    mp3 = _is_mp3(file.path)
+    first, second = (container, sound) if mp3 else (sound, container)
+    head, reason = _head(first)
     if reason is None and (head or job.start_s):
         yield from head
-        yield from _until_fault(sound, job)
+        yield from _until_fault(first, job)
         return
-    # libsndfile does not know it, stumbles, or sees nothing in it. Its flags do not hold for the other decoder.
+    # The first does not know it, stumbles, or sees nothing in it. Its flags do not hold for the other decoder.
     job.flags.clear()
-    container = _ffmpeg(path, job)
     try:
-        other, other_reason = _head(container)
+        other, other_reason = _head(second)
     except TranscriptionError:
         if reason is not None and not head:
             raise
         other, other_reason = [], "no audio"
     if other_reason is None and (other or reason is not None):
         yield from other
-        yield from _until_fault(container, job)
+        yield from _until_fault(second, job)
     elif head or other:
         job.flags.add("truncated")
         yield from max(head, other, key=lambda pieces: sum(piece.size / rate for rate, piece in pieces))
     elif reason is not None:
-        name = shown(job.source)
-        message = f"{name}: cannot be read as audio (libsndfile: {reason}; ffmpeg: {other_reason})"
-        raise TranscriptionError("not_audio", message)
+        by_sound, by_container = (other_reason, reason) if mp3 else (reason, other_reason)
+        why = f"libsndfile: {by_sound}; ffmpeg: {by_container}"
+        raise TranscriptionError("not_audio", f"{shown(job.source)}: cannot be read as audio ({why})")
+
+
+def _is_mp3(path: str) -> bool:
+    """Whether libsndfile takes it for an MP3. There it reads as far as the first header says, or its own estimate.
+
+    Both are wrong for joined files and changing bit rates, and it ends at the first damage; ffmpeg reads to the end.
+    """
+    try:
+        with soundfile.SoundFile(path) as sound:
+            return bool(sound.format == "MP3")
+    except soundfile.LibsndfileError:
+        return False
 
 
 def _head(pieces: Iterator[Piece]) -> tuple[list[Piece], str | None]:
@@ -167,19 +124,19 @@ def _head(pieces: Iterator[Piece]) -> tuple[list[Piece], str | None]:
             seconds += piece.size / rate
             if seconds >= BLOCK_SECONDS:
                 break
-    except _FaultError as fault:
+    except FaultError as fault:
         return taken, str(fault)
     return taken, None
 
 
-def _until_fault(pieces: Iterator[Piece], job: _Job) -> Iterator[Piece]:
+def _until_fault(pieces: Iterator[Piece], job: DecodeJob) -> Iterator[Piece]:
     try:
         yield from pieces
-    except _FaultError:
+    except FaultError:
         job.flags.add("truncated")
 
 
-def _libsndfile(path: str, job: _Job) -> Iterator[Piece]:
+def _libsndfile(path: str, job: DecodeJob) -> Iterator[Piece]:
     try:
         with _Sequential(path) as sound:
             rate, total = sound.samplerate, sound.frames
@@ -202,7 +159,7 @@ def _libsndfile(path: str, job: _Job) -> Iterator[Piece]:
                 if not len(frames):
                     break
                 position += len(frames)
-                job.progress()
+                job.advance()
                 if position > start:
                     yield rate, picked(frames[-(position - start) :], job.channel)
             if (known and stop - position > LENGTH_TOLERANCE_SECONDS * rate) or _wav_cut_short(sound):
@@ -210,88 +167,10 @@ def _libsndfile(path: str, job: _Job) -> Iterator[Piece]:
     except soundfile.LibsndfileError as error:
         if error.code == LIBSNDFILE_SYSTEM_ERROR:  # a read failed: the storage's fault, not the format's
             raise os_error(OSError(errno.EIO, error.error_string), job.source) from None
-        raise _FaultError(error.error_string.strip().rstrip(".")) from None
+        raise FaultError(error.error_string.strip().rstrip(".")) from None
 
 
 def _wav_cut_short(sound: soundfile.SoundFile) -> bool:
     """Whether a WAV file holds fewer bytes than it says; recorders that stream say 0 or about 2**31 or 2**32."""
     told = re.search(r"^data : (\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE)
     return told is not None and int(told[2]) < int(told[1]) < 0x7FFF0000
-
-
-def _ffmpeg(path: str, job: _Job) -> Iterator[Piece]:
-    try:
-        # Play lists and the like may name other things to open: no network from here.
-        with av.open(path, options={"protocol_whitelist": "file"}, metadata_errors="ignore") as container:
-            yield from _audio_track(container, job)
-    except av.error.FFmpegError as error:
-        if isinstance(error, OSError):
-            raise os_error(error, job.source) from None
-        raise _FaultError(error.strerror or type(error).__name__) from None
-
-
-def _audio_track(container: av.container.InputContainer, job: _Job) -> Iterator[Piece]:
-    name = container.format.name
-    track = container.streams.best("audio")
-    if track is None:
-        # ffmpeg takes a text file for terminal art, which it plays as a video.
-        if container.streams.video and name != "tty":
-            raise TranscriptionError(
-                "no_audio_track", f"{shown(job.source)}: a video or picture without an audio track"
-            )
-        raise _FaultError(f"{name} without audio")
-    if track.codec_context is None:
-        raise _FaultError(f"{name} with a codec that it does not know")
-    stream = cast(av.AudioStream, track)
-    stream.codec_context.thread_count = 1
-    tick_s = stream.time_base or Fraction(1, av.time_base)
-    exact = not EXACT_CONTAINERS.isdisjoint(name.split(","))
-    known_s = float(stream.duration * tick_s) if exact and stream.duration else 0.0
-    job.check_length(known_s)
-    first_s = float(stream.start_time * tick_s) if stream.start_time else 0.0
-    position_s: float | None = 0.0
-    if exact and job.start_s > RUN_UP_SECONDS:
-        container.seek(round((job.start_s - RUN_UP_SECONDS + first_s) / tick_s), stream=stream)
-        position_s = None  # the first frame tells
-    for frame in _frames(container, stream, job):
-        rate = frame.sample_rate
-        job.check_rate(rate)
-        if position_s is None:
-            position_s = float(frame.time or 0.0) - first_s
-        job.found_channels(frame.layout.nb_channels)
-        samples = mono(frame, job.channel)
-        begin = max(0, round((job.start_s - position_s) * rate))
-        stop = samples.size if job.end_s == float("inf") else max(0, round((job.end_s - position_s) * rate))
-        position_s += samples.size / rate
-        job.progress()
-        if begin < samples.size:
-            yield rate, samples[begin:stop]
-        if position_s >= job.end_s:
-            return
-    if not job.channels:  # no frame told
-        job.found_channels(stream.codec_context.channels)
-    if job.start_s and (position_s or 0.0) <= job.start_s:
-        job.flags.add("span_beyond_end")
-    elif known_s - (position_s or 0.0) > LENGTH_TOLERANCE_SECONDS:
-        job.flags.add("truncated")
-
-
-def _frames(container: av.container.InputContainer, stream: av.AudioStream, job: _Job) -> Iterator[av.AudioFrame]:
-    """The track's frames. A packet that cannot be decoded is left out, as every player does."""
-    good = 0
-    last: av.error.FFmpegError | None = None
-    for packet in container.demux(stream):
-        try:
-            frames = packet.decode()
-        except av.error.FFmpegError as error:
-            if isinstance(error, OSError | MemoryError):
-                raise
-            last = error
-            continue
-        for frame in frames:
-            good += 1
-            yield frame
-    if last is not None:
-        if not good:
-            raise last
-        job.flags.add("damaged")

@@ -1,35 +1,39 @@
-"""What a worker does besides running tasks: load the engine before the first message, and hold on to its messages."""
+"""What a worker does besides running tasks: load its engine first, hold on to its messages, end in good order."""
 
 from __future__ import annotations
 
 import logging
-import threading
+import os
 import time
 from typing import Any
 
 from celery import bootsteps, signals
 
-from workers import runtime
+from workers import exit_codes, runtime
 from workers.app import task_threads
+from workers.drain import Ending, ended_at_once, handle_signals, wait_for_threads
 from workers.errors import ModelLoadError, SettingsError
 from workers.presence import Presence, PresencePublisher
 from workers.redis_client import connect
 from workers.settings import DEFAULT_REDIS_URL, settings
+from workers.watch import Watch
 
 log = logging.getLogger(__name__)
 
 
 class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Loads the engine in the main process before the consumer starts.
+    """Loads the engine in the main process before the consumer starts, and waits for the last tasks at the end.
 
     Celery swallows what a `worker_init` handler raises: such a worker would say `ready` without an engine.
     """
 
-    requires = ("celery.worker.components:Pool",)
+    # Stopped after the consumer and before the pool: no new messages, and the threads still run.
+    requires = ("celery.worker.components:Pool", "workers.broker_step:BrokerStep")
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
         self._presence: PresencePublisher | None = None
+        self._ending = Ending(settings().drain_seconds)
 
     def start(self, parent: Any) -> None:
         """Load the engine. A model that cannot load ends the worker with one line and exit code 1."""
@@ -37,11 +41,14 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         began = time.monotonic()
         threads = int(parent.concurrency or task_threads(config))
         try:
-            loaded = runtime.build(config, threads)
+            with ended_at_once():
+                loaded = runtime.build(config, threads)
         except (ModelLoadError, SettingsError) as error:
             log.critical("The worker cannot start: %s", error)
-            raise SystemExit(1) from error
+            raise SystemExit(exit_codes.CANNOT_START) from error
+        handle_signals(self._ending, str(parent.hostname))
         runtime.install(loaded)
+        Watch(loaded, self._ending, config.engine_stall_seconds).start()
         facts = loaded.engine.facts
         log.info("engine ready: %s on %s, %.1f s", facts.model, facts.device, time.monotonic() - began)
         queues = [str(name) for name in parent.app.amqp.queues.consume_from]
@@ -51,12 +58,33 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._presence.start()
 
     def stop(self, parent: Any) -> None:
-        """No producer counts on this worker from here on; the engine stays until the tasks have ended."""
+        """No producer counts on this worker any more; what runs has its grace, and the engine until then."""
+        if self._ending.deadline is None:  # told to end through remote control
+            self._ending.begin()
         if self._presence is not None:
             self._presence.stop()
             self._presence = None
+        if not wait_for_threads(parent, self._ending):
+            self._leave(parent)
 
-    terminate = stop
+    def terminate(self, parent: Any) -> None:
+        """The end that Celery takes for a cold one: no grace."""
+        self._ending.begin(at_once=True)
+        self.stop(parent)
+        close_runtime(parent)
+
+    def _leave(self, parent: Any) -> None:
+        """End without the threads that do not: their messages go back first, and Python would wait for them."""
+        log.error("Some records do not stop; this worker leaves them. They go back to the queue.")
+        parent.consumer.shutdown()
+        settle_exit_code(parent)
+        # Not the whole runtime: a decoder that is ended would be taken for a fault of its file by a task that waits.
+        current = runtime.current()
+        current.closing = True
+        current.deliveries.close()
+        current.engine.close()
+        logging.shutdown()
+        os._exit(parent.exitcode or 0)
 
 
 class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -79,7 +107,12 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._timer = parent.timer.call_repeatedly(settings().lease_seconds, renew_leases, (channel,))
 
     def stop(self, parent: Any) -> None:
-        """Stop renewing: the consumer is going away, and its messages with it."""
+        """Stop renewing after a lost connection. At the worker's end its last records still need their messages."""
+        if parent.blueprint.state == bootsteps.RUN:
+            self.shutdown(parent)
+
+    def shutdown(self, parent: Any) -> None:
+        """Stop renewing: what is held now goes back to the queue."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -94,24 +127,24 @@ def renew_leases(channel: Any) -> int:
     return len(held)
 
 
-@signals.worker_shutting_down.connect(weak=False)  # type: ignore[untyped-decorator]
-def begin_drain(**_: Any) -> None:
-    """Running records have ``drain_seconds`` from SIGTERM on; what is left then goes back to the queue."""
-    try:
-        current = runtime.current()
-    except RuntimeError:
-        return
-    timer = threading.Timer(settings().drain_seconds, current.stopping.set)
-    timer.daemon = True  # this runs in a signal handler: only arm it
-    timer.start()
-
-
 @signals.worker_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
-def close_runtime(**_: Any) -> None:
+def close_runtime(sender: Any, **_: Any) -> None:
     """End the engine once the last task has: the pool outlives the steps that require it."""
     try:
         current = runtime.current()
     except RuntimeError:
         return
-    current.close()
+    settle_exit_code(sender)
     runtime.install(None)
+    current.close()
+
+
+def settle_exit_code(worker: Any) -> None:
+    """What ended a worker whose engine had loaded is no reason not to start another: never `exit_codes.CANNOT_START`.
+
+    Told to end through remote control, Celery makes its message the exit code.
+    """
+    if isinstance(worker.exitcode, str):
+        worker.exitcode = 0
+    elif worker.exitcode == exit_codes.CANNOT_START:
+        worker.exitcode = exit_codes.FAILED

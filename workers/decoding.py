@@ -24,6 +24,8 @@ TIMESTAMP_SECONDS = 0.02
 MAX_INITIAL_STEPS = 50
 #: Byte-level tokens make the fastest speech of the densest scripts about 15 a second.
 TOKENS_BASE, TOKENS_PER_SECOND = 24, 15
+#: What ends a clause: a pause is heard after it.
+PUNCTUATION = ".,;:?!…。、，；：？！।،؛؟۔"
 #: In `Rules.language`: whichever the model hears.
 ANY_LANGUAGE = -1
 #: Positions of Whisper's decoder; the prompt before the text takes at most half of them.
@@ -44,6 +46,7 @@ class Tokens:
     languages: Mapping[str, int]
     suppressed: tuple[int, ...] = ()
     suppressed_at_begin: tuple[int, ...] = ()
+    punctuation: tuple[int, ...] = ()
 
     @property
     def timestamp_begin(self) -> int:
@@ -52,7 +55,12 @@ class Tokens:
 
     @classmethod
     def of(
-        cls, vocabulary: Mapping[str, int], *, suppressed: Sequence[int] = (), suppressed_at_begin: Sequence[int] = ()
+        cls,
+        vocabulary: Mapping[str, int],
+        *,
+        suppressed: Sequence[int] = (),
+        suppressed_at_begin: Sequence[int] = (),
+        punctuation: Sequence[int] = (),
     ) -> Tokens:
         """Look the tokens up by name. Raises ModelLoadError for a tokenizer that is not Whisper's."""
 
@@ -76,6 +84,7 @@ class Tokens:
             else {},
             suppressed=tuple(suppressed),
             suppressed_at_begin=tuple(suppressed_at_begin),
+            punctuation=tuple(punctuation),
         )
 
 
@@ -90,12 +99,15 @@ class Rules:
     language: int
     task: int
     timestamps: bool
+    #: First and last step (0.02 s) of each stretch in which timestamps are favoured, one after another.
+    pauses: tuple[int, ...]
     # From here on the same for every request of a checkpoint.
     languages: tuple[int, ...]
     end_of_text: int
     no_timestamps: int
     suppressed: tuple[int, ...]
     suppressed_at_begin: tuple[int, ...]
+    punctuation: tuple[int, ...]
 
     @property
     def forced_steps(self) -> int:
@@ -109,7 +121,7 @@ class Rules:
     @classmethod
     def of_dict(cls, plain: Mapping[str, Any]) -> Rules:
         """The rules from their plain form. Raises TypeError for another form."""
-        lists = ("languages", "suppressed", "suppressed_at_begin")
+        lists = ("pauses", "languages", "suppressed", "suppressed_at_begin", "punctuation")
         values: dict[str, Any] = {name: tuple(value) if name in lists else value for name, value in plain.items()}
         return cls(**values)
 
@@ -121,11 +133,13 @@ def rules_of(request: WindowRequest, tokens: Tokens) -> Rules:
         language=tokens.languages[request.language or ""] if known else ANY_LANGUAGE,
         task=tokens.tasks.get(request.task, -1),
         timestamps=request.timestamps,
+        pauses=tuple(round(time_s / TIMESTAMP_SECONDS) for pause in request.pauses for time_s in pause),
         languages=tuple(tokens.languages.values()),
         end_of_text=tokens.end_of_text,
         no_timestamps=tokens.no_timestamps,
         suppressed=tokens.suppressed,
         suppressed_at_begin=tokens.suppressed_at_begin,
+        punctuation=tokens.punctuation,
     )
 
 

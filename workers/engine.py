@@ -10,18 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import multiprocessing
 import os
 import threading
 import uuid
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from importlib import metadata
 from typing import Any
 
 from workers import decoding
 from workers.device import ENCODE_BATCH, Device, cpu_binding, device_kind, max_num_seqs, usable_cores
-from workers.errors import EngineLostError, ModelLoadError, TranscriptionError
+from workers.errors import EngineLostError, ModelLoadError, TranscriptionError, TransientError
+from workers.guard import unlink_shared_memory
 from workers.interface import SAMPLE_RATE_HZ, WINDOW_SAMPLES, EngineFacts, WindowRequest, WindowResult
 from workers.models import ResolvedModel, model_facts_from, resolve_model
+from workers.progress import Progress
 from workers.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -30,8 +33,8 @@ log = logging.getLogger(__name__)
 ENCODER_POSITIONS = 1500
 #: A loop is ended after so many repeats of a pattern of at most so many tokens.
 LOOP_PATTERN_TOKENS, LOOP_REPEATS = 32, 8
-#: A request that ended so has no transcript: the engine was told to stop, or failed.
-UNFINISHED = {"abort", "error", None}
+#: How long to wait for a killed process; one stuck in a driver is left to end when it can.
+KILL_SECONDS = 5.0
 
 
 class VllmEngine:
@@ -39,7 +42,9 @@ class VllmEngine:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._closing = False
+        self._lost: str | None = None
+        self._progress = Progress()
+        self._in_flight: set[Future[WindowResult]] = set()
         device = device_kind()
         model = resolve_model(settings.model, device, settings.model_cache)
         self._max_num_seqs = max_num_seqs(settings)
@@ -52,11 +57,16 @@ class VllmEngine:
             raise
         except Exception as error:
             raise ModelLoadError(f"cannot load the model {model.name}: {_first_line(error)}") from error
+        unlink_shared_memory()
         self._tokenizer = self._llm.get_tokenizer()
         self._tokens = self._find_tokens()
         self._facts = self._describe(model, device)
         # The first request initialises kernels lazily; no user's record should wait for that.
-        self._warm_up()
+        try:
+            self._warm_up()
+        except (EngineLostError, TranscriptionError) as error:
+            self.close()
+            raise ModelLoadError(f"the model {model.name} loads but does not answer: {error}") from error
 
     @property
     def facts(self) -> EngineFacts:
@@ -67,22 +77,51 @@ class VllmEngine:
         """Start one window. Log-mel is computed here, in the caller's thread; decoding joins the engine's batch."""
         if not 0 < len(request.samples) <= WINDOW_SAMPLES:
             raise ValueError(f"a window has 1 to {WINDOW_SAMPLES} samples, not {len(request.samples)}")
-        if self._closing:
-            raise EngineLostError("the engine is shutting down")
+        if self._lost is not None:
+            raise EngineLostError(self._lost)
         ids = decoding.prompt_ids(request, self._tokens, self._encode)
-        return self._run(self._decode(request, self._render(request, ids), self._sampling(request, len(ids))))
+        rendered, sampling = self._render(request, ids), self._sampling(request, len(ids))
+        # Not the coroutine's own future: `fail` answers for an engine, or an event loop, that never will.
+        answer: Future[WindowResult] = Future()
+        self._progress.started()
+        self._in_flight.add(answer)
+        answer.add_done_callback(self._landed)
+        if self._lost is not None:  # `fail` may have looked before this one was there
+            _settle(answer, EngineLostError(self._lost))
+            return answer
+        self._run(self._decode(request, rendered, sampling)).add_done_callback(
+            lambda done: _settle(answer, done.exception() or done.result())
+        )
+        return answer
 
     def healthy(self) -> bool:
-        """Whether the engine's processes are alive."""
-        return not self._closing and not self._llm.errored
+        """Whether the engine's processes are alive and it was not given up."""
+        return self._lost is None and not self._llm.errored
+
+    def stalled_seconds(self) -> float:
+        """How long the windows in flight have given no token; 0.0 without any."""
+        return self._progress.stalled_seconds()
+
+    def fail(self, reason: str) -> None:
+        """Take the engine for dead: windows in flight fail now, whatever its processes do."""
+        self._lost = self._lost or reason
+        for answer in list(self._in_flight):
+            _settle(answer, EngineLostError(self._lost))
 
     def close(self) -> None:
-        """End the engine and its processes."""
-        self._closing = True
+        """End the engine and its processes; windows in flight fail."""
+        self.fail("the engine was closed")
         with contextlib.suppress(Exception):
             self._llm.shutdown()
+        for left in multiprocessing.active_children():  # a hung process does not hear vLLM's polite signal
+            left.kill()
+            left.join(KILL_SECONDS)
         del self._llm  # left to the interpreter's end, its finaliser complains
         self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _landed(self, answer: Future[WindowResult]) -> None:
+        self._in_flight.discard(answer)
+        self._progress.ended()
 
     def _run(self, coroutine: Any) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
@@ -95,7 +134,7 @@ class VllmEngine:
         encode_batch = settings.encode_batch or ENCODE_BATCH[device]
         eager = settings.enforce_eager if settings.enforce_eager is not None else device == "cpu"
         dtype = "bfloat16" if settings.dtype == "auto" and device == "cpu" else settings.dtype
-        return AsyncLLM.from_engine_args(
+        llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
                 model=model.path_or_id,
                 dtype=dtype,
@@ -109,6 +148,8 @@ class VllmEngine:
                 disable_log_stats=True,
             )
         )
+        _note_outputs(llm, self._progress)
+        return llm
 
     def _find_tokens(self) -> decoding.Tokens:
         from vllm.transformers_utils.config import try_get_generation_config
@@ -117,8 +158,12 @@ class VllmEngine:
         generation = try_get_generation_config(config.model, trust_remote_code=False, revision=config.revision)
         suppressed = getattr(generation, "suppress_tokens", None) or ()
         at_begin = getattr(generation, "begin_suppress_tokens", None) or ()
+        marks = [self._encode(space + mark) for mark in decoding.PUNCTUATION for space in ("", " ")]
         return decoding.Tokens.of(
-            self._tokenizer.get_vocab(), suppressed=tuple(suppressed), suppressed_at_begin=tuple(at_begin)
+            self._tokenizer.get_vocab(),
+            suppressed=tuple(suppressed),
+            suppressed_at_begin=tuple(at_begin),
+            punctuation=sorted({ids[0] for ids in marks if len(ids) == 1}),
         )
 
     def _describe(self, model: ResolvedModel, device: Device) -> EngineFacts:
@@ -182,20 +227,28 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         output: Any = None
+        seconds = self._settings.request_timeout_seconds
         try:
-            async with asyncio.timeout(self._settings.request_timeout_seconds):
+            # Past the deadline the task is cancelled, which makes vLLM abort the request.
+            async with asyncio.timeout(seconds):
                 async for part in self._llm.generate(rendered, sampling, uuid.uuid4().hex):
                     output = part  # the last one is final
         except TimeoutError:
-            seconds = self._settings.request_timeout_seconds
-            raise EngineLostError(f"the engine did not answer a window within {seconds:.0f} s") from None
+            raise TransientError("engine_timeout", f"the engine did not answer a window within {seconds:g} s") from None
         except VLLMValidationError as error:
             raise TranscriptionError("bad_argument", _first_line(error)) from error
-        except (EngineDeadError, EngineGenerateError) as error:
+        except EngineDeadError as error:
+            self._lost = self._lost or "its processes have ended"
             raise EngineLostError(_first_line(error)) from error
+        except EngineGenerateError as error:  # this request's own; the engine goes on
+            raise TransientError("engine_error", _first_line(error.__cause__ or error)) from error
         result = output.outputs[0] if output is not None else None
-        if result is None or result.finish_reason in UNFINISHED:
-            raise EngineLostError(f"the engine stopped in the middle of a window ({result and result.finish_reason})")
+        if result is not None and result.finish_reason == "abort":
+            # Not at our word: its processes were told to end, and say so before they are gone. The text is a part.
+            self._lost = self._lost or "its processes are ending"
+            raise EngineLostError("the engine ended in the middle of a window")
+        if result is None or result.finish_reason in ("error", None):
+            raise TransientError("engine_error", "the engine gave up on a window")
         logprobs = [{id: entry.logprob for id, entry in step.items()} for step in result.logprobs]
         flags = ("repetition",) if result.finish_reason == "repetition" else ()
         return decoding.parse_output(result.token_ids, logprobs, request, self._tokens, self._decode_text, flags)
@@ -219,6 +272,32 @@ def _prepare_environment(settings: Settings, device: Device) -> None:
         defaults["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def _settle(answer: Future[WindowResult], outcome: WindowResult | BaseException) -> None:
+    """Answer once: whoever comes second (the engine, after it was given up) is not heard."""
+    with contextlib.suppress(InvalidStateError):
+        if isinstance(outcome, BaseException):
+            answer.set_exception(outcome)
+        else:
+            answer.set_result(outcome)
+
+
+def _note_outputs(llm: Any, progress: Progress) -> None:
+    """Note whatever the engine's processes send: tokens of running windows come long before the first window's end.
+
+    vLLM tells nobody of single steps unless it collects statistics, so this listens at the client's side of the queue
+    (vLLM 0.26 to 0.33: `AsyncLLM._run_output_handler`).
+    """
+    client = llm.engine_core
+    receive = client.get_output_async
+
+    async def received() -> Any:
+        outputs = await receive()
+        progress.moved()
+        return outputs
+
+    client.get_output_async = received
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,7 +1,6 @@
 """One window until its text can be trusted: tried again at higher temperatures, the least bad try kept and flagged.
 
-Source: openai/whisper `transcribe.py` (decode_with_fallback). Tries after the first are made with timestamps, as
-there: their grammar alone ends most loops.
+Source: openai/whisper `transcribe.py` (decode_with_fallback).
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import zlib
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
-from workers.gates import Gates, Verdict, least_bad, words
+from workers.gates import Gates, Verdict, least_bad, trusted, words
 from workers.interface import Engine, WindowRequest, WindowResult
 from workers.later import Later
 
@@ -19,6 +18,7 @@ from workers.later import Later
 FLAGS = {
     Verdict.LOW_CONFIDENCE: ("low_confidence",),
     Verdict.EMPTY: ("empty",),
+    Verdict.REPETITIVE: ("repetition",),
     Verdict.REPETITION: ("repetition",),
     Verdict.SILENCE: ("no_speech",),
     Verdict.GOOD: (),
@@ -66,7 +66,7 @@ class FallbackDecoder:
             seed = zlib.crc32(f"{window.identity}/{temperature}".encode())
             # The language stays what the first try heard: sampled at a high temperature it would be any.
             language = request.language or window.tries[0][0].language
-            request = replace(request, language=language, temperature=temperature, seed=seed, timestamps=True)
+            request = replace(request, language=language, temperature=temperature, seed=seed)
         elif temperature:
             request = replace(request, temperature=temperature, seed=zlib.crc32(window.identity.encode()))
         self._engine.submit(request).add_done_callback(lambda future: self._judge(window, future))
@@ -77,7 +77,7 @@ class FallbackDecoder:
             result = future.result()
             verdict = self._gates.judge(result, window.speech_seconds)
             window.tries.append((result, verdict))
-            if verdict in (Verdict.GOOD, Verdict.SILENCE) or len(window.tries) == len(self._gates.temperatures):
+            if trusted(window.tries) or len(window.tries) == len(self._gates.temperatures):
                 self._finish(window)
             else:
                 self._later.run(window.answer, lambda: self._try(window))

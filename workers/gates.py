@@ -6,6 +6,7 @@ there the silence rule can cancel a retry that the repetition rule asked for: re
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +16,13 @@ from workers.interface import WindowResult
 from workers.languages import UNSPACED_LETTERS
 from workers.settings import Settings
 
-#: The same words so many times in a row are a loop, whatever zlib makes of them.
-LOOP_REPEATS = 4
-LOOP_WORDS = 8
+#: The same words so many times in a row are a loop, whatever zlib makes of them: few words, or whole sentences.
+LOOPS = ((8, 4), (32, 3))
+#: Text that zlib shortens so much is a loop. Between the threshold and this it may well be a list ("press 1 to ...,
+#: press 2 to ..."), most of all in scripts of two bytes a letter.
+LOOP_COMPRESSION = 4.0
+#: A list is kept when every other try is so much less likely, by mean log probability.
+MUCH_LESS_LIKELY = 0.5
 #: A window with less speech than this may well have no words in it.
 CLEAR_SPEECH_SECONDS = 0.6
 
@@ -31,8 +36,9 @@ class Verdict(Enum):
     GOOD = 0
     SILENCE = 1
     LOW_CONFIDENCE = 2
-    EMPTY = 3
-    REPETITION = 4
+    REPETITIVE = 3
+    EMPTY = 4
+    REPETITION = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +62,10 @@ class Gates:
 
     def judge(self, result: WindowResult, speech_seconds: float) -> Verdict:
         """The verdict on one try over a window with so much speech in it."""
-        if "repetition" in result.flags or result.compression_ratio > self.compression_ratio or loops(result.text):
+        if "repetition" in result.flags or result.compression_ratio > LOOP_COMPRESSION or loops(result.text):
             return Verdict.REPETITION
+        if result.compression_ratio > self.compression_ratio:
+            return Verdict.REPETITIVE
         if not result.text:
             return Verdict.EMPTY if speech_seconds >= CLEAR_SPEECH_SECONDS else Verdict.SILENCE
         if result.avg_logprob < self.logprob:
@@ -71,17 +79,47 @@ def words(text: str) -> list[str]:
 
 
 def loops(text: str) -> bool:
-    """Whether the text says the same words (up to 8 of them) four times in a row."""
+    """Whether the text says up to 8 words four times in a row, or up to 32 three times."""
     said = words(text)
-    for size in range(1, LOOP_WORDS + 1):
-        run = 0
-        for at in range(size, len(said)):
-            run = run + 1 if said[at] == said[at - size] else 0
-            if run >= size * (LOOP_REPEATS - 1):
-                return True
+    return any(
+        _repeats(said, size, times)
+        for shortest, (longest, times) in zip((1, LOOPS[0][0] + 1), LOOPS, strict=True)
+        for size in range(shortest, longest + 1)
+    )
+
+
+def _repeats(said: Sequence[str], size: int, times: int) -> bool:
+    run = 0
+    for at in range(size, len(said)):
+        run = run + 1 if said[at] == said[at - size] else 0
+        if run >= size * (times - 1):
+            return True
     return False
 
 
+def trusted(tries: Sequence[tuple[WindowResult, Verdict]]) -> bool:
+    """Whether the last try may be the answer: good, and not much less likely than one that only repeats itself."""
+    result, verdict = tries[-1]
+    return verdict is Verdict.SILENCE or (verdict is Verdict.GOOD and not _outdone(result, verdict, tries))
+
+
 def least_bad(tries: Sequence[tuple[WindowResult, Verdict]]) -> tuple[WindowResult, Verdict]:
-    """The best verdict, and among equals the one that the model itself is surest of."""
-    return min(tries, key=lambda one: (one[1].value, -one[0].avg_logprob))
+    """The best verdict, and among equals the one that the model itself is surest of.
+
+    Sampling at a high temperature breaks up every list in the end, into nonsense: such a try does not count as good.
+    """
+
+    def badness(one: tuple[WindowResult, Verdict]) -> tuple[int, float]:
+        result, verdict = one
+        rank = Verdict.EMPTY if _outdone(result, verdict, tries) else verdict
+        return rank.value, -result.avg_logprob
+
+    return min(tries, key=badness)
+
+
+def _outdone(result: WindowResult, verdict: Verdict, tries: Sequence[tuple[WindowResult, Verdict]]) -> bool:
+    """Whether one of the tries is a list that the model was much surer of."""
+    if verdict not in (Verdict.GOOD, Verdict.LOW_CONFIDENCE):
+        return False
+    likeliest = max((one.avg_logprob for one, verdict in tries if verdict is Verdict.REPETITIVE), default=-math.inf)
+    return result.avg_logprob < likeliest - MUCH_LESS_LIKELY

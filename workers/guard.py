@@ -13,6 +13,7 @@ Standard library only: vLLM loads this in each of its processes.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -20,6 +21,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,7 +55,46 @@ def register() -> None:
     # outlives it: the parent's end of multiprocessing's own pipe tells. Forked siblings may hold that end open, so it
     # is no replacement for the other guards.
     threading.Thread(target=_wait_for, args=(parent,), name="parent-pipe", daemon=True).start()
+    # Ctrl-C in a terminal goes to the whole process group, but it is the worker's to answer: its engine works on.
+    with contextlib.suppress(OSError):
+        os.setpgid(0, 0)
     die_with_parent(os.getppid())
+
+
+def unlink_shared_memory() -> None:
+    """Take away the names of the segments that vLLM's CPU ranks share. What is open stays open; nobody opens it again.
+
+    They have no owner that outlives a SIGKILL. Python's own segments (``psm_``) have one, its resource tracker.
+    """
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                path = line.partition("/dev/shm/")[2]
+                if "-cpushm" in path:
+                    Path("/dev/shm", path).unlink(missing_ok=True)
+
+
+def end_descendants() -> None:
+    """SIGKILL for whatever this process has started, but for Python's resource tracker, which tidies up after them."""
+    unlink_shared_memory()
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(OSError):
+            if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that ``pid`` has started, and those that these have, as far as /proc tells; parents first."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            # After the name, which may hold anything: state, parent.
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(entry.name))
+    found = [pid]
+    for one in found:
+        found.extend(children.get(one, ()))
+    return found[1:]
 
 
 def _wait_for(parent: BaseProcess) -> None:
@@ -64,6 +106,11 @@ def _watch(parent_pid: int) -> None:
     while os.getppid() == parent_pid:
         time.sleep(CHECK_SECONDS)
     os._exit(1)
+
+
+def guarded_command(parent_pid: int, command: Sequence[str]) -> list[str]:
+    """``command`` for a child of the process ``parent_pid`` that ends with it (see `exec_guarded`)."""
+    return [sys.executable, "-I", __file__, str(parent_pid), *command]
 
 
 def exec_guarded(parent_pid: int, command: list[str]) -> None:

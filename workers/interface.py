@@ -26,6 +26,7 @@ class WindowRequest:
     """One window of audio and how to decode it.
 
     ``samples``: float32[n], 0 < n <= 480 000, 16 kHz mono in [-1, 1]. ``language``: a Whisper code, None to detect.
+    ``pauses``: stretches, in seconds from the window's start, in which a timestamp is likelier than the model thinks.
     """
 
     samples: NDArray[np.float32]
@@ -35,6 +36,7 @@ class WindowRequest:
     temperature: float = 0.0
     seed: int | None = None
     prompt: str | None = None
+    pauses: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +88,18 @@ class Engine(Protocol):
     def submit(self, request: WindowRequest) -> Future[WindowResult]:
         """Start one window. The future raises EngineLostError if the engine dies, TranscriptionError if it refuses.
 
-        What it can refuse at once (a prompt that is too long) raises TranscriptionError here.
+        What it can refuse at once (a prompt that is too long) raises TranscriptionError here. A window without an
+        answer within ``request_timeout_seconds`` raises TransientError(``engine_timeout``).
         """
 
     def healthy(self) -> bool:
-        """Whether the engine can still answer."""
+        """Whether the engine can still answer. False before the first window fails because it cannot."""
+
+    def stalled_seconds(self) -> float:
+        """How long the windows in flight have shown no sign of progress; 0.0 without any in flight."""
+
+    def fail(self, reason: str) -> None:
+        """Take the engine for dead: it is not healthy any more, and windows in flight fail with EngineLostError."""
 
     def close(self) -> None:
         """End the engine and its processes; windows still running fail with EngineLostError."""

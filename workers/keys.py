@@ -4,10 +4,17 @@
 key                              type    content
 ===============================  ======  ==============================================================================
 ``whisper:jobs``                 hash    job id -> registration (JSON, `producer.registry.Registration`)
-``whisper:job:{id}:results``     stream  entries ``{"r": RowResult as JSON}``, deleted once journaled
+``whisper:job:{id}:results``     stream  entries ``{"r": RowResult as JSON}``, deleted once journaled;
+                                         expires two weeks after the last answer
 ``whisper:job:{id}:progress``    hash    the collector's published state: rows, answered, failed, audio_seconds, reasons
                                          (JSON), state (``running`` or ``complete``), step_path
 ``whisper:worker:{name}``        string  what a worker is and can do (JSON, `workers.presence.Presence`), expires
+``whisper:task:{id}``            hash    what workers know of a message that was begun and not ended: ``holder`` (the
+                                         process that runs it), ``alone`` (``1``: nothing else ran there), ``deaths``,
+                                         ``deaths_alone`` (how often its worker died), a field ``row:{n}`` per row that
+                                         needs nothing more from this message; expires after a day
+``whisper:task:{id}:held``       string  the process that runs it now, renewed by it; ``done`` for two minutes after the
+                                         end; expires
 ===============================  ======  ==============================================================================
 
 Celery's: the lists ``transcribe`` and ``translate`` (with a suffix for priorities other than 0), ``unacked``,
@@ -18,6 +25,10 @@ from __future__ import annotations
 
 JOBS = "whisper:jobs"
 WORKERS_PATTERN = "whisper:worker:*"
+#: Longer than any message waits for its next run; what is forgotten only costs another try.
+TASK_EXPIRES_SECONDS = 86_400
+#: From the last answer on: what nobody has collected by then belongs to a job that was given up or replaced.
+RESULTS_EXPIRE_SECONDS = 14 * 86_400
 RESULT_FIELD = b"r"
 
 
@@ -34,3 +45,18 @@ def progress(job: str) -> str:
 def worker(name: str) -> str:
     """What a live worker says of itself."""
     return f"whisper:worker:{name}"
+
+
+def task(task_id: str) -> str:
+    """What workers know of a message that was begun."""
+    return f"whisper:task:{task_id}"
+
+
+def held(task_id: str) -> str:
+    """Who runs a message now."""
+    return f"whisper:task:{task_id}:held"
+
+
+def settled_row(row: int) -> str:
+    """The field of a message's hash that says: this row needs nothing more from this message."""
+    return f"row:{row}"

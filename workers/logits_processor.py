@@ -17,7 +17,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from workers.decoding import ANY_LANGUAGE, Rules
-from workers.rules import Rows, Table, constrain
+from workers.rules import Rows, Table, constrain, pause_mask
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -29,11 +29,12 @@ EXTRA_ARGUMENT = "whisper"
 class Request:
     """One request's rules and, by reference, the tokens that it has said."""
 
-    __slots__ = ("_seen", "_stamp", "rules", "said")
+    __slots__ = ("_seen", "_stamp", "pauses", "rules", "said")
 
-    def __init__(self, rules: Rules, said: Sequence[int]) -> None:
+    def __init__(self, rules: Rules, said: Sequence[int], device: torch.device) -> None:
         self.rules = rules
         self.said = said
+        self.pauses = pause_mask(rules.pauses).to(device, non_blocking=True)
         self._seen = 0
         self._stamp = -1
 
@@ -60,6 +61,8 @@ class WhisperRules(LogitsProcessor):
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self._device = device
         self._requests: dict[int, Request] = {}
+        # The pauses of the requests as they stand in the batch; None after a change of it.
+        self._pauses: torch.Tensor | None = None
 
     def is_argmax_invariant(self) -> bool:
         """The rules change which token is best."""
@@ -67,7 +70,8 @@ class WhisperRules(LogitsProcessor):
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         """Follow the requests through the rows of the batch."""
-        process_dict_updates(self._requests, batch_update, _request)
+        if process_dict_updates(self._requests, batch_update, self._request):
+            self._pauses = None
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Mask what the requests with rules may not say next."""
@@ -75,13 +79,19 @@ class WhisperRules(LogitsProcessor):
             return logits
         indices, requests = zip(*self._requests.items(), strict=True)
         table = table_of(requests[0].rules, logits.shape[-1], logits.device)
-        rows = rows_of(requests, logits.device)
+        if self._pauses is None:
+            self._pauses = torch.stack([request.pauses for request in requests])
+        rows = replace(rows_of(requests, logits.device), pauses=self._pauses)
         timed = any(request.rules.timestamps for request in requests)
         if len(indices) == logits.shape[0] and list(indices) == sorted(indices):
             return constrain(logits, rows, table, any_timestamps=timed)
         at = torch.tensor(indices, device=logits.device)
         logits[at] = constrain(logits[at], rows, table, any_timestamps=timed)
         return logits
+
+    def _request(self, params: SamplingParams, _: list[int] | None, said: list[int]) -> Request | None:
+        rules = rules_in(params)
+        return None if rules is None else Request(rules, said, self._device)
 
 
 def rules_in(params: SamplingParams) -> Rules | None:
@@ -114,14 +124,9 @@ def rows_of(requests: Sequence[Request], device: torch.device) -> Rows:
     return Rows(language, task, timestamps.bool(), step, last, before, stamp)
 
 
-def _request(params: SamplingParams, _: list[int] | None, said: list[int]) -> Request | None:
-    rules = rules_in(params)
-    return None if rules is None else Request(rules, said)
-
-
 def table_of(rules: Rules, vocabulary: int, device: torch.device) -> Table:
     """The checkpoint's table, made once."""
-    return _table(replace(rules, language=ANY_LANGUAGE, task=-1, timestamps=False), vocabulary, device)
+    return _table(replace(rules, language=ANY_LANGUAGE, task=-1, timestamps=False, pauses=()), vocabulary, device)
 
 
 _table = lru_cache(maxsize=4)(Table.of)

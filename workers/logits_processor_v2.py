@@ -14,7 +14,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProc
 
 from workers.decoding import Rules
 from workers.logits_processor import rules_in, table_of
-from workers.rules import Rows, constrain
+from workers.rules import STAMPS, Rows, constrain, pause_mask
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -34,6 +34,8 @@ class WhisperRulesV2(LogitsProcessor):
         # Per slot: has rules, language, task, timestamps.
         self._host = torch.zeros((slots, 4), dtype=torch.long)
         self._device = self._host.to(req_states.device)
+        self._host_pauses = torch.zeros((slots, STAMPS), dtype=torch.bool)
+        self._pauses = self._host_pauses.to(req_states.device)
         self._changed = False
         self._rules: Rules | None = None
 
@@ -46,12 +48,14 @@ class WhisperRulesV2(LogitsProcessor):
             return False
         self._rules = rules
         self._host[req_idx] = torch.tensor([1, rules.language, rules.task, int(rules.timestamps)])
+        self._host_pauses[req_idx] = pause_mask(rules.pauses)
         return True
 
     def apply_staged_writes(self) -> None:
         """Copy what `add_request` changed."""
         if self._changed:
             self._device.copy_(self._host, non_blocking=True)
+            self._pauses.copy_(self._host_pauses, non_blocking=True)
             self._changed = False
 
     def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
@@ -81,4 +85,5 @@ class WhisperRulesV2(LogitsProcessor):
             return torch.where(total - prompt >= steps, found, -1)
 
         # Timestamps never go back, so the latest is the greatest.
-        return Rows(language, task, timestamps, total - prompt, back(1), back(2), stamps.max(dim=1).values)
+        stamp = stamps.max(dim=1).values
+        return Rows(language, task, timestamps, total - prompt, back(1), back(2), stamp, self._pauses[slots])

@@ -5,11 +5,11 @@ The models refuse unknown fields by name. They are the one place where the messa
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from workers.errors import TranscriptionError
+from workers.errors import TranscriptionError, TransientError
 
 #: Version of the message format; a change that an older worker would misread raises it.
 VERSION = 1
@@ -19,8 +19,31 @@ Task = Literal["transcribe", "translate"]
 TASKS: tuple[Task, ...] = ("transcribe", "translate")
 TASK_NAMES: dict[Task, str] = {"transcribe": "whisper.transcribe", "translate": "whisper.translate"}
 
+
+def task_id(job: str, first_row: int, part: str) -> str:
+    """The id of a job's message: says whose it is, and to people which rows."""
+    return f"{job}.{first_row}.{part}"
+
+
 #: What becomes of a recording's channels: their mean is transcribed, or each on its own.
 ChannelMode = Literal["mix", "split"]
+
+#: Longest path or URL: the longest path of Linux is 4096 bytes, and signed URLs are longer than that at times.
+MAX_SOURCE_CHARACTERS = 8192
+#: Most recordings of a record, and most characters of all their paths and URLs.
+MAX_SOURCES = 4096
+MAX_SOURCES_CHARACTERS = 2**19
+#: The model takes 223 tokens of a prompt; no text of so many characters has as few.
+MAX_PROMPT_CHARACTERS = 10_000
+MAX_NAME_CHARACTERS = 1000
+#: Most records of a task that returns its transcripts, and most characters of what they name. (The rows of a job are
+#: answered one by one, so that a chunk of them has no limit of its own.)
+MAX_RECORDS = 1000
+MAX_RECORDS_CHARACTERS = 2**22
+
+Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
+#: Of a language or a model.
+Name = Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)]
 
 
 class Message(BaseModel):
@@ -34,11 +57,21 @@ class Record(Message):
 
     audio: str | list[str] = Field(min_length=1)
     row: int | None = Field(None, ge=0)
-    language: str | None = None
-    prompt: str | None = None
-    start_s: float | None = Field(None, ge=0)
-    end_s: float | None = Field(None, gt=0)
+    language: Name | None = None
+    prompt: Prompt | None = None
+    start_s: float | None = Field(None, ge=0, allow_inf_nan=False)
+    end_s: float | None = Field(None, gt=0, allow_inf_nan=False)
     attempt: int = Field(1, ge=1)
+
+    @field_validator("audio")
+    @classmethod
+    def _audio_has_limits(cls, value: str | list[str]) -> str | list[str]:
+        sources = [value] if isinstance(value, str) else value
+        for number, source in enumerate(sources):
+            _check_limit(len(source), MAX_SOURCE_CHARACTERS, f"characters in path or URL {number + 1}")
+        _check_limit(len(sources), MAX_SOURCES, "recordings")
+        _check_limit(sum(map(len, sources)), MAX_SOURCES_CHARACTERS, "characters in all paths and URLs")
+        return value
 
     @model_validator(mode="after")
     def _span_has_length(self) -> Record:
@@ -55,11 +88,11 @@ class Record(Message):
 class Options(Message):
     """How a whole task is to be done; a record's own language and prompt are used instead."""
 
-    language: str = "auto"
-    prompt: str | None = None
+    language: Name = "auto"
+    prompt: Prompt | None = None
     timestamps: bool = False
     channels: ChannelMode = "mix"
-    model: str | None = None
+    model: Name | None = None
     version: int = VERSION
 
 
@@ -94,11 +127,13 @@ class Failure(Message):
 
     type: str
     message: str
+    #: Whether another try may help; not part of what travels.
+    transient: bool = Field(default=False, exclude=True, repr=False)
 
     @classmethod
     def of(cls, error: TranscriptionError) -> Failure:
         """The failure that ``error`` describes."""
-        return cls(type=error.type, message=error.message)
+        return cls(type=error.type, message=error.message, transient=isinstance(error, TransientError))
 
 
 class ChannelTranscripts(Message):
@@ -132,7 +167,15 @@ def parse_records(records: Any) -> list[Record]:
     """The records of a task. Raises TranscriptionError ``bad_argument`` that names the record and the field."""
     if not isinstance(records, list) or not records:
         raise TranscriptionError("bad_argument", "records must be a list of at least one record")
-    return [parse_record(record, number) for number, record in enumerate(records)]
+    if len(records) > MAX_RECORDS:
+        message = f"{len(records)} records in one task, the limit is {MAX_RECORDS}: send several tasks"
+        raise TranscriptionError("bad_argument", message)
+    parsed = [parse_record(record, number) for number, record in enumerate(records)]
+    size = sum(len(text) for record in parsed for text in (*record.sources, record.prompt or ""))
+    if size > MAX_RECORDS_CHARACTERS:
+        message = f"records with {size} characters in one task, the limit is {MAX_RECORDS_CHARACTERS}"
+        raise TranscriptionError("bad_argument", f"{message}: send several tasks")
+    return parsed
 
 
 def parse_record(record: Any, number: int) -> Record:
@@ -155,7 +198,14 @@ def _parse(model: type[M], value: Any, where: str) -> M:
 def first_problem(error: ValidationError) -> str:
     """A validation error's first finding in one line: the field and what is wrong with it."""
     item = error.errors()[0]
-    field = ".".join(str(part) for part in item["loc"])
+    field = ".".join(str(part) for part in item["loc"])[:100]
     if item["type"] == "extra_forbidden":
         return f"unknown field {field!r}"
-    return f"{field}: {item['msg']}" if field else str(item["msg"])
+    problem = str(item["msg"]).removeprefix("Value error, ")
+    return f"{field}: {problem}" if field else problem
+
+
+def _check_limit(count: int, limit: int, what: str) -> None:
+    """Raises ValueError, which a model's validation turns into its own error."""
+    if count > limit:
+        raise ValueError(f"{count} {what}, the limit is {limit}")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
+from typing import cast
 
+from pydantic import ConfigDict, ValidationError
 from redis import Redis
 from redis.exceptions import RedisError
 
 from workers import keys
 from workers.interface import EngineFacts
-from workers.messages import Message, Task
+from workers.messages import Message, first_problem
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +22,12 @@ REPEAT_SECONDS = 10.0
 
 
 class Presence(Message):
-    """A worker's name, queues and what its model is and can do."""
+    """A worker's name, queues and what its model is and can do.
+
+    What a newer worker says besides is passed over: it must not hide the fleet from an older producer.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     name: str
     queues: list[str]
@@ -28,7 +35,7 @@ class Presence(Message):
     revision: str
     device: str
     version: str
-    tasks: list[Task]
+    tasks: list[str]
     languages: list[str]
     max_num_seqs: int
     threads: int
@@ -85,7 +92,13 @@ class PresencePublisher:
 
 
 def live_workers(redis: Redis) -> list[Presence]:
-    """The workers that have said something within the last 30 s."""
+    """The workers that have said something within the last 30 s. Skips what this version cannot read."""
     names = list(redis.scan_iter(match=keys.WORKERS_PATTERN, count=1000))
-    payloads = redis.mget(names) if names else []
-    return [Presence.model_validate_json(payload) for payload in payloads if payload]
+    payloads = cast("list[bytes | None]", redis.mget(names) if names else [])
+    found = []
+    for name, payload in zip(names, payloads, strict=True):
+        try:
+            found += [Presence.model_validate_json(payload)] if payload else []
+        except ValidationError as error:
+            log.warning("%s: not a worker that this version can read: %s", name.decode(), first_problem(error))
+    return found

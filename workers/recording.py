@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from workers.interface import WindowRequest, WindowResult
 from workers.joining import join_segments, joined_text
 from workers.messages import Failure, Transcript
-from workers.seek import Speech
+from workers.pauses import Speech
 
 #: So many windows with speech decide on the language of a recording.
 VOTERS = 3

@@ -1,19 +1,37 @@
-"""One way to reach Redis, whichever of Celery's spellings the URL has."""
+"""One way to reach Redis, whichever of Celery's spellings the URL has, and what is wrong when it cannot be reached."""
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Iterator
 from typing import Any, cast
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from workers.errors import SettingsError
+from workers.redis_url import (
+    NO_CLUSTER,
+    celery_url,
+    client_url,
+    sentinel_master,
+    shown_url,
+    tls_options,
+    without_secrets,
+)
+
+__all__ = ["celery_url", "check_server", "client_url", "connect", "reason", "sentinel_master", "shown_url"]
+
 #: Longer than any blocking read here (2 s), short enough to notice a dead connection.
 SOCKET_TIMEOUT_SECONDS = 30.0
+#: Longest wait for the answer to a first question.
+FIRST_ANSWER_SECONDS = 10.0
 
 
 def connect(url: str) -> Redis:
@@ -21,64 +39,104 @@ def connect(url: str) -> Redis:
 
     Answers are bytes. Broken connections are retried three times before an error surfaces.
     """
-    options = {
-        "socket_timeout": SOCKET_TIMEOUT_SECONDS,
+    return _client(url, SOCKET_TIMEOUT_SECONDS, (RedisConnectionError, RedisTimeoutError))
+
+
+def _client(url: str, timeout_seconds: float, retried: tuple[type[RedisError], ...]) -> Redis:
+    options: dict[str, Any] = {
+        "socket_timeout": timeout_seconds,
         "socket_connect_timeout": 5.0,
         "socket_keepalive": True,
-        "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), 3),
-        "retry_on_error": [RedisConnectionError, RedisTimeoutError],
+        "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), 3, supported_errors=retried),
+        "retry_on_error": list(retried),
     }
     if url.startswith("sentinel://"):
         return _by_sentinel(url, options)
+    options.update(tls_options(url))
     url = client_url(url)
     if url.startswith("unix://"):
         options.pop("socket_keepalive")
     return Redis.from_url(url, **options)
 
 
-def client_url(url: str) -> str:
-    """``url`` as redis-py spells it."""
-    if not url.startswith("redis+socket://"):
-        return url
-    parts = urlsplit(url)
-    database = parse_qs(parts.query).get("virtual_host", ["0"])[0]
-    auth = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-    return f"unix://{auth}{parts.path}?db={database}"
+def check_server(url: str) -> None:
+    """Ask the server once, so that what no waiting mends is said at the start.
+
+    Raises SettingsError (one line) for a certificate, password or right that is not good enough, and for a Redis
+    Cluster; RedisError as it came for everything that may pass, such as an outage.
+    """
+    # A server that does not speak TLS never answers one who does: that is not tried again and again.
+    with _client(url, FIRST_ANSWER_SECONDS, (RedisConnectionError,)) as redis:
+        try:
+            redis.ping()
+        except RedisError as error:
+            if _is_lasting(error):
+                raise SettingsError(f"REDIS_URL {shown_url(url)}: {reason(error)}") from None
+            raise
+        try:
+            facts: dict[str, Any] = redis.info("cluster")
+        except NoPermissionError:
+            return  # a user without INFO: that it is a cluster will show soon enough
+    if facts.get("cluster_enabled"):
+        raise SettingsError(f"REDIS_URL {shown_url(url)}: this server is part of a Redis Cluster. {NO_CLUSTER}")
 
 
-def celery_url(url: str) -> str:
-    """``url`` as Celery spells it; the name of a Sentinel's master is no part of it (see `sentinel_master`)."""
-    if url.startswith("sentinel://"):
-        return url.partition("?")[0]
-    if not url.startswith("unix://"):
-        return url
-    parts = urlsplit(url)
-    database = parse_qs(parts.query).get("db", ["0"])[0]
-    auth = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-    return f"redis+socket://{auth}{parts.path}?virtual_host={database}"
+def reason(error: BaseException) -> str:
+    """Why Redis does not answer: one line for people, without secrets."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not accepted ({cause.verify_message.rstrip('.')}){_cure(cause.verify_code)}"
+    text = without_secrets(" ".join(str(error).split())) or type(error).__name__
+    if isinstance(error, AuthenticationError):
+        if "HELLO" in text or "required" in text:
+            return "wants a password, as in redis://user:password@host:6379/0"
+        return f"refuses this user or password ({text})"
+    if isinstance(error, NoPermissionError):
+        return f"this user may not do what the fleet needs ({text}): see its ACL in the README"
+    if _wants_certificate(text):
+        return "wants a client's certificate: add ssl_certfile and ssl_keyfile to the URL"
+    if "EOF occurred in violation of protocol" in text:  # some servers say no more than that
+        return f"ends the connection ({text}): a server that wants clients' certificates needs ssl_certfile in the URL"
+    return text
 
 
-def sentinel_master(url: str) -> str:
-    """The master that a ``sentinel://`` URL asks for: ``...?master_name=mymaster``, which is the default too."""
-    return parse_qs(url.partition("?")[2]).get("master_name", ["mymaster"])[0]
+def _cure(verify_code: int) -> str:
+    """What to do about a certificate that OpenSSL refuses with this X509_V_ERR code."""
+    if verify_code in (62, 64):  # hostname, address mismatch
+        return ": use the name that is in it"
+    if verify_code in (18, 19, 20, 21):  # self-signed, issuer unknown
+        return ": name the authority that signed it, as in rediss://...?ssl_ca_certs=/path/ca.pem"
+    return ""
 
 
-def shown_url(url: str) -> str:
-    """``url`` without its password, for messages and logs."""
-    shown = []
-    for one in url.split(";"):
-        parts = urlsplit(one)
-        host = parts.netloc.rpartition("@")[2]
-        shown.append(f"{parts.scheme}://{host}{parts.path}")
-    return ";".join(shown)
+def _is_lasting(error: BaseException) -> bool:
+    if isinstance(error, AuthenticationError | NoPermissionError):
+        return True
+    return _wants_certificate(str(error)) or any(
+        isinstance(one, ssl.SSLCertVerificationError) for one in _causes(error)
+    )
 
 
-def _by_sentinel(url: str, options: dict[str, object]) -> Redis:
+def _wants_certificate(text: str) -> bool:
+    return "CERTIFICATE_REQUIRED" in text.upper().replace(" ", "_")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        yield from (one for one in error.args if isinstance(one, BaseException))
+        error = error.__cause__ or error.__context__
+
+
+def _by_sentinel(url: str, options: dict[str, Any]) -> Redis:
     """``sentinel://:password@host:port/db;sentinel://...?master_name=mymaster`` through redis-py's Sentinel."""
     parts = [urlsplit(one) for one in celery_url(url).split(";")]
     hosts = [(part.hostname or "localhost", part.port or 26379) for part in parts]
+    user = next((unquote(part.username) for part in parts if part.username), None)
     password = next((unquote(part.password) for part in parts if part.password), None)
     database = next((part.path.strip("/") for part in parts if part.path.strip("/")), "0")
     sentinel: Any = Sentinel(hosts, socket_timeout=5.0)  # type: ignore[no-untyped-call]
-    name = sentinel_master(url)
-    return cast("Redis", sentinel.master_for(name, redis_class=Redis, db=int(database), password=password, **options))
+    client = sentinel.master_for(
+        sentinel_master(url), redis_class=Redis, db=int(database), username=user, password=password, **options
+    )
+    return cast("Redis", client)

@@ -1,7 +1,8 @@
 """Whisper's decode rules as one pure function over a batch of logits. Knows torch, not vLLM.
 
 Source: openai/whisper `decoding.py` (SuppressBlank, SuppressTokens, ApplyTimestampRules). Language, task and
-`<|notimestamps|>` are forced first steps here, so that one pass over the audio gives them all.
+`<|notimestamps|>` are forced first steps here, so that one pass over the audio gives them all. One rule is our own:
+timestamps at a pause are favoured (`workers.pauses`) unless the model is about to say a punctuation mark.
 """
 
 from __future__ import annotations
@@ -12,6 +13,11 @@ from dataclasses import dataclass
 import torch
 
 from workers.decoding import ANY_LANGUAGE, MAX_INITIAL_STEPS, Rules
+
+#: Added to the logits of timestamps at a pause: there, they are so likely as e^3 (20) times the model's own odds.
+PAUSE_LOGITS = 3.0
+#: Timestamps from 0.00 to 30.00 s.
+STAMPS = 1501
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +30,8 @@ class Table:
     suppressed: torch.Tensor
     #: Never said first, long[n].
     suppressed_at_begin: torch.Tensor
+    #: What ends a clause, bool[vocabulary].
+    punctuation: torch.Tensor
     end_of_text: int
     no_timestamps: int
     #: Forced steps that every request has: language and task, none for English-only checkpoints.
@@ -36,13 +44,15 @@ class Table:
         def ids(values: Sequence[int]) -> torch.Tensor:
             return torch.tensor(values, dtype=torch.long, device=device)
 
-        suppressed = torch.zeros(vocabulary, dtype=torch.bool, device=device)
+        suppressed, punctuation = torch.zeros((2, vocabulary), dtype=torch.bool, device=device)
+        punctuation[ids(rules.punctuation)] = True
         suppressed[ids(rules.suppressed)] = True
         suppressed[rules.end_of_text + 1 : rules.no_timestamps + 1] = True
         return cls(
             languages=ids(rules.languages),
             suppressed=suppressed,
             suppressed_at_begin=ids(rules.suppressed_at_begin),
+            punctuation=punctuation,
             end_of_text=rules.end_of_text,
             no_timestamps=rules.no_timestamps,
             prefix=2 if rules.languages else 0,
@@ -55,7 +65,7 @@ class Rows:
 
     ``language``: the id to say first, or ANY_LANGUAGE. ``task``: the id to say second. ``timestamps``: bool. ``step``:
     tokens generated, forced ones included. ``last``, ``before``: the last two of them. ``stamp``: the latest
-    timestamp said, -1 for none.
+    timestamp said, -1 for none. ``pauses``: bool[rows, 1501], the timestamps that are favoured; None for none at all.
     """
 
     language: torch.Tensor
@@ -65,6 +75,15 @@ class Rows:
     last: torch.Tensor
     before: torch.Tensor
     stamp: torch.Tensor
+    pauses: torch.Tensor | None = None
+
+
+def pause_mask(pauses: Sequence[int]) -> torch.Tensor:
+    """One row of `Rows.pauses` from the form that `Rules` has, bool[1501]."""
+    mask = torch.zeros(STAMPS, dtype=torch.bool)
+    for first, last in zip(pauses[::2], pauses[1::2], strict=True):
+        mask[first : last + 1] = True
+    return mask
 
 
 def constrain(logits: torch.Tensor, rows: Rows, table: Table, *, any_timestamps: bool = True) -> torch.Tensor:
@@ -114,6 +133,11 @@ def _constrain_timestamps(
     """
     begin = table.no_timestamps + 1
     timed = rows.timestamps & (said >= 0)
+    if rows.pauses is not None:
+        # A full stop before the pause is said first, or it would be lost.
+        clause_ends = table.punctuation[logits[:, :begin].argmax(dim=-1)]
+        favoured = rows.pauses & (rows.timestamps & (said >= 1) & ~clause_ends)[:, None]
+        stamps[:, :STAMPS] += favoured[:, : stamps.shape[1]] * PAUSE_LOGITS
     last_is_stamp = timed & (said >= 1) & (rows.last >= begin)
     before_is_stamp = (said < 2) | (rows.before >= begin)
     complete = last_is_stamp & before_is_stamp  # a pair: text follows

@@ -7,7 +7,9 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from workers.delivery import Deliveries
 from workers.device import usable_cores
+from workers.marks import TaskMarks
 from workers.redis_client import connect
 from workers.settings import DEFAULT_REDIS_URL, Settings
 from workers.sink import ResultSink
@@ -28,12 +30,17 @@ class Runtime:
     pool: DecodePool
     transcriber: Transcriber
     sink: ResultSink
+    deliveries: Deliveries
     #: Set when the worker's grace is over: whoever waits for the engine or for Redis gives up.
     stopping: threading.Event = field(default_factory=threading.Event)
+    #: The engine is being ended on purpose: that it answers no more is no fault then.
+    closing: bool = False
 
     def close(self) -> None:
         """End the engine's and the decoders' processes."""
+        self.closing = True
         self.stopping.set()
+        self.deliveries.close()
         self.pool.close()
         self.transcriber.close()
         self.engine.close()
@@ -45,18 +52,24 @@ def build(settings: Settings, threads: int) -> Runtime:
     from workers.audio import AudioLimits, DecodePool
     from workers.transcriber import Transcriber
 
+    stopping = threading.Event()
+    redis = connect(settings.redis_url or DEFAULT_REDIS_URL)
+    # Renewed from here on: what a fresh worker knows of the others has to be of some age.
+    marks = TaskMarks(redis, stopping, settings)
     pool = DecodePool(settings.decode_processes or min(8, len(usable_cores())), AudioLimits.from_settings(settings))
+    marks.start()
     try:
         engine = _engine(settings)
     except BaseException:
+        marks.close(release=False)
         pool.close()
         raise
-    stopping = threading.Event()
     return Runtime(
         engine=engine,
         pool=pool,
         transcriber=Transcriber(engine, pool, settings, threads, stopping),
-        sink=ResultSink(connect(settings.redis_url or DEFAULT_REDIS_URL), stopping),
+        sink=ResultSink(redis, stopping),
+        deliveries=Deliveries(marks, stopping, engine.healthy),
         stopping=stopping,
     )
 

@@ -2,7 +2,7 @@
 
 Whisper ends many windows early, most of all after a pause or before half a sentence; openai/whisper (`transcribe.py`,
 `seek`) and faster-whisper go on from the last timestamp, and so does this. Only decoding with timestamps tells how far
-the model has heard: results without segments (a first try of a job without timestamps) are taken as they are.
+the model has heard: results without segments are taken as they are.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ from workers.fallback import FallbackDecoder
 from workers.interface import SAMPLE_RATE_HZ, WindowRequest, WindowResult, WindowSegment
 from workers.joining import joined_text
 from workers.later import Later
+from workers.pauses import Speech, pauses_after, snapped
 
 #: Less speech than this after the last timestamp is taken for the end of its last word.
 REST_SECONDS = 1.0
 #: A window is cut into no more parts than this.
 MOST_PARTS = 6
-
-#: Stretches of speech in a window, in seconds from its start.
-Speech = Sequence[tuple[float, float]]
 
 
 @dataclass(slots=True)
@@ -57,7 +55,8 @@ class SeekingDecoder:
         request = window.request
         if start_s:
             rest = request.samples[int(start_s * SAMPLE_RATE_HZ) :]
-            request = replace(request, samples=rest, language=window.parts[0][1].language)
+            pauses = pauses_after(window.speech, start_s) if request.pauses else ()
+            request = replace(request, samples=rest, language=window.parts[0][1].language, pauses=pauses)
         speech_s = speech_after(window.speech, start_s)
         future = self._decoder.submit(request, speech_s, f"{window.identity}/{start_s:.2f}")
         future.add_done_callback(lambda done: self._heard(window, start_s, done))
@@ -71,7 +70,8 @@ class SeekingDecoder:
             if goes_on and speech_after(window.speech, until_s) >= REST_SECONDS:
                 self._later.run(window.answer, lambda: self._hear(window, until_s))
             else:
-                window.answer.set_result(joined(window.parts))
+                result = joined(window.parts)
+                window.answer.set_result(replace(result, segments=snapped(result.segments, window.speech)))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the one who waits for the window gets it
             window.answer.set_exception(error)
 

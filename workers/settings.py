@@ -5,16 +5,26 @@ Light to import: producers, Flower and the worker all read the same names.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from workers.errors import SettingsError
+from workers.redis_url import check_url
 
 DEFAULT_REDIS_URL = "redis://localhost:6379/0"
+#: Web servers, and object storage that the worker's own configuration leads to.
+URL_SCHEMES = ("http", "https", "s3", "gs", "az", "abfs", "hf")
+#: fsspec's names for this machine's files and memory, and for one storage read through another: ways around the roots.
+LOCAL_SCHEMES = frozenset(
+    (
+        *("file", "local", "asynclocal", "memory", "data", "git", "jupyter", "generic", "async_wrapper", "dir", "dask"),
+        *("dvc", "reference", "cached", "blockcache", "filecache", "simplecache", "libarchive", "tar", "zip"),
+    )
+)
 
 
 class Settings(BaseSettings):
@@ -40,6 +50,9 @@ class Settings(BaseSettings):
     cpu_threads_bind: str | None = Field(None, description="Cores of each rank on CPU, as in `0-3|4-7`.")
     enforce_eager: bool | None = Field(None, description="No CUDA graphs and no compilation (default: on CPU only).")
     request_timeout_seconds: float = Field(300, gt=0, description="Longest wait for one window's text.")
+    engine_stall_seconds: float = Field(
+        180, gt=0, description="An engine with work and without any progress for so long counts as dead."
+    )
     engine: Literal["vllm", "standin"] = Field(
         "vllm", description="`standin` is a fake for load tests: it transcribes nothing and says so."
     )
@@ -51,19 +64,42 @@ class Settings(BaseSettings):
     # The worker.
     concurrency: int | None = Field(None, ge=1, description="Tasks at once (default: half of max_num_seqs).")
     decode_processes: int | None = Field(None, ge=1, description="Audio decode processes (default: cores, at most 8).")
+    worker_restarts: int = Field(10, ge=0, description="Times in a row that a worker which failed is started again.")
     drain_seconds: float = Field(60, ge=0, description="Grace for running records after SIGTERM.")
     visibility_timeout_seconds: float = Field(
         60, ge=5, description="After this a silent worker's messages are given out again."
     )
     lease_seconds: float = Field(10, gt=0, description="How often a worker renews its hold on its messages.")
     restore_seconds: float = Field(10, gt=0, description="How often workers look for messages of silent workers.")
+    retry_seconds: float = Field(
+        0.5, ge=0, description="First pause before a row is tried again whose storage or network failed."
+    )
 
     # Audio.
     max_audio_seconds: float = Field(24 * 3600, gt=0, description="Longest recording.")
     max_audio_bytes: int = Field(8 * 2**30, gt=0, description="Largest audio file.")
     max_channels: int = Field(8, ge=1, description="Most channels of a recording that `--channels split` takes apart.")
+    max_sample_rate_hz: int = Field(768_000, ge=8_000, description="Highest sample rate.")
     decode_timeout_seconds: float = Field(60, gt=0, description="Longest wait for the next piece of decoded audio.")
+    decode_cpu_seconds: float = Field(3600, gt=0, description="Most processor time to decode one recording.")
     decode_memory_bytes: int = Field(4 * 2**30, ge=2**30, description="Address space of one decode process.")
+    download_timeout_seconds: float = Field(3600, gt=0, description="Longest download of one recording.")
+    max_redirects: int = Field(5, ge=0, description="Most redirects of one download.")
+    audio_roots: tuple[str, ...] | None = Field(
+        None, description='Folders below which audio files may lie, as JSON: ["/data"] (default: any).'
+    )
+    url_schemes: tuple[str, ...] = Field(
+        URL_SCHEMES,
+        description="Schemes of URLs that are fetched, as JSON; all but http and https need their fsspec package.",
+    )
+    url_hosts: tuple[str, ...] | None = Field(
+        None,
+        description='Hosts and buckets to fetch from, as JSON: ["media.example.org", "*.example.com"] (default: any).',
+    )
+    allow_private_addresses: bool = Field(
+        False,
+        description="Fetch from hosts without a public address (loopback, private networks), and through a proxy.",
+    )
     path_map: dict[str, str] = Field(
         default_factory=dict, description='Path prefixes of the producer and what they are here, as JSON: {"/a": "/b"}.'
     )
@@ -86,6 +122,9 @@ class Settings(BaseSettings):
     # The producer.
     window_rows: int = Field(2000, ge=1, description="Most rows of a job between sent and journaled.")
     chunk_rows: int | None = Field(None, ge=1, le=64, description="Rows per message (default: from the job's size).")
+    stall_seconds: float = Field(
+        15, gt=0, description="A job that stands still for so long is looked after: lost rows are sent again."
+    )
 
     redis_url: str | None = Field(
         None,
@@ -94,17 +133,29 @@ class Settings(BaseSettings):
         description="The broker (Celery's spelling).",
     )
 
+    @field_validator("audio_roots")
+    @classmethod
+    def _absolute_roots(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for root in value or ():
+            if not root.startswith("/"):
+                raise ValueError(f"{root!r} must be an absolute path")
+        return value
+
+    @field_validator("url_schemes")
+    @classmethod
+    def _remote_schemes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for scheme in value:
+            if scheme in LOCAL_SCHEMES:
+                raise ValueError(f"{scheme!r} would lead past WHISPER_AUDIO_ROOTS; files need no scheme")
+            if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
+                raise ValueError(f"{scheme!r} is no scheme (lower case, without ://)")
+        return value
+
     @field_validator("redis_url")
     @classmethod
-    def _known_scheme(cls, value: str | None) -> str | None:
-        schemes = ("redis://", "rediss://", "unix://", "redis+socket://", "sentinel://")
-        if value is not None and not value.startswith(schemes):
-            raise ValueError(f"must start with one of {', '.join(schemes)}")
-        for part in map(urlsplit, (value or "").split(";")):
-            _ = part.port  # raises ValueError for one that is no number
-            database = part.path.strip("/")
-            if part.scheme in ("redis", "rediss", "sentinel") and database and not database.isdigit():
-                raise ValueError(f"must end with the number of a database, not {part.path!r}")
+    def _usable_url(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_url(value)
         return value
 
 

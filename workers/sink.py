@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 
 from redis import Redis
-from redis.exceptions import RedisError
 
 from workers import keys
-from workers.errors import EngineLostError
 from workers.messages import RowResult
-
-log = logging.getLogger(__name__)
-
-RETRY_SECONDS = 1.0
+from workers.outage import outlast
 
 
 class ResultSink:
@@ -24,18 +18,21 @@ class ResultSink:
         self._redis = redis
         self._stopping = stopping
 
-    def add(self, job: str, result: RowResult) -> None:
+    def add(self, job: str, result: RowResult, task_id: str | None = None) -> None:
         """Add one row's answer, waiting for Redis as long as it takes.
 
-        Raises EngineLostError (the record goes back to the queue) if the worker has to end before Redis answers.
+        With the id of its message the row is noted as settled in the same transaction: if the message comes back, the
+        row is not run again. Raises EngineLostError (the record goes back to the queue) if the worker has to end first.
         """
         payload = result.model_dump_json(exclude_defaults=False)
-        while True:
-            try:
-                self._redis.xadd(keys.results(job), {keys.RESULT_FIELD: payload})
-            except RedisError as error:
-                log.warning("job %s row %d: Redis does not take the answer yet: %s", job, result.row, error)
-                if self._stopping.wait(RETRY_SECONDS):
-                    raise EngineLostError("the worker is ending and Redis takes no answers") from error
-            else:
-                return
+
+        def send() -> None:
+            with self._redis.pipeline() as pipe:
+                pipe.xadd(keys.results(job), {keys.RESULT_FIELD: payload})
+                pipe.expire(keys.results(job), keys.RESULTS_EXPIRE_SECONDS)
+                if task_id is not None:
+                    pipe.hset(keys.task(task_id), keys.settled_row(result.row), "")
+                    pipe.expire(keys.task(task_id), keys.TASK_EXPIRES_SECONDS)
+                pipe.execute()
+
+        outlast(send, self._stopping, f"the answer of row {result.row} of job {job}")

@@ -18,6 +18,7 @@ from workers.errors import EngineLostError
 from workers.interface import EngineFacts, WindowRequest, WindowResult, WindowSegment
 from workers.languages import LANGUAGES
 from workers.messages import TASKS
+from workers.progress import Progress
 from workers.settings import Settings
 
 
@@ -46,7 +47,8 @@ class StandInEngine:
         )
         self._waiting: deque[_Running] = deque()
         self._changed = threading.Condition()
-        self._closing = False
+        self._lost: str | None = None
+        self._progress = Progress()
         threading.Thread(target=self._work, name="standin", daemon=True).start()
 
     @property
@@ -58,29 +60,39 @@ class StandInEngine:
         """Queue one window."""
         future: Future[WindowResult] = Future()
         with self._changed:
-            if self._closing:
-                raise EngineLostError("the engine is shutting down")
+            if self._lost is not None:
+                raise EngineLostError(self._lost)
+            self._progress.started()
+            future.add_done_callback(lambda _: self._progress.ended())
             self._waiting.append(_Running(request, future, self._steps))
             self._changed.notify()
         return future
 
     def healthy(self) -> bool:
-        """True until closed."""
-        return not self._closing
+        """True until closed or failed."""
+        return self._lost is None
+
+    def stalled_seconds(self) -> float:
+        """How long the windows in flight have made no step; 0.0 without any."""
+        return self._progress.stalled_seconds()
+
+    def fail(self, reason: str) -> None:
+        """Fail what is left."""
+        with self._changed:
+            self._lost = self._lost or reason
+            self._changed.notify()
 
     def close(self) -> None:
         """Fail what is left."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
+        self.fail("the engine was closed")
 
     def _work(self) -> None:
         running: list[_Running] = []
         while True:
             with self._changed:
-                while not (self._closing or self._waiting or running):
+                while not (self._lost or self._waiting or running):
                     self._changed.wait()
-                if self._closing:
+                if self._lost is not None:
                     break
                 has_room = len(running) < self._facts.max_num_seqs
                 admitted = self._waiting.popleft() if self._waiting and has_room else None
@@ -88,13 +100,14 @@ class StandInEngine:
                 time.sleep(self._encode_seconds)
                 running.append(admitted)
             time.sleep(self._step_seconds)
+            self._progress.moved()
             for one in running:
                 one.steps_left -= 1
                 if one.steps_left <= 0:
                     one.future.set_result(_made_up(one.request))
             running = [one for one in running if one.steps_left > 0]
         for one in [*running, *self._waiting]:
-            one.future.set_exception(EngineLostError("the engine was closed"))
+            one.future.set_exception(EngineLostError(self._lost))
 
 
 def _made_up(request: WindowRequest) -> WindowResult:

@@ -18,8 +18,9 @@ from workers.gates import Gates
 from workers.interface import SAMPLE_RATE_HZ, Engine, WindowRequest, WindowResult
 from workers.languages import AUTO, canonical_language, language_code
 from workers.messages import ChannelTranscripts, Failure, Item, Options, Record, Task, Transcript
+from workers.pauses import Speech, pauses_after
 from workers.recording import VOTERS, Recording, Sent, Vote, join, silence, vote
-from workers.seek import SeekingDecoder, Speech
+from workers.seek import SeekingDecoder
 from workers.settings import Settings
 from workers.windows import WindowOptions, speech_windows
 
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 #: How often a thread that waits for the engine looks whether the worker is ending.
 CHECK_SECONDS = 0.5
+#: A record holds no more windows in the engine at once: 61 MB of audio.
+MOST_WINDOWS = 32
 
 
 class Transcriber:
@@ -47,7 +50,8 @@ class Transcriber:
         self._decoder = SeekingDecoder(FallbackDecoder(engine, Gates.from_settings(settings)))
         self._window_options = WindowOptions.from_settings(settings)
         # All threads together keep twice the engine's batch waiting or running, so that it never runs dry.
-        self._windows_per_task = max(2, -(-2 * engine.facts.max_num_seqs // threads))
+        wanted = -(-2 * engine.facts.max_num_seqs // threads)
+        self._windows_per_task = max(2, min(wanted, MOST_WINDOWS))
 
     def close(self) -> None:
         """Start no more retries; windows that wait for one are lost. Call it before the engine is closed."""
@@ -109,8 +113,10 @@ class Transcriber:
                     if recording.votes and len(recording.windows) == VOTERS:
                         language = self._vote(recording).language
                     prompt = record.prompt or options.prompt
+                    # With timestamps whether they are asked for or not: only they tell what the model left out.
+                    pauses = pauses_after(window.speech, 0.0) if options.timestamps else ()
                     request = WindowRequest(
-                        window.samples, task, language, timestamps=options.timestamps, prompt=prompt
+                        window.samples, task, language, timestamps=True, prompt=prompt, pauses=pauses
                     )
                     identity = f"{record.row}/{name}/{window.index}"
                     future = self._submit(request, window.speech, identity, room)

@@ -114,10 +114,12 @@ def test_bad_files_cost_no_process(pool: DecodePool, tmp_path: Path) -> None:
     assert children() == before
 
 
-def test_transient_errors_arrive_as_such(pool: DecodePool) -> None:
+def test_transient_errors_arrive_as_such() -> None:
+    pool = DecodePool(1, AudioLimits(allow_private_addresses=True))
     with pytest.raises(TransientError) as caught:
         duration_of(pool, "http://127.0.0.1:9/a.wav")
     assert caught.value.type == "fetch_failed"
+    pool.close()
 
 
 def test_records_share_the_processes() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,12 +17,14 @@ import pytest
 import soundfile
 
 from workers.audio import SAMPLE_RATE_HZ, AudioLimits
-from workers.audio_decode import AudioEnd, open_audio
-from workers.audio_source import os_error, shown
+from workers.audio_decode import open_audio
+from workers.audio_source import LocalFile
+from workers.decode_job import AudioEnd
 from workers.errors import TranscriptionError, TransientError
 from workers.pcm import Floats, resampled
+from workers.source_errors import os_error, shown
 
-LIMITS = AudioLimits()
+LIMITS = AudioLimits(allow_private_addresses=True)
 
 
 def read(
@@ -338,6 +342,21 @@ class TestErrors:
         assert (error.type, isinstance(error, TransientError)) == (type_, transient)
         assert error.message.startswith("/data/a.wav: ")
 
+    @pytest.mark.parametrize("name", ["a.m4a", "a.webm"])
+    def test_storage_that_fails_while_ffmpeg_reads(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        class FailingFile(io.FileIO):
+            def read(self, size: int = -1) -> bytes:
+                if self.tell() > 20_000:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                return super().read(size)
+
+        made = encode(tmp_path / name, tone(10, 48_000), "aac" if name == "a.m4a" else "libopus")
+        monkeypatch.setattr(LocalFile, "open", lambda file: FailingFile(file.path))
+        error = error_of(made)
+        assert (error.type, isinstance(error, TransientError)) == ("read_failed", True)
+
     def test_sources_that_nobody_knows(self) -> None:
         assert error_of("nonsense://bucket/a.wav").type == "unsupported_source"
         assert error_of("file://elsewhere/a.wav").type == "unsupported_source"
@@ -410,7 +429,7 @@ class TestFetching:
         assert "the connection ended after" in error.message
 
     def test_server_that_says_nothing(self, server: str) -> None:
-        error = error_of(server + "/silent", AudioLimits(decode_timeout_seconds=1))
+        error = error_of(server + "/silent", replace(LIMITS, decode_timeout_seconds=1))
         assert (error.type, isinstance(error, TransientError)) == ("fetch_failed", True)
 
     def test_nobody_there(self) -> None:
@@ -420,7 +439,7 @@ class TestFetching:
         assert (error.type, isinstance(error, TransientError)) == ("fetch_failed", True)
 
     def test_byte_limit_holds_while_fetching(self, server: str) -> None:
-        assert error_of(server + "/a.m4a", AudioLimits(max_audio_bytes=10_000)).type == "too_large"
+        assert error_of(server + "/a.m4a", replace(LIMITS, max_audio_bytes=10_000)).type == "too_large"
 
     def test_address_that_is_none(self) -> None:
         error = error_of("http://[half/a.wav")
@@ -436,8 +455,9 @@ class TestFetching:
 
         memory = fsspec.filesystem("memory")
         memory.pipe("/test/a.wav", write(tmp_path / "a.wav", tone(1), SAMPLE_RATE_HZ).read_bytes())
-        assert read("memory://test/a.wav")[1].duration_s == 1.0
-        assert error_of("memory://test/absent.wav").type == "file_not_found"
+        allowed = replace(LIMITS, url_schemes=["memory"])
+        assert read("memory://test/a.wav", limits=allowed)[1].duration_s == 1.0
+        assert error_of("memory://test/absent.wav", allowed).type == "file_not_found"
         memory.rm("/test", recursive=True)
 
     def test_nothing_stays_behind(self, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hypothesis_numpy
 
 from workers.audio import SAMPLE_RATE_HZ, AudioLimits
-from workers.audio_decode import AudioEnd, open_audio
+from workers.audio_decode import open_audio
+from workers.decode_job import AudioEnd
 from workers.errors import TranscriptionError
 from workers.pcm import Floats, mean, mono, picked
 from workers.settings import load_settings

@@ -16,7 +16,7 @@ REQUEST = WindowRequest(np.zeros(16_000, np.float32), "transcribe", "en")
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 GOOD = heard()
 LOW = heard("mumble", avg_logprob=-1.5)
-LOOP = heard("so it goes so it goes", compression_ratio=3.0)
+LOOP = heard("so it goes so it goes", compression_ratio=4.5)
 EMPTY = heard("")
 SILENCE = heard("thank you", avg_logprob=-2.0, no_speech_prob=0.9, segments=(WindowSegment(0.0, 1.0, "thank you"),))
 
@@ -49,8 +49,6 @@ def test_tries_get_hotter_until_one_is_good(decoders: Decoders, bad: WindowResul
 
     assert result == replace(good, attempts=3), "no flag of a try that was given up"
     assert [request.temperature for request in engine.requests] == [0.0, 0.2, 0.4]
-    # The grammar of timestamps ends most loops.
-    assert [request.timestamps for request in engine.requests] == [False, True, True]
     assert all(request.samples is REQUEST.samples for request in engine.requests)
 
 

@@ -7,9 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scripted_engine import heard
-from workers.gates import CLEAR_SPEECH_SECONDS, LOOP_REPEATS, LOOP_WORDS, Gates, Verdict, least_bad, loops, words
+from workers.gates import (
+    CLEAR_SPEECH_SECONDS,
+    LOOP_COMPRESSION,
+    LOOPS,
+    MUCH_LESS_LIKELY,
+    Gates,
+    Verdict,
+    least_bad,
+    loops,
+    trusted,
+    words,
+)
 from workers.settings import load_settings
 
+(LOOP_WORDS, LOOP_REPEATS), (SENTENCE_WORDS, SENTENCE_REPEATS) = LOOPS
 LOOP = "so it goes " * LOOP_REPEATS
 A_BIT = 1e-9
 
@@ -22,7 +34,9 @@ A_BIT = 1e-9
         ({}, Verdict.GOOD),
         ({"compression_ratio": 2.4, "avg_logprob": -1.0}, Verdict.GOOD),
         ({"no_speech_prob": 1.0, "avg_logprob": -1.0}, Verdict.GOOD),  # the text is likely, so somebody spoke
-        ({"compression_ratio": 2.4 + A_BIT}, Verdict.REPETITION),
+        ({"compression_ratio": 2.4 + A_BIT}, Verdict.REPETITIVE),
+        ({"compression_ratio": LOOP_COMPRESSION}, Verdict.REPETITIVE),
+        ({"compression_ratio": LOOP_COMPRESSION + A_BIT}, Verdict.REPETITION),
         ({"flags": ("repetition",)}, Verdict.REPETITION),
         ({"text": LOOP}, Verdict.REPETITION),
         ({"avg_logprob": -1.0 - A_BIT}, Verdict.LOW_CONFIDENCE),
@@ -36,7 +50,7 @@ def test_verdict_on_a_window_with_clear_speech(figures: dict[str, object], verdi
     assert Gates().judge(heard(**figures), 10.0) is verdict  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("loop", [{"compression_ratio": 3.0}, {"flags": ("repetition",)}, {"text": LOOP}])
+@pytest.mark.parametrize("loop", [{"compression_ratio": 4.1}, {"flags": ("repetition",)}, {"text": LOOP}])
 def test_repetition_is_tested_before_silence(loop: dict[str, object]) -> None:
     """The silence rule would end the tries, and a loop over speech would come out as silence."""
     result = heard(**{"avg_logprob": -3.0, "no_speech_prob": 0.99, **loop})  # type: ignore[arg-type]
@@ -65,7 +79,7 @@ def test_thresholds_are_those_of_the_settings() -> None:
     gates = Gates.from_settings(chosen)
 
     assert gates == Gates(compression_ratio=1.5, logprob=-0.5, no_speech=0.3, temperatures=(0.0, 0.5))
-    assert gates.judge(heard(compression_ratio=1.6), 10) is Verdict.REPETITION
+    assert gates.judge(heard(compression_ratio=1.6), 10) is Verdict.REPETITIVE
     assert gates.judge(heard(avg_logprob=-0.6, no_speech_prob=0.2), 10) is Verdict.LOW_CONFIDENCE
     assert gates.judge(heard(avg_logprob=-0.6, no_speech_prob=0.4), 10) is Verdict.SILENCE
 
@@ -101,6 +115,12 @@ def test_loop_is_found_in_scripts_without_spaces(
     before: list[str], phrase: list[str], times: int, after: list[str]
 ) -> None:
     assert loops("".join([*before, *phrase * times, *after]))
+
+
+@given(st.integers(LOOP_WORDS + 1, SENTENCE_WORDS), st.integers(1, 5))
+def test_sentence_said_three_times_in_a_row_is_a_loop_and_twice_is_none(size: int, times: int) -> None:
+    sentence = [f"word{number}" for number in range(size)]
+    assert loops(" ".join(["so", *sentence * times, "then"])) == (times >= SENTENCE_REPEATS)
 
 
 @given(st.lists(st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=8), unique=True, max_size=60), separators)
@@ -186,6 +206,32 @@ def test_least_bad_is_by_verdict_first_and_then_by_the_models_own_confidence() -
     assert least_bad([sure_loop]) == sure_loop
 
 
+LIST = (heard("press 1 to ..., press 2 to ...", compression_ratio=2.8, avg_logprob=-0.2), Verdict.REPETITIVE)
+
+
+@pytest.mark.parametrize(("behind", "kept"), [(MUCH_LESS_LIKELY - 0.01, True), (MUCH_LESS_LIKELY + 0.01, False)])
+def test_nonsense_that_sampling_made_of_a_list_is_not_taken_for_good(behind: float, kept: bool) -> None:
+    hot = (heard("press wan tu", avg_logprob=-0.2 - behind, temperature=1.0), Verdict.GOOD)
+
+    assert trusted([LIST, hot]) is kept
+    assert least_bad([LIST, hot]) == (hot if kept else LIST)
+
+
+def test_a_loop_is_given_up_for_any_other_text() -> None:
+    loop = (heard(LOOP, avg_logprob=-0.1), Verdict.REPETITION)
+    other = (heard("so it goes", avg_logprob=-0.9), Verdict.GOOD)
+
+    assert trusted([loop, other])
+    assert least_bad([loop, other]) == other
+
+
+def test_silence_ends_the_tries_whatever_was_heard_before() -> None:
+    silence = (heard("thanks", avg_logprob=-2.0, no_speech_prob=0.9), Verdict.SILENCE)
+
+    assert trusted([LIST, silence])
+    assert least_bad([LIST, silence]) == silence
+
+
 def test_of_equals_the_first_try_is_kept() -> None:
     assert least_bad([(heard("cool"), Verdict.EMPTY), (heard("hot"), Verdict.EMPTY)])[0].text == "cool"
 
@@ -198,4 +244,4 @@ def test_verdicts_are_ordered_from_best_to_worst() -> None:
         best.append(least_bad(tries)[1])
         tries = [one for one in tries if one[1] is not best[-1]]
 
-    assert best == [Verdict.GOOD, Verdict.SILENCE, Verdict.LOW_CONFIDENCE, Verdict.EMPTY, Verdict.REPETITION]
+    assert best == list(Verdict)

@@ -106,3 +106,72 @@ def test_death_signal_cannot_be_ignored() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
     assert int(done.stdout) == signal.SIGKILL
+
+
+def test_register_keeps_the_terminals_ctrl_c_away() -> None:
+    code = """
+import multiprocessing, os
+from workers import guard
+
+def child(group):
+    guard.register()
+    print(os.getpgrp() == os.getpid() != group, flush=True)
+
+if __name__ == "__main__":
+    started = multiprocessing.get_context("fork").Process(target=child, args=(os.getpgrp(),))
+    started.start()
+    started.join()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "True\n")
+
+
+def test_what_ranks_share_has_no_name_that_could_stay_behind() -> None:
+    # Given a grandchild that has mapped a segment of vLLM's and another one
+    names = [Path("/dev/shm", f"test-{os.getpid()}-{kind}") for kind in ("tp:0-[0-1]-cpushm", "psm")]
+    inner = (
+        "import mmap, sys\n"
+        "files = [open(name, 'r+b') for name in sys.argv[1:]]\n"
+        "maps = [mmap.mmap(file.fileno(), 4096) for file in files]\n"
+        "print('mapped', flush=True)\n"
+        "sys.stdin.read()\n"
+        "print(maps[0][:4].decode(), flush=True)"
+    )
+    outer = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', *sys.argv[1:]]).returncode)"
+    for name in names:
+        name.write_bytes(b"data".ljust(4096))
+    process = subprocess.Popen(
+        [sys.executable, "-c", outer, inner, *map(str, names)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "mapped\n"
+
+        # When the names are taken away
+        guard.unlink_shared_memory()
+
+        # Then only vLLM's is gone, and whoever has it open keeps it.
+        assert [name.exists() for name in names] == [False, True]
+        assert process.communicate("", timeout=60)[0] == "data\n"
+    finally:
+        process.kill()
+        process.wait()
+        for name in names:
+            name.unlink(missing_ok=True)
+
+
+def test_everything_that_was_started_ends_but_what_tidies_up_after_it() -> None:
+    code = """
+import subprocess, sys, time
+from multiprocessing import resource_tracker
+from workers import guard
+resource_tracker.ensure_running()
+sleeper = [sys.executable, "-c", "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"]
+child = subprocess.Popen(sleeper, stdin=subprocess.PIPE)
+while len(guard.descendants(__import__("os").getpid())) < 3:
+    time.sleep(0.05)
+guard.end_descendants()
+print(child.wait(), resource_tracker._resource_tracker._check_alive())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "-9 True\n")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from test_rules import BEGIN, GERMAN, NO_TIMESTAMPS, SIZE, TASK, TIMED, UNTIMED, batch, random_logits
+from test_rules import BEGIN, GERMAN, NO_TIMESTAMPS, PAUSED, SIZE, TASK, TIMED, UNTIMED, batch, random_logits
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
@@ -25,6 +25,7 @@ REQUESTS: list[tuple[Rules, list[int]]] = [
     (TIMED, [27, TASK]),
     (TIMED, [27, TASK, BEGIN, 5, 6]),
     (TIMED, [27, TASK, BEGIN, 5, BEGIN + 40]),
+    (PAUSED, [27, TASK, BEGIN, 5]),
     (TIMED, [27, TASK, BEGIN, 5, BEGIN + 40, BEGIN + 40]),
     (UNTIMED, [27, TASK, NO_TIMESTAMPS, 7]),
 ]
@@ -105,7 +106,7 @@ def v2(requests: list[tuple[Rules | None, list[int]]], slots: list[int]) -> tupl
 
 
 def test_v2_applies_the_rules_to_every_row_whatever_slot_it_has() -> None:
-    processor, context = v2(list(REQUESTS), [9, 3, 0, 15, 7, 8, 1])
+    processor, context = v2(list(REQUESTS), [9, 3, 0, 15, 7, 8, 1, 2])
     logits = logits_of(len(REQUESTS))
     assert processor.apply(logits.clone(), context).tolist() == expected(logits).tolist()
 

@@ -90,6 +90,15 @@ def test_anything_but_a_list_of_records_is_refused(records: object) -> None:
         ({"audio": "a", "attempt": 0}, "attempt"),
         ({"audio": "a", "langauge": "de"}, "unknown field 'langauge'"),
         ("a.wav", "record 1"),
+        ({"audio": "a", "start_s": float("inf")}, "start_s: Input should be a finite number"),
+        ({"audio": "a", "end_s": float("inf")}, "end_s: Input should be a finite number"),
+        ({"audio": "a" * 8193}, "audio: 8193 characters in path or URL 1, the limit is 8192"),
+        ({"audio": ["a", "", "a" * 9000]}, "audio: 9000 characters in path or URL 3, the limit is 8192"),
+        ({"audio": ["a"] * 4097}, "audio: 4097 recordings, the limit is 4096"),
+        ({"audio": ["a" * 8000] * 66}, "audio: 528000 characters in all paths and URLs, the limit is 524288"),
+        ({"audio": "a", "prompt": "a" * 10_001}, "prompt: String should have at most 10000 characters"),
+        ({"audio": "a", "language": "a" * 1001}, "language: String should have at most 1000 characters"),
+        ({"audio": "a", "x" * 5000: 1}, f"unknown field '{'x' * 100}'"),
     ],
 )
 def test_wrong_record_is_refused_by_number_and_field(record: object, names: str) -> None:
@@ -98,6 +107,34 @@ def test_wrong_record_is_refused_by_number_and_field(record: object, names: str)
     assert message.startswith("record 1: ")
     assert names in message
     assert "\n" not in message
+
+
+def test_limits_themselves_are_allowed() -> None:
+    parse_records([{"audio": "a" * 8192, "prompt": "a" * 10_000}, {"audio": ["a"] * 4096}] + [{"audio": "a"}] * 998)
+
+
+def test_task_with_too_many_records_is_refused() -> None:
+    assert problem([{"audio": "a"}] * 1001) == "1001 records in one task, the limit is 1000: send several tasks"
+
+
+def test_task_with_too_much_in_its_records_is_refused() -> None:
+    records = [{"audio": "a", "prompt": "b" * 9_999}] * 420
+    assert problem(records) == "records with 4200000 characters in one task, the limit is 4194304: send several tasks"
+
+
+@pytest.mark.parametrize("options", [{"prompt": "a" * 10_001}, {"model": "a" * 1001}, {"language": "a" * 1001}])
+def test_options_have_limits(options: dict[str, str]) -> None:
+    with pytest.raises(TranscriptionError, match=rf"^bad_argument: options: {next(iter(options))}: .* at most 1000"):
+        parse_options(options)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [{"row": 1}, {"row": -1, "items": []}, {"row": 1, "items": [], "x": 1}, {"row": 1, "items": [{"txt": ""}]}],
+)
+def test_result_that_is_none_is_refused(result: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        RowResult.model_validate(result)
 
 
 def test_options_default_to_detection_without_timestamps() -> None:

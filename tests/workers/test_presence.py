@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+
+import pytest
 
 from fleet import Fleet, wait_for
 from workers import keys
@@ -67,3 +70,19 @@ def test_worker_in_a_fleet_publishes_what_it_is(standin_fleet: Fleet) -> None:
         ["transcribe", "translate"],
         ["transcribe", "translate"],
     )
+
+
+def test_workers_of_other_versions_do_not_hide_the_fleet(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    # Given a newer worker that says more, one that says something else, and what is no worker at all
+    newer = {**presence("newer@host").model_dump(), "tasks": ["transcribe", "diarize"], "memory_bytes": 1}
+    fleet.redis.set(keys.worker("newer@host"), json.dumps(newer))
+    fleet.redis.set(keys.worker("other@host"), '{"name": "other@host"}')
+    fleet.redis.set(keys.worker("junk@host"), b"\xff")
+    fleet.redis.set(keys.worker("one@host"), presence().model_dump_json())
+
+    # Then all that can be read is there, and the rest is named
+    live = {worker.name: worker for worker in live_workers(fleet.redis)}
+    assert live.keys() == {"newer@host", "one@host"}
+    assert live["newer@host"].tasks == ["transcribe", "diarize"]
+    for name in ("other@host", "junk@host"):
+        assert f"{keys.worker(name)}: not a worker that this version can read" in caplog.text

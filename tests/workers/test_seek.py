@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,14 +84,26 @@ def test_without_timestamps_nobody_knows_how_far_the_model_has_heard(decoders: l
     assert script.starts_s == [0.0]
 
 
-def test_a_retry_with_timestamps_is_heard_to_its_end_too(decoders: list[SeekingDecoder]) -> None:
-    # Given a job without timestamps whose first try loops, and whose retry (with timestamps) stops early
+def test_a_retry_is_heard_to_its_end_too(decoders: list[SeekingDecoder]) -> None:
+    # Given a first try that loops, and a retry that stops early
     loop = said("no no no no no no no no")
     script = Script(loop, said("one", (0.0, 10.0)), said("two"))
-    result = decode(decoders, script, window(30, timestamps=False), (0.5, 30.0)).result(10)
+    result = decode(decoders, script, window(30), (0.5, 30.0)).result(10)
     # Then the rest is decoded as well
     assert script.starts_s == [0.0, 0.0, 10.0]
     assert result.text == "one two"
+
+
+def test_the_decoder_is_told_of_later_pauses_and_segments_are_moved_to_them(decoders: list[SeekingDecoder]) -> None:
+    script = Script(said("one", (0.0, 10.2)), said("two", (1.6, 9.6)))
+    told = replace(window(30), pauses=((9.7, 12.2),))
+    result = decode(decoders, script, told, (1.0, 10.0), (12.0, 20.0)).result(10)
+
+    assert [request.pauses for request in script.engine.requests] == [
+        ((9.7, 12.2),),
+        (pytest.approx((0.0, 2.0)),),
+    ]
+    assert [(one.start, one.end) for one in result.segments] == [(0.0, 10.0), (12.0, 20.0)]
 
 
 def test_a_model_that_does_not_get_on_is_not_asked_for_ever(decoders: list[SeekingDecoder]) -> None:

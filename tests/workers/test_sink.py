@@ -29,7 +29,7 @@ def delivered(url: str) -> list[RowResult]:
 
 
 def waits(caplog: pytest.LogCaptureFixture) -> bool:
-    return any("does not take the answer yet" in record.getMessage() for record in caplog.records)
+    return any("does not take it yet" in record.getMessage() for record in caplog.records)
 
 
 def test_rows_arrive_whole_and_in_order(fleet: Fleet) -> None:
@@ -39,6 +39,8 @@ def test_rows_arrive_whole_and_in_order(fleet: Fleet) -> None:
         sink.add(JOB, row)
 
     assert delivered(fleet.url) == ROWS
+    # And what nobody ever collects does not stay for ever.
+    assert 0 < int(fleet.redis.ttl(keys.results(JOB))) <= keys.RESULTS_EXPIRE_SECONDS
 
 
 def test_answer_waits_for_a_broker_that_is_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

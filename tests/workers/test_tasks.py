@@ -165,7 +165,7 @@ def test_lost_engine_puts_the_message_back(
     engine = WatchedEngine(load_settings(engine="standin", standin_step_ms=20, standin_steps=100_000))
     transcriber = Transcriber(engine, standin_runtime.pool, load_settings(), threads=1)
     sink = ResultSink(connect(fleet.url), threading.Event())
-    installed(Runtime(engine, standin_runtime.pool, transcriber, sink))
+    installed(Runtime(engine, standin_runtime.pool, transcriber, sink, standin_runtime.deliveries))
     outcome: list[BaseException] = []
     thread = threading.Thread(target=lambda: outcome.append(raised(train, job)))
     thread.start()

@@ -180,6 +180,19 @@ def test_recording_in_which_the_model_hears_nobody_is_empty(standin_runtime: Run
     assert (item.text, item.segments, item.flags) == ("", [], ["no_speech"])
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_windows_are_decoded_with_timestamps_and_told_of_pauses_for_who_asks(
+    standin_runtime: Runtime, news: str, asked: bool
+) -> None:
+    engine = scripted(said)
+
+    item = transcript(standin_runtime, Record(audio=news, language="en"), engine, timestamps=asked)
+
+    assert all(request.timestamps for request in engine.requests), "or nobody could tell what the model left out"
+    assert any(request.pauses for request in engine.requests) is asked
+    assert (item.segments is not None) is asked
+
+
 def test_same_row_is_seeded_alike_in_every_run_and_each_window_differently(standin_runtime: Runtime, news: str) -> None:
     def retried(row: int, language: str = "en") -> dict[tuple[int, float], int | None]:
         engine = scripted(lambda request, number: heard("mumble", avg_logprob=-2.0))

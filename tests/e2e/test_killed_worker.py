@@ -1,0 +1,79 @@
+"""Two tensor-parallel ranks of the real engine: what is killed is replaced or gone, and no record is lost with it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from celery import Celery
+
+from fleet import CLI, READY_SECONDS, Fleet, wait_for
+from producer.embedded import end, start_guarded
+from workers import keys
+from workers.messages import RowResult
+from workers.presence import live_workers
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[Fleet, psutil.Process]]:
+    """A fleet and its `whisper-fleet worker`, whose engine runs on two ranks."""
+    with Fleet(tmp_path / "fleet", {"WHISPER_MODEL": "whisper-base", "WHISPER_TENSOR_PARALLEL_SIZE": "2"}) as fleet:
+        process = start_guarded([*CLI, "worker"], fleet.environment(), tmp_path / "worker.log")
+        try:
+            wait_for(lambda: process.poll() is not None or live_workers(fleet.redis), READY_SECONDS)
+            assert process.poll() is None, (tmp_path / "worker.log").read_text()[-4000:]
+            yield fleet, psutil.Process(process.pid)
+        finally:
+            end(process, 20.0)
+
+
+def running(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def shared_memory(processes: list[psutil.Process]) -> set[Path]:
+    """The names of the segments that these processes have mapped, also of those that have no name any more."""
+    found = set()
+    for one in processes:
+        with contextlib.suppress(psutil.Error):
+            found |= {Path(entry.path.removesuffix(" (deleted)")) for entry in one.memory_maps() if entry.path}
+    return {path for path in found if path.is_relative_to("/dev/shm")}
+
+
+def test_killed_engine_is_replaced_and_killed_worker_leaves_nothing(
+    pair: tuple[Fleet, psutil.Process], samples: Path
+) -> None:
+    # Given a worker in the middle of a recording
+    fleet, supervisor = pair
+    (worker,) = supervisor.children()
+    first = worker.children(recursive=True)
+    segments = shared_memory(first)
+    assert segments, "two ranks on a CPU share memory"
+    client = Celery(broker=fleet.url, backend=fleet.url)
+    records = [{"audio": str(samples / "en_news_long.ogg"), "row": 0}]
+    client.send_task("whisper.transcribe", [records], {"job": "news"}, queue="transcribe")
+    wait_for(lambda: fleet.redis.hlen("unacked"))
+
+    # When its engine is killed
+    (core,) = [one for one in first if "EngineCore" in " ".join([one.name(), *one.cmdline()])]
+    core.kill()
+
+    # Then the worker ends with all it had, another one takes its place, and the recording is transcribed once.
+    wait_for(lambda: not running([worker, *first]))
+    (entry,) = wait_for(lambda: fleet.redis.xrange(keys.results("news")), READY_SECONDS)
+    (item,) = RowResult.model_validate_json(entry[1][keys.RESULT_FIELD]).items
+    assert "welcome" in item.text.lower()  # type: ignore[union-attr]
+
+    # When that one is killed
+    (worker,) = supervisor.children()
+    second = worker.children(recursive=True)
+    segments |= shared_memory(second)
+    supervisor.kill()  # which takes the worker along, and starts no third one
+
+    # Then no process and no shared memory is left.
+    wait_for(lambda: not running([worker, *second]))
+    wait_for(lambda: not [path for path in segments if path.exists()])
+    client.close()

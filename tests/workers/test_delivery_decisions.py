@@ -1,0 +1,210 @@
+"""What a delivery leads to, decision by decision, with the marks in a real Valkey."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from celery.exceptions import Reject
+
+from fleet import Fleet, wait_for
+from workers import delivery, keys
+from workers.delivery import Deliveries, Envelope
+from workers.errors import EngineLostError, TranscriptionError
+from workers.marks import Claim, TaskMarks
+from workers.messages import Failure
+from workers.settings import load_settings
+
+WAIT_SECONDS = 30.0
+ENVELOPE = Envelope("t", "whisper.transcribe", "transcribe", 5, redelivered=True)
+
+
+@dataclass
+class Told:
+    """A message's work that tells what was asked of it; its run waits to be let go."""
+
+    of_job: bool = True
+    divisible: bool = False
+    error: Exception | None = None
+    go: threading.Event = field(default_factory=threading.Event)
+    running: threading.Event = field(default_factory=threading.Event)
+    asked: list[tuple[str, Any]] = field(default_factory=list)
+
+    def run(self, claim: Claim) -> str:
+        self.asked.append(("run", claim))
+        self.running.set()
+        assert self.go.wait(WAIT_SECONDS)
+        if self.error is not None:
+            raise self.error
+        return "run"
+
+    def divide(self, claim: Claim) -> str:
+        self.asked.append(("divide", claim))
+        return "divided"
+
+    def give_up(self, claim: Claim, failure: Failure) -> str:
+        self.asked.append(("give up", failure.type))
+        return "given up"
+
+    def repeat(self) -> str:
+        return "repeated"
+
+
+def ready(**changes: Any) -> Told:
+    """Work that is done at once."""
+    told = Told(**changes)
+    told.go.set()
+    return told
+
+
+@dataclass
+class Worker:
+    """The deliveries of one process, whose engine's health and end a test decides on."""
+
+    deliveries: Deliveries
+    marks: TaskMarks
+    stopping: threading.Event
+    healthy: list[bool]
+    threads: ThreadPoolExecutor
+
+    def start(self, work: Told, task_id: str = "t") -> Future[Any]:
+        return self.threads.submit(self.deliveries.handle, replace(ENVELOPE, id=task_id), work)
+
+
+@pytest.fixture
+def worker(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Worker]]:
+    made: list[Worker] = []
+    monkeypatch.setattr(delivery, "CHECK_SECONDS", 0.05)
+
+    def make() -> Worker:
+        stopping, healthy = threading.Event(), [True]
+        marks = TaskMarks(fleet.redis, stopping, load_settings(visibility_timeout_seconds=5, lease_seconds=0.1))
+        marks.start()
+        deliveries = Deliveries(marks, stopping, lambda: healthy[0])
+        made.append(Worker(deliveries, marks, stopping, healthy, ThreadPoolExecutor(8)))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stopping.set()
+        one.marks.close(release=False)
+        one.threads.shutdown()
+
+
+def test_suspect_runs_while_nothing_else_does(worker: Callable[[], Worker]) -> None:
+    # Given a worker at work, and a suspect
+    here = worker()
+    before, suspect, after = Told(), Told(), Told()
+    here.marks.accuse("suspect", Claim("mine", deaths=1))
+    first = here.start(before, "before")
+    assert before.running.wait(WAIT_SECONDS)
+    # When it comes, and another message after it
+    second = here.start(suspect, "suspect")
+    wait_for(lambda: here.deliveries._gate._line)
+    third = here.start(after, "after")
+    wait_for(lambda: len(here.deliveries._gate._line) == 2)
+    # Then it waits for the first, and the last waits for it
+    assert not suspect.running.is_set()
+    before.go.set()
+    assert suspect.running.wait(WAIT_SECONDS)
+    assert not after.running.is_set()
+    suspect.go.set()
+    after.go.set()
+    assert [done.result(WAIT_SECONDS) for done in (first, second, third)] == ["run"] * 3
+
+
+@pytest.mark.parametrize(
+    ("claim", "divisible", "outcome"),
+    [
+        (Claim("mine", deaths=1), False, "run"),
+        (Claim("mine", deaths=1), True, "divided"),
+        (Claim("mine", deaths=5, deaths_alone=1), False, "run"),
+        (Claim("mine", deaths=1, deaths_alone=2), False, "given up"),
+    ],
+)
+def test_deaths_decide(worker: Callable[[], Worker], fleet: Fleet, claim: Claim, divisible: bool, outcome: str) -> None:
+    here, work = worker(), ready(divisible=divisible)
+    here.marks.accuse("t", claim)
+
+    assert here.start(work).result(WAIT_SECONDS) == outcome
+
+    assert work.asked in ([("run", claim)], [("divide", claim)], [("give up", "quarantined")])
+    assert fleet.redis.get(keys.held("t")) == b"done"
+    assert here.start(ready()).result(WAIT_SECONDS) == outcome, "the same delivery again"
+    assert worker().start(ready()).result(WAIT_SECONDS) == "repeated"
+
+
+def test_end_of_the_engine_is_a_death_and_the_end_of_the_worker_is_none(
+    worker: Callable[[], Worker], fleet: Fleet
+) -> None:
+    def given_back(end: Callable[[Worker], None]) -> dict[bytes, bytes]:
+        here, work = worker(), Told(error=EngineLostError("gone"))
+        fleet.redis.flushall()
+        done = here.start(work)
+        assert work.running.wait(WAIT_SECONDS)
+        end(here)
+        work.go.set()
+        with pytest.raises(Reject) as caught:
+            done.result(WAIT_SECONDS)
+        assert caught.value.requeue
+        assert not fleet.redis.exists(keys.held("t"))
+        return fleet.redis.hgetall(keys.task("t"))
+
+    def dies(here: Worker) -> None:
+        here.healthy[0] = False
+        here.stopping.set()
+
+    def drains(here: Worker) -> None:
+        here.stopping.set()
+
+    def closes(here: Worker) -> None:
+        here.stopping.set()
+        here.deliveries.close()
+        here.healthy[0] = False
+
+    death = {b"deaths": b"1", b"deaths_alone": b"0"}
+    assert given_back(dies) == death
+    assert given_back(drains) == {}
+    assert given_back(closes) == {}
+    # and an engine that gave up on this message alone would do so for ever
+    assert given_back(lambda here: None) == death
+
+
+def test_worker_whose_engine_is_gone_begins_nothing(worker: Callable[[], Worker], fleet: Fleet) -> None:
+    here, work = worker(), ready()
+    here.healthy[0] = False
+    here.marks.accuse("t", Claim("mine", deaths=1, deaths_alone=1))
+
+    with pytest.raises(Reject, match="the engine is gone"):
+        here.start(work).result(WAIT_SECONDS)
+
+    assert work.asked == []
+    assert fleet.redis.hget(keys.task("t"), "deaths_alone") == b"1"
+
+
+def test_what_runs_elsewhere_is_waited_for_and_then_left(
+    worker: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, here, work = worker(), worker(), Told()
+    done = there.start(work)
+    assert work.running.wait(WAIT_SECONDS)
+    # Given up after a while: the message goes to the tail
+    monkeypatch.setattr(delivery, "ELSEWHERE_SECONDS", 0.2)
+    with pytest.raises(Reject, match="another worker"):
+        here.start(ready()).result(WAIT_SECONDS)
+    # or seen to its end
+    monkeypatch.setattr(delivery, "ELSEWHERE_SECONDS", 1000)
+    waits = here.start(ready())
+    work.go.set()
+    assert (done.result(WAIT_SECONDS), waits.result(WAIT_SECONDS)) == ("run", "repeated")
+
+
+def test_error_of_a_message_leaves_no_mark(worker: Callable[[], Worker], fleet: Fleet) -> None:
+    with pytest.raises(TranscriptionError):
+        worker().start(ready(of_job=False, error=TranscriptionError("not_audio", "x"))).result(WAIT_SECONDS)
+
+    assert fleet.redis.keys("whisper:task:*") == []

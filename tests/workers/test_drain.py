@@ -1,0 +1,197 @@
+"""A worker that is told to end: what runs may finish and is not run again elsewhere, the rest goes back once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from doomed import start_doomed
+from fleet import Fleet, wait_for
+from workers import keys
+from workers.drain import Ending
+from workers.messages import RowResult
+from workers.presence import live_workers
+
+DEADLINE_SECONDS = 120.0
+#: A window takes 6 s, one after another, and a silent worker's messages are given out again after 5 s.
+SLOW = {
+    "WHISPER_ENGINE": "standin",
+    "WHISPER_MAX_NUM_SEQS": "1",
+    "WHISPER_STANDIN_STEP_MS": "500",
+    "WHISPER_STANDIN_STEPS": "12",
+    "WHISPER_VISIBILITY_TIMEOUT_SECONDS": "5",
+    "WHISPER_RESTORE_SECONDS": "1",
+    "WHISPER_LEASE_SECONDS": "1",
+}
+
+
+@dataclass
+class Case:
+    """A broker with one worker of two threads; ``client`` sends it rows."""
+
+    fleet: Fleet
+    client: Celery
+    worker: subprocess.Popen[bytes]
+    doom: Path
+
+    def send(self, samples: Path, job: str) -> str:
+        records = [{"audio": str(samples / "en_train.flac"), "row": 0}]
+        sent = self.client.send_task("whisper.transcribe", [records], {"job": job}, queue="transcribe")
+        return str(sent.id)
+
+    def answers(self, job: str) -> list[RowResult]:
+        entries = self.fleet.redis.xrange(keys.results(job))
+        return [RowResult.model_validate_json(fields[keys.RESULT_FIELD]) for _, fields in entries]
+
+    def waiting(self) -> list[str]:
+        """Ids of the messages in the queue, in the order of Redis's list."""
+        return [json.loads(message)["headers"]["id"] for message in self.fleet.redis.lrange("transcribe", 0, -1)]
+
+    def held(self) -> int:
+        return int(self.fleet.redis.hlen("unacked"))
+
+    def log(self, number: int = 1) -> str:
+        return self.fleet.log_path(number).read_text()
+
+    def received(self, task: str, number: int = 1) -> int:
+        return self.log(number).count(f"{task}] received")
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]:
+    """Started side by side: a start costs seconds."""
+    settings = {
+        "finishes": {},
+        "twice": {"WHISPER_DRAIN_SECONDS": "600"},
+        "quit": {"WHISPER_DRAIN_SECONDS": "600"},
+        "stuck": {"WHISPER_DRAIN_SECONDS": "0"},
+        "remote": {"WHISPER_STANDIN_STEPS": "1"},
+        "loading": {},
+    }
+    with contextlib.ExitStack() as stack:
+        found = {}
+        for name, changes in settings.items():
+            folder = tmp_path_factory.mktemp(name)
+            fleet = stack.enter_context(Fleet(folder, {**SLOW, **changes}))
+            doom = folder / "doom"
+            if name in ("stuck", "loading"):
+                doom.write_text(name)
+            client = Celery(broker=fleet.url, backend=fleet.url)
+            stack.callback(client.close)
+            found[name] = Case(fleet, client, start_doomed(fleet, doom, "--concurrency", "2"), doom)
+        for name, case in found.items():
+            if name != "loading":
+                case.fleet.wait_for_workers(1)
+        yield found
+
+
+def test_what_finishes_within_the_grace_is_not_run_elsewhere(cases: dict[str, Case], samples: Path) -> None:
+    # Given a worker with two records, of which the second takes longer than the visibility timeout, and an idle one
+    case = cases["finishes"]
+    first, second = case.send(samples, "first"), case.send(samples, "second")
+    wait_for(lambda: case.received(first) and case.received(second))
+    start_doomed(case.fleet, case.doom)
+    wait_for(lambda: len(live_workers(case.fleet.redis)) == 2, DEADLINE_SECONDS)
+
+    # When the busy one is told to end
+    case.worker.send_signal(signal.SIGTERM)
+
+    # Then the record that is ready first is acknowledged while the other still runs,
+    wait_for(lambda: case.answers("first") or case.answers("second"), DEADLINE_SECONDS)
+    wait_for(lambda: case.held() == 1)
+    assert case.worker.poll() is None
+    # both are answered once, by this worker, and it ends well.
+    assert case.worker.wait(DEADLINE_SECONDS) == 0
+    assert [len(case.answers(job)) for job in ("first", "second")] == [1, 1]
+    assert (case.held(), case.waiting()) == (0, [])
+    assert [case.received(task, 2) for task in (first, second)] == [0, 0]
+    assert "Traceback" not in case.log()
+
+
+@pytest.mark.parametrize(("name", "signals"), [("twice", [signal.SIGTERM] * 2), ("quit", [signal.SIGQUIT])])
+def test_end_at_once_puts_back_what_runs_once(
+    cases: dict[str, Case], samples: Path, name: str, signals: list[signal.Signals]
+) -> None:
+    case = cases[name]
+    tasks = {case.send(samples, "first"), case.send(samples, "second")}
+    wait_for(lambda: all(case.received(task) for task in tasks))
+
+    for number in signals:
+        case.worker.send_signal(number)
+        # Taken notice of: two signals in a row would be one.
+        wait_for(lambda: not live_workers(case.fleet.redis))
+
+    assert case.worker.wait(DEADLINE_SECONDS) == 0
+    assert sorted(case.waiting()) == sorted(tasks)
+    assert case.held() == 0
+    assert (case.answers("first"), case.answers("second")) == ([], [])
+    assert "do not stop" not in case.log()
+
+
+def test_record_that_does_not_stop_is_left_behind(cases: dict[str, Case], samples: Path) -> None:
+    # Given a thread that hangs in something that no event reaches
+    case = cases["stuck"]
+    task = case.send(samples, "stuck")
+    wait_for(lambda: Path(f"{case.doom}.reached").exists())
+
+    # When the worker is told to end
+    case.worker.send_signal(signal.SIGTERM)
+
+    # Then it ends without that thread, and the message waits for another worker.
+    assert case.worker.wait(DEADLINE_SECONDS) == 0
+    assert case.waiting() == [task]
+    assert case.held() == 0
+    assert case.answers("stuck") == []
+    assert "do not stop" in case.log()
+
+
+def test_worker_that_is_shut_down_from_afar_ends_well(cases: dict[str, Case]) -> None:
+    case = cases["remote"]
+    case.client.control.shutdown()
+    assert case.worker.wait(DEADLINE_SECONDS) == 0
+
+
+def test_worker_that_loads_its_engine_ends_at_once(cases: dict[str, Case]) -> None:
+    case = cases["loading"]
+    wait_for(lambda: Path(f"{case.doom}.reached").exists())
+
+    case.worker.send_signal(signal.SIGTERM)
+
+    assert case.worker.wait(DEADLINE_SECONDS) == 0
+    assert "while the engine loads" in case.log()
+
+
+def test_wrong_setting_is_one_line_without_the_command_line(tmp_path: Path) -> None:
+    environment = {**os.environ, "WHISPER_DRAIN_SECONDS": "soon"}
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "workers", "worker"],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("The worker cannot start: WHISPER_DRAIN_SECONDS='soon'")
+    assert done.stderr.count("\n") == 1
+
+
+def test_grace_begins_once_and_a_second_call_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("workers.drain.time.monotonic", lambda: now)
+    ending = Ending(grace_seconds=60)
+    assert ending.overdue_seconds() < 0
+    ending.begin()
+    assert ending.overdue_seconds() == -60
+    now = 110.0
+    ending.begin()
+    assert ending.overdue_seconds() == 0
+    now = 115.0
+    ending.begin(at_once=True)
+    assert ending.overdue_seconds() == 5, "a third call must not give it more time"

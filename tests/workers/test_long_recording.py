@@ -1,0 +1,118 @@
+"""A recording streams: its length costs text, not audio. Real decoding and voice activity in a process of its own."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.memory import BAR_MB, measure
+from benchmarks.recordings import write_recording
+from fleet import clean_environment
+from scripted_engine import FACTS, ScriptedEngine, heard, said, scripted, transcribed
+from workers.interface import WindowRequest, WindowResult
+from workers.messages import Record, Transcript
+from workers.recording import VOTERS
+from workers.runtime import Runtime
+from workers.settings import load_settings
+from workers.transcriber import MOST_WINDOWS
+
+#: Five minutes fill every buffer there is. Twenty-five minutes more are 50 windows: 96 MB if anything kept their audio.
+SHORT_SECONDS, LONG_SECONDS = 300, 1800
+#: The text of so many windows, and what the allocator does not give back.
+MOST_GROWTH_MB = 20.0
+TEMPERATURES = load_settings().temperatures
+
+
+def test_peak_memory_does_not_grow_with_the_recording(tmp_path: Path) -> None:
+    # Given two recordings, one six times as long as the other
+    short, long = tmp_path / "short.flac", tmp_path / "long.flac"
+    write_recording(short, SHORT_SECONDS)
+    write_recording(long, LONG_SECONDS)
+    # When a worker each transcribes one, with an engine that is slower than the decoding
+    with ThreadPoolExecutor(2) as pool:
+        few, many = pool.map(lambda path: measure(path, clean_environment()), (short, long))
+    # Then the longer one was heard to its end and took no more memory
+    assert many.audio_seconds == pytest.approx(LONG_SECONDS, abs=0.1)
+    assert many.speech_seconds > 5 * few.speech_seconds > 0
+    assert many.sum_mb - few.sum_mb < MOST_GROWTH_MB
+    assert many.sum_mb < BAR_MB
+
+
+@pytest.mark.parametrize("tries", [1, 3])
+def test_audio_of_a_window_is_let_go_with_its_answer(standin_runtime: Runtime, tmp_path: Path, tries: int) -> None:
+    # Given a recording of twenty windows, and an engine that hears each of them only at its last try
+    path = tmp_path / "long.flac"
+    write_recording(path, 2 * SHORT_SECONDS)
+    asked: list[weakref.ref[object]] = []
+    most_alive = 0
+
+    def answer(request: WindowRequest, _: int) -> WindowResult:
+        nonlocal most_alive
+        engine.requests.clear()  # what the engine itself remembers
+        alive = {id(samples): samples for samples in (known() for known in asked) if samples is not None}
+        if id(request.samples) not in alive:
+            asked.append(weakref.ref(request.samples))
+        most_alive = max(most_alive, len(alive))
+        last = request.temperature >= TEMPERATURES[tries - 1]
+        return heard(f"at {request.temperature}", avg_logprob=-0.1 if last else -2.0, temperature=request.temperature)
+
+    engine = scripted(answer, max_num_seqs=1)
+    # When it is transcribed
+    ((item,),) = transcribed(standin_runtime, [Record(audio=str(path))], engine, language="auto")
+    # Then no more windows were held than the engine may have, those that vote, and the one being made
+    assert isinstance(item, Transcript)
+    assert item.text.count(f"at {TEMPERATURES[tries - 1]}") >= 20
+    assert most_alive <= 2 * engine.facts.max_num_seqs + VOTERS + 2
+
+
+class SlowToAnswer(ScriptedEngine):
+    """Holds all windows until nobody has brought another for a second."""
+
+    def __init__(self) -> None:
+        super().__init__(said, replace(FACTS, max_num_seqs=128))
+        self.most_held = 0
+        self._held: list[tuple[Future[WindowResult], Future[WindowResult]]] = []
+        self._brought = threading.Event()
+        self.over = threading.Event()
+
+    def submit(self, request: WindowRequest) -> Future[WindowResult]:
+        answer: Future[WindowResult] = Future()
+        self._held.append((answer, super().submit(request)))
+        self._brought.set()
+        return answer
+
+    def work(self) -> None:
+        while not self.over.is_set():
+            if self._brought.wait(1.0):
+                self._brought.clear()
+                continue
+            held, self._held = self._held, []
+            self.most_held = max(self.most_held, len(held))
+            for answer, done in held:
+                answer.set_result(done.result())
+
+
+def test_a_record_holds_a_limited_number_of_windows_however_large_the_batch(
+    standin_runtime: Runtime, tmp_path: Path
+) -> None:
+    # Given a recording of forty windows, and an engine for 128 with one thread to feed it
+    path = tmp_path / "long.flac"
+    write_recording(path, 4 * SHORT_SECONDS)
+    engine = SlowToAnswer()
+    working = threading.Thread(target=engine.work)
+    working.start()
+    try:
+        # When it is transcribed
+        ((item,),) = transcribed(standin_runtime, [Record(audio=str(path))], engine, language="en")
+    finally:
+        engine.over.set()
+        working.join()
+    # Then it never had more than its share in the engine
+    assert isinstance(item, Transcript)
+    assert len(engine.requests) > MOST_WINDOWS
+    assert engine.most_held == MOST_WINDOWS

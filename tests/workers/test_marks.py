@@ -1,0 +1,152 @@
+"""Marks on messages in a real Valkey: who runs what, what is settled, who died over it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from fleet import Fleet, wait_for
+from workers import keys
+from workers.errors import EngineLostError
+from workers.marks import Claim, TaskMarks
+from workers.messages import RowResult
+from workers.settings import load_settings
+from workers.sink import ResultSink
+
+Worker = Callable[..., TaskMarks]
+
+
+@pytest.fixture
+def worker(fleet: Fleet) -> Iterator[Worker]:
+    """Makes the marks of a worker process; with ``beats`` it renews them, as a live one does."""
+    made: list[TaskMarks] = []
+
+    def make(*, beats: bool = True, lease_seconds: float = 0.1) -> TaskMarks:
+        config = load_settings(visibility_timeout_seconds=5, lease_seconds=lease_seconds)
+        marks = TaskMarks(fleet.redis, threading.Event(), config)
+        if beats:
+            marks.start()
+        made.append(marks)
+        return marks
+
+    yield make
+    for marks in made:
+        marks.close(release=False)
+
+
+def test_message_runs_in_one_live_worker_at_a_time(worker: Worker, fleet: Fleet) -> None:
+    first, second = worker(), worker()
+    # Given a worker that runs it, and whose mark would have been silent by now
+    assert first.claim("t") == Claim("mine")
+    first.begin("t", alone=False)
+    fleet.redis.pexpire(keys.held("t"), 1)
+    wait_for(lambda: fleet.redis.pttl(keys.held("t")) > 1000)
+    # Then no other one gets it, until it is released
+    assert second.claim("t").state == "elsewhere"
+    first.release("t")
+    assert second.claim("t") == Claim("mine")
+    # and the first one sees that
+    assert first.claim("t").state == "elsewhere"
+
+
+def test_end_leaves_nothing_but_that_it_is_done(worker: Worker, fleet: Fleet) -> None:
+    marks, other = worker(), worker()
+    for task_id, done in (("chunk", True), ("call", False)):
+        marks.claim(task_id)
+        marks.begin(task_id, alone=False)
+        marks.settle(task_id, 3)
+        marks.end(task_id, done=done)
+    assert other.claim("chunk").state == "done"
+    assert other.claim("call") == Claim("mine")
+    assert not fleet.redis.exists(keys.task("chunk"), keys.task("call"))
+    assert 0 < fleet.redis.ttl(keys.held("chunk")) <= 120
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_mark_that_nobody_renews_tells_of_a_death(worker: Worker, fleet: Fleet, alone: bool) -> None:
+    # Given a worker that answers a row and passes one on, and then is no more
+    dead = worker(beats=False)
+    dead.claim("t")
+    dead.begin("t", alone=alone)
+    ResultSink(fleet.redis, threading.Event()).add("job", RowResult(row=7, items=[]), "t")
+    dead.settle("t", 9)
+    wait_for(lambda: not fleet.redis.exists(keys.held("t")))
+
+    # When another one takes the message, then it finds that out, once
+    live = worker()
+    claim = live.claim("t")
+    assert (claim.state, claim.suspect, claim.settled, claim.left_alone) == ("orphaned", False, {7, 9}, alone)
+    assert live.claim("t").state == "orphaned", "also if it asks again"
+    counted = live.bury("t", claim)
+    assert (counted.state, counted.deaths, counted.deaths_alone) == ("mine", int(not alone), int(alone))
+    assert counted.suspect
+    assert live.claim("t") == Claim("mine", counted.deaths, counted.deaths_alone, counted.settled)
+    # and all of it is forgotten some day
+    assert 0 < fleet.redis.ttl(keys.task("t")) <= keys.TASK_EXPIRES_SECONDS
+
+
+def test_worker_that_was_only_cut_off_shows_itself(worker: Worker, fleet: Fleet) -> None:
+    """An outage can outlast every mark. Whoever takes a message then has to give its worker the time to renew it."""
+    cut_off = worker()
+    cut_off.claim("t")
+    cut_off.begin("t", alone=True)
+    with cut_off._lock:  # no beat gets through
+        fleet.redis.delete(keys.held("t"))
+        other = worker(lease_seconds=10)
+        assert other.claim("t").state == "orphaned"
+        assert not other.undisturbed(), "a worker that has just begun knows nothing of the others"
+        assert other.still_mine("t")
+    wait_for(lambda: not other.still_mine("t"))
+    assert other.claim("t").state == "elsewhere"
+    wait_for(other.undisturbed)
+
+
+def test_outage_disturbs(worker: Worker, fleet: Fleet) -> None:
+    marks = worker()
+    wait_for(marks.undisturbed)
+    fleet.kill_valkey()
+    wait_for(lambda: not marks.undisturbed())
+    fleet.valkey.start()
+    wait_for(marks.undisturbed)
+
+
+def test_lost_engine_is_a_death_and_a_worker_that_ends_is_none(worker: Worker, fleet: Fleet) -> None:
+    marks, other = worker(), worker()
+    claim = marks.claim("t")
+    marks.begin("t", alone=False)
+    marks.lost("t", claim, alone=False)
+    again = other.claim("t")
+    assert (again.state, again.deaths, again.deaths_alone) == ("mine", 1, 0)
+    other.begin("t", alone=True)
+    other.lost("t", again, alone=True)
+    marks.begin("t", alone=True)
+    marks.close(release=True)
+    last = other.claim("t")
+    assert (last.state, last.deaths, last.deaths_alone) == ("mine", 1, 1)
+
+
+def test_row_that_goes_on_takes_its_deaths_along(worker: Worker) -> None:
+    marks = worker()
+    marks.accuse("single", Claim("mine", deaths=1, deaths_alone=1, settled=frozenset({1})))
+    assert marks.claim("single") == Claim("mine", deaths=1, deaths_alone=1)
+
+
+def test_flushed_marks_only_mean_another_try(worker: Worker, fleet: Fleet) -> None:
+    marks = worker(beats=False)
+    marks.claim("t")
+    marks.begin("t", alone=False)
+    fleet.redis.flushall()
+    assert worker().claim("t") == Claim("mine")
+
+
+def test_worker_that_ends_does_not_wait_for_a_broker_that_is_away(fleet: Fleet, worker: Worker) -> None:
+    marks = worker(beats=False)
+    fleet.kill_valkey()
+    marks._stopping.set()
+    with pytest.raises(EngineLostError, match="the worker is ending"):
+        marks.claim("t")
+    marks.release("t")
+    marks.lost("t", Claim(), alone=False)
+    marks.close(release=True)

@@ -1,0 +1,157 @@
+"""What ffmpeg's libraries (PyAV) make of a file. Runs in a decode process."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import chain
+from typing import cast
+
+import av
+import av.error
+
+from workers.audio_source import LocalFile
+from workers.decode_job import LENGTH_TOLERANCE_SECONDS, RUN_UP_SECONDS, DecodeJob, FaultError
+from workers.errors import TranscriptionError
+from workers.mp3 import SYNC_BYTE, Tags, longest_s, told_frames
+from workers.pcm import Piece, mono
+from workers.source_errors import os_error, shown
+
+#: Containers whose durations and time stamps are written, not guessed: these can be trusted and sought in.
+EXACT_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
+#: The encoder's delay, of at most 4095 samples, is within these packets of at least 576.
+START_PACKETS = 9
+
+av.logging.set_level(None)
+
+
+def ffmpeg_pieces(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
+    """The pieces of ``file``. Raises FaultError where it cannot go on; TranscriptionError as `open_audio` does."""
+    try:
+        # Play lists and the like name other files and addresses to open. This one is open already, no other will be.
+        options = {"protocol_whitelist": "none"}
+        with file.open() as opened, av.open(opened, "r", options=options, metadata_errors="ignore") as container:
+            yield from _audio_track(container, file, job)
+    except av.error.FFmpegError as error:  # "no such file" and "not permitted" too are what it makes of bad content
+        raise FaultError(error.strerror or type(error).__name__) from None
+    except OSError as error:  # Python's own, of reading the file
+        if error.errno == errno.EINVAL:  # the content asks for a place before the file's start
+            raise FaultError("it refers to a place outside the file") from None
+        raise os_error(error, job.source) from None
+
+
+def _audio_track(container: av.container.InputContainer, file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
+    name = container.format.name
+    track = container.streams.best("audio")
+    if track is None:
+        # ffmpeg takes a text file for terminal art, which it plays as a video.
+        if container.streams.video and name != "tty":
+            raise TranscriptionError(
+                "no_audio_track", f"{shown(job.source)}: a video or picture without an audio track"
+            )
+        raise FaultError(f"{name} without audio")
+    if track.codec_context is None:
+        raise FaultError(f"{name} with a codec that it does not know")
+    stream = cast(av.AudioStream, track)
+    stream.codec_context.thread_count = 1
+    tick_s = stream.time_base or Fraction(1, av.time_base)
+    exact = not EXACT_CONTAINERS.isdisjoint(name.split(","))
+    known_s = float(stream.duration * tick_s) if exact and stream.duration else 0.0
+    job.check_length(known_s)
+    packets: Iterator[av.Packet[av.AudioStream]] = container.demux(stream)
+    tags: Tags | None = None
+    first_s = float(stream.start_time * tick_s) if stream.start_time else 0.0
+    position_s: float | None = 0.0
+    if exact and job.start_s > RUN_UP_SECONDS:
+        container.seek(round((job.start_s - RUN_UP_SECONDS + first_s) / tick_s), stream=stream)
+        position_s = None  # the first frame tells
+    elif name == "mp3":
+        tags = Tags()
+        first = next(packets)
+        packets = chain([first], packets)
+        known_s = _told_seconds(file, stream.codec_context, first)
+        job.check_length(min(known_s, longest_s(file.descriptor)))
+        if job.start_s > RUN_UP_SECONDS:  # a place to seek would be a guess
+            position_s = _passed_over(packets, job.start_s - RUN_UP_SECONDS, float(tick_s), job)
+    for frame in _frames(packets, tags, job):
+        rate = frame.sample_rate
+        job.check_rate(rate)
+        if position_s is None:
+            position_s = float(frame.time or 0.0) - first_s
+        job.found_channels(frame.layout.nb_channels)
+        samples = mono(frame, job.channel)
+        begin = max(0, round((job.start_s - position_s) * rate))
+        stop = samples.size if job.end_s == float("inf") else max(0, round((job.end_s - position_s) * rate))
+        position_s += samples.size / rate
+        job.advance()
+        if begin < samples.size:
+            yield rate, samples[begin:stop]
+        if position_s >= job.end_s:
+            return
+    if not job.channels:  # no frame told
+        job.found_channels(stream.codec_context.channels)
+    if job.start_s and (position_s or 0.0) <= job.start_s:
+        job.flags.add("span_beyond_end")
+    elif known_s - (position_s or 0.0) > LENGTH_TOLERANCE_SECONDS:
+        job.flags.add("truncated")
+
+
+def _told_seconds(file: LocalFile, codec: av.AudioCodecContext, first: av.Packet[av.AudioStream]) -> float:
+    """The length that an MP3's header tells, 0.0 where it has none. ffmpeg's own is a guess where it has none."""
+    frames = told_frames(file.descriptor, first.pos or 0)
+    return frames * codec.frame_size / codec.sample_rate if codec.sample_rate else 0.0
+
+
+def _passed_over(packets: Iterator[av.Packet[av.AudioStream]], until_s: float, tick_s: float, job: DecodeJob) -> float:
+    """Take an MP3's packets up to ``until_s``; the seconds of sound in them, as if all had been decoded.
+
+    Most are not, which takes a tenth of the time. The others may hold less sound than they say: the encoder's delay
+    at the start, its padding at the end of the first of joined files, and what has something before its frame.
+    """
+    passed_s = 0.0
+    for number, packet in enumerate(packets):
+        job.advance()
+        begin = bytes(memoryview(packet)[:2]) if packet.size else b""
+        # Two bytes of ones begin a frame of layer I, or a hole.
+        odd = not begin or begin[0] != SYNC_BYTE or begin[-1] == SYNC_BYTE or packet.has_sidedata("skip_samples")
+        if number >= START_PACKETS and not odd:
+            passed_s += (packet.duration or 0) * tick_s
+        else:
+            passed_s += sum(frame.samples / frame.sample_rate for frame in _decoded(packet)[0])
+        if passed_s >= until_s:
+            break
+    return passed_s
+
+
+def _frames(packets: Iterable[av.Packet[av.AudioStream]], tags: Tags | None, job: DecodeJob) -> Iterator[av.AudioFrame]:
+    """The track's frames. A packet that cannot be decoded is left out, as every player does.
+
+    ``tags`` is for an MP3: what lies between its frames comes as a part of the next, and is damage unless it is a tag.
+    """
+    good = 0
+    last: av.error.FFmpegError | None = None
+    for packet in packets:
+        frames, fault = _decoded(packet)
+        if tags is not None and packet.size and (fault or memoryview(packet)[0] != SYNC_BYTE):
+            if tags.hold(bytes(packet), packet.pos or 0):
+                fault = None
+            else:
+                job.flags.add("damaged")
+        last = fault or last
+        for frame in frames:
+            good += 1
+            yield frame
+    if last is not None:
+        if not good:
+            raise last
+        job.flags.add("damaged")
+
+
+def _decoded(packet: av.Packet[av.AudioStream]) -> tuple[list[av.AudioFrame], av.error.FFmpegError | None]:
+    try:
+        return packet.decode(), None
+    except av.error.FFmpegError as error:
+        if isinstance(error, MemoryError):
+            raise
+        return [], error

@@ -1,0 +1,178 @@
+"""Downloads over http and https.
+
+Every hop of a redirect is checked like the first URL (`workers.urls`), and connects to an address that was checked
+(`workers.addresses`).
+
+Behind a proxy of the environment (``HTTP_PROXY``, ``HTTPS_PROXY``, ``NO_PROXY``) names are resolved elsewhere, so their
+addresses cannot be checked: a proxy is used only where private addresses are allowed anyway.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import socket
+import ssl
+import urllib.request
+from contextlib import closing
+from functools import cache
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
+
+from workers.addresses import PrivateAddressError, connect
+from workers.audio import AudioLimits
+from workers.download import Download, check_size, one_line
+from workers.errors import TranscriptionError, TransientError
+from workers.source_errors import printable, shown
+from workers.urls import check_url
+
+_PORTS = {"http": 80, "https": 443}
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+#: 4xx answers that ask for another try: request timeout, too early, too many requests.
+_RETRY = frozenset({408, 425, 429})
+#: Stays as it is in a path or query; spaces and non-ASCII letters, which people paste, are escaped.
+_SAFE = "%/:=&?~#+!$,;'@()*[]"
+_HEADERS = {"Accept-Encoding": "identity", "Connection": "close", "User-Agent": "whisper-fleet"}
+
+
+def fetch(download: Download) -> None:
+    """Fetch an http or https URL.
+
+    Raises TranscriptionError ``fetch_failed`` (the address is wrong), ``fetch_timeout``, ``not_allowed``,
+    ``unsupported_source`` (a redirect leads elsewhere), ``too_large``; TransientError ``fetch_failed`` (the network
+    is).
+    """
+    name = shown(download.source)
+    try:
+        _fetch(download)
+    except PrivateAddressError:
+        message = f"{name}: leads to an address that is not public; WHISPER_ALLOW_PRIVATE_ADDRESSES=true allows those"
+        raise TranscriptionError("not_allowed", message) from None
+    except ssl.SSLCertVerificationError as error:
+        raise TranscriptionError("fetch_failed", f"{name}: {one_line(error)}") from None
+    except (ValueError, http.client.InvalidURL) as error:
+        raise TranscriptionError("fetch_failed", f"{name}: no valid URL ({one_line(error)})") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise TransientError("fetch_failed", f"{name}: {one_line(error)}") from None
+
+
+def _fetch(download: Download) -> None:
+    url, limit = download.source, download.limits.max_redirects
+    for _ in range(limit + 1):
+        parts = check_url(url, download.limits)
+        if parts.scheme not in _PORTS:  # a bucket that is allowed, but not by way of a redirect
+            message = f"{shown(download.source)}: redirects to a {parts.scheme}:// URL"
+            raise TranscriptionError("unsupported_source", message)
+        with closing(_connection(parts, download)) as connection:
+            with _ask(connection, parts) as answer:
+                if answer.status not in _REDIRECTS:
+                    _save(answer, download)
+                    return
+                location = answer.getheader("Location")
+            if not location:
+                message = f"{shown(download.source)}: HTTP {answer.status} without a new address"
+                raise TranscriptionError("fetch_failed", message)
+            url = urljoin(url, location.encode("latin-1").decode("utf-8", "replace"))
+        download.progress()
+        download.check_time(0)
+    message = f"{shown(download.source)}: more than {limit} redirects (WHISPER_MAX_REDIRECTS)"
+    raise TranscriptionError("fetch_failed", message)
+
+
+def _ask(connection: http.client.HTTPConnection, parts: SplitResult) -> http.client.HTTPResponse:
+    path = quote(parts.path or "/", safe=_SAFE) + (f"?{quote(parts.query, safe=_SAFE)}" if parts.query else "")
+    headers = dict(_HEADERS)
+    proxy = _proxy(parts)
+    if proxy is not None and parts.scheme == "http":
+        path = f"http://{parts.netloc.rpartition('@')[2]}{path}"
+        headers.update(_authorization(proxy))
+    connection.request("GET", path, headers=headers)
+    return connection.getresponse()
+
+
+def _save(answer: http.client.HTTPResponse, download: Download) -> None:
+    name = shown(download.source)
+    if not 200 <= answer.status < 300:
+        kind = TransientError if answer.status >= 500 or answer.status in _RETRY else TranscriptionError
+        raise kind("fetch_failed", f"{name}: HTTP {answer.status} {printable(answer.reason)[:100]}")
+    download.progress()
+    announced = answer.length or 0
+    if announced:
+        check_size(announced, download.source, download.limits)
+    copied = download.copy(answer.read1)
+    if copied < announced:
+        raise TransientError("fetch_failed", f"{name}: the connection ended after {copied} of {announced} bytes")
+
+
+def _connection(parts: SplitResult, download: Download) -> http.client.HTTPConnection:
+    """A connection to the URL's host, open; through the environment's proxy where there is one."""
+    host, port = str(parts.hostname), parts.port or _PORTS[parts.scheme]
+    proxy = _proxy(parts)
+    if proxy is not None:
+        return _proxied(host, port, parts, proxy, download)
+    limits, seconds = download.limits, download.wait_seconds
+    made: http.client.HTTPConnection
+    plain = connect(host, port, seconds, allow_private=limits.allow_private_addresses)
+    if parts.scheme == "http":
+        made, made_socket = http.client.HTTPConnection(host, port, timeout=seconds), plain
+    else:
+        made = http.client.HTTPSConnection(host, port, timeout=seconds, context=_tls())
+        made_socket = _encrypted(plain, host)
+    made.sock = made_socket
+    made.auto_open = 0  # it must not connect again, to an address that nobody checked
+    return made
+
+
+def _encrypted(plain: socket.socket, host: str) -> ssl.SSLSocket:
+    try:
+        return _tls().wrap_socket(plain, server_hostname=host)
+    except BaseException:
+        plain.close()
+        raise
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _proxy(parts: SplitResult) -> SplitResult | None:
+    """The proxy that the environment names for a URL."""
+    proxies = urllib.request.getproxies()
+    found = proxies.get(parts.scheme) or proxies.get("all")
+    if not found or urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    return urlsplit(found if "://" in found else f"http://{found}")
+
+
+def _proxied(
+    host: str, port: int, parts: SplitResult, proxy: SplitResult, download: Download
+) -> http.client.HTTPConnection:
+    _check_proxy(proxy, download.source, download.limits)
+    at, at_port = str(proxy.hostname), proxy.port or 80
+    if parts.scheme == "http":
+        return http.client.HTTPConnection(at, at_port, timeout=download.wait_seconds)
+    made = http.client.HTTPSConnection(at, at_port, timeout=download.wait_seconds, context=_tls())
+    made.set_tunnel(host, port, headers=_authorization(proxy))
+    return made
+
+
+def _check_proxy(proxy: SplitResult, source: str, limits: AudioLimits) -> None:
+    name = shown(source)
+    if not limits.allow_private_addresses:
+        message = (
+            f"{name}: the environment names a proxy, behind which addresses cannot be checked; except the host "
+            "(NO_PROXY) or allow every address (WHISPER_ALLOW_PRIVATE_ADDRESSES=true)"
+        )
+        raise TranscriptionError("not_allowed", message)
+    if proxy.scheme != "http" or not proxy.hostname:
+        message = f"{name}: the environment's proxy is no http:// proxy, others are not supported"
+        raise TranscriptionError("unsupported_source", message)
+
+
+def _authorization(proxy: SplitResult) -> dict[str, str]:
+    if not proxy.username:
+        return {}
+    user = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": "Basic " + base64.b64encode(user.encode()).decode()}
