@@ -1,9 +1,12 @@
-"""Step-indexed files: the names of a step, its job folder with header and locks, and writes that are all or nothing.
+"""Step-indexed files: the names of a step, its job folder with its locks, and writes that are all or nothing.
 
 {cache_path}/{prefix}_step{N}.jsonl       the step's rows, there only when complete
 {cache_path}/{prefix}_step{N}.job/        the job that makes it (mode 0700):
-    job.json                              what it does (`JobHeader`)
+    job.json                              what it does (`producer.header`)
     journal.jsonl                         the answers so far (`producer.journal`)
+    audio.jsonl                           size and time of each row's audio when the job began (`producer.audio_files`)
+    retried.txt                           the rows that are being done again (`producer.retry`)
+    stopped                               there when its producer was stopped on purpose (`producer.reconcile`)
     {name}.lock                           who is at it (`FileLock`)
 """
 
@@ -14,22 +17,17 @@ import fcntl
 import glob
 import json
 import os
+import shutil
 import socket
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from producer.errors import FleetError, UsageError
-
-#: Version of job.json; a change that older code would misread raises it.
-HEADER_VERSION = 1
-
-#: Options that came later, and what a job does whose header does not name them.
-LATER_OPTIONS: dict[str, Any] = {"channels": "mix", "prompt": None}
 
 #: What a full or failing disk says; the run ends with one line and can be resumed. EFBIG is a file-size limit.
 DISK_ERRORS = frozenset(
@@ -39,6 +37,8 @@ DISK_ERRORS = frozenset(
 # A temporary file that nobody wrote to for this long was left by a killed process. Its process id proves nothing
 # where containers share the folder.
 _STALE_SECONDS = 3600.0
+
+_STAGING = ".new-"
 
 # The longest file name that Linux takes, less what a temporary name adds.
 _MAX_NAME_BYTES = 255 - 32
@@ -63,6 +63,13 @@ class Step:
         if len(os.fsencode(self.path.name)) > _MAX_NAME_BYTES:
             raise UsageError(f"--prefix {self.prefix[:40]!r}...: too long for a file name")
 
+    @classmethod
+    def of(cls, path: Path) -> Step | None:
+        """The step whose file (or job folder) ``path`` is named like one, None for any other name."""
+        prefix, _, number = path.stem.rpartition("_step")
+        named = prefix and number.isascii() and number.isdigit() and int(number)
+        return cls(path.parent.absolute(), prefix, int(number)) if named else None
+
     @property
     def path(self) -> Path:
         """The step's file."""
@@ -75,13 +82,28 @@ class Step:
 
     @property
     def header_path(self) -> Path:
-        """The job's `JobHeader`."""
+        """The job's `producer.header.JobHeader`."""
         return self.job_path / "job.json"
 
     @property
     def journal_path(self) -> Path:
         """The job's `producer.journal.Journal`."""
         return self.job_path / "journal.jsonl"
+
+    @property
+    def audio_path(self) -> Path:
+        """Size and time of each row's audio: `producer.audio_files`."""
+        return self.job_path / "audio.jsonl"
+
+    @property
+    def retried_path(self) -> Path:
+        """The rows that are being done again: `producer.retry`."""
+        return self.job_path / "retried.txt"
+
+    @property
+    def stopped_path(self) -> Path:
+        """There while nobody is to send the job's rows: `producer.reconcile.producing`."""
+        return self.job_path / "stopped"
 
     def lock(self, name: str) -> FileLock:
         """A lock of the job, not yet taken; the job folder must be there."""
@@ -107,81 +129,25 @@ class Step:
         with disk_errors(self.job_path):
             self.job_path.mkdir(mode=0o700, exist_ok=True)
 
-    def forget(self) -> None:
-        """Start over: remove journal and header. Hold the job's locks; these stay, and so does the step's file."""
-        for path in (self.journal_path, self.header_path):
-            path.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True, slots=True)
-class JobHeader:
-    """What a job does, as job.json says it: same header, same job. Times are ISO 8601, ``bytes`` are decompressed."""
-
-    id: str
-    created: str
-    inputs: list[str]
-    rows: int
-    bytes: int
-    sha256: str
-    task: str
-    options: dict[str, Any]
-    audio_root: str
-    output: str
-    complete: bool = False
-    summary: dict[str, Any] | None = None
-    version: int = field(default=HEADER_VERSION)
-
-    def option(self, name: str) -> Any:
-        """An option of the job; headers of older versions do not name all of them."""
-        return self.options.get(name, LATER_OPTIONS.get(name))
-
-    def write(self, path: Path) -> None:
-        """Write the header in one step, readable by this user only."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=True)
-        with atomic_write(path, mode=0o600) as handle:
-            handle.write(text.encode("ascii") + b"\n")
-
-    @classmethod
-    def read(cls, path: Path) -> JobHeader | None:
-        """The header at ``path``, None where there is none. Raises UsageError for one that this version cannot read."""
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A folder for a new job's files until the old job's are forgotten; makes the job folder, gone afterwards."""
+        self.create_job_folder()
+        for left in self.job_path.glob(f"{_STAGING}*"):
+            with suppress(OSError):
+                if time.time() - max(path.stat().st_mtime for path in (left, *left.iterdir())) > _STALE_SECONDS:
+                    shutil.rmtree(left, ignore_errors=True)
+        with disk_errors(self.job_path):
+            folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=self.job_path))
         try:
-            data = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            data = None
-        if not isinstance(data, dict):
-            raise UsageError(f"{path}: damaged: start over with --force")
-        if data.get("version") != HEADER_VERSION:
-            raise UsageError(
-                f"{path}: of another version of whisper-fleet ({data.get('version')!r}, this one reads "
-                f"{HEADER_VERSION}): finish it with that one, or start over with --force"
-            )
-        if set(data) != {item.name for item in fields(cls)}:
-            raise UsageError(f"{path}: damaged: start over with --force")
-        return cls(**data)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
-
-def differences(old: JobHeader, new: JobHeader) -> list[str]:
-    """What would make ``new`` another job than ``old``, in words; empty where it resumes."""
-    found = []
-    if old.sha256 != new.sha256:
-        size = "" if old.rows == new.rows else f", {old.rows} rows then, {new.rows} now"
-        found.append(f"the input has changed (content hash{size})")
-    if old.task != new.task:
-        found.append(f"task was {old.task!r}, now {new.task!r}")
-    if old.audio_root != new.audio_root:
-        found.append(f"audio root was {old.audio_root!r}, now {new.audio_root!r}")
-    for name in {**old.options, **new.options}:
-        before, now = old.option(name), new.option(name)
-        if before != now:
-            found.append(f"{name.replace('_', ' ')} was {_word(before)}, now {_word(now)}")
-    return found
-
-
-def _word(value: Any) -> str:
-    words: dict[Any, str] = {None: "not set", True: "on", False: "off"}
-    return words[value] if value is None or isinstance(value, bool) else repr(value)
+    def forget(self) -> None:
+        """Start over: remove what the job is. Hold the job's locks; these stay, and so does the step's file."""
+        for path in (self.journal_path, self.header_path, self.audio_path, self.retried_path, self.stopped_path):
+            path.unlink(missing_ok=True)
 
 
 class FileLock:

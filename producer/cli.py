@@ -4,13 +4,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -19,17 +17,23 @@ from redis import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
 
-from producer import registry, services
+from producer import cli_failed, registry, replace, services
 from producer.collect import serve
 from producer.display import Display, result_table
+from producer.enqueue import enqueuer_for
 from producer.errors import FleetError, UsageError
+from producer.follow import Follower
+from producer.interruption import Terminated, resumable
 from producer.job import Job, JobSpec, open_job
 from producer.options import takes_job
+from producer.reconcile import producing
 from producer.registry import Progress
-from producer.run import RunOptions, enqueuer_for, failed_limit, reach, run_job
+from producer.run import RunOptions, failed_limit, reach, run_job
+from workers import discretion
+from workers.app import create_app
 from workers.errors import SettingsError
 from workers.presence import live_workers
-from workers.redis_client import shown_url
+from workers.redis_client import connect, reason, shown_url
 from workers.settings import DEFAULT_REDIS_URL, Settings, settings
 
 app = typer.Typer(
@@ -62,8 +66,8 @@ def run(
     except ValueError:
         raise UsageError(f"--max-failed {max_failed}: must be a number of rows or a percentage like 5%") from None
     config = settings()
-    job = open_job(_with_model(spec, config))
-    with _resumable(job), Display() as display:
+    job = _open(_with_model(spec, config), config)
+    with resumable(job), Display() as display:
         job = run_job(job, RunOptions(workers, tensor_parallel_size, max_failed), config, display)
     result = job.progress()
     display.summary(result)
@@ -82,19 +86,20 @@ def run(
 def enqueue(spec: JobSpec) -> None:
     """Send INPUT to the fleet of REDIS_URL, for a collector to write the step file. Prints the job's name.
 
-    Stays at most a window of rows ahead of the collector, and ends when the last rows are sent.
+    Stays at most a window of rows ahead of the collector, waits where Redis is full or away, and ends when the last
+    rows are sent. If it is killed before, the collector sends the rest; if it is interrupted, the same command does.
     """
     config = settings()
     url, redis = _broker(config)
-    job = open_job(spec)
+    job = _open(spec, config)
     if job.is_complete():
         typer.echo(f"{job.step.path} is complete already", err=True)
         typer.echo(job.id)
         return
-    with _resumable(job), job.step.lock("producer") as producing:
-        if not producing.acquire():
-            raise FleetError(f"{job.step.path}: {producing.holder()} is sending this job already")
-        sent = _send(job, url, redis, config)
+    with resumable(job), job.step.lock("producer") as lock:
+        if not lock.acquire():
+            raise FleetError(f"{job.step.path}: {lock.holder()} is sending this job already")
+        sent = _send(job, redis, config)
     typer.echo(f"{sent} rows sent to {shown_url(url)}", err=True)
     typer.echo(job.id)
 
@@ -105,16 +110,18 @@ def collect(
 ) -> None:
     """Write the step files of jobs on REDIS_URL. Without JOB: of every job, until stopped.
 
-    Any number of collectors may run: each job has one owner at a time, by a lock beside its step file.
+    Any number of collectors may run: each job has one owner at a time, by a lock beside its step file. Its owner also
+    sends what Redis has lost of it, and what a killed producer has not sent.
     """
-    _, redis = _broker(settings())
+    config = settings()
+    _, redis = _broker(config)
 
     def report(job: Job, progress: Progress) -> None:
         typer.echo(f"{job.id}: {progress.answered} of {progress.rows} rows, {progress.failed} failed", err=True)
         if progress.complete:
             typer.echo(str(job.step.path))
 
-    serve(redis, jobs or (), report)
+    serve(redis, jobs or (), report, config)
 
 
 @app.command()
@@ -124,6 +131,10 @@ def jobs() -> None:
     for entry in sorted(registry.registered(redis), key=lambda one: (one.created, one.id)):
         progress = registry.read(redis, entry.id) or Progress()
         typer.echo(f"{entry.id}: {progress.answered} of {entry.rows} rows, {progress.failed} failed, {entry.output}")
+
+
+app.command()(cli_failed.failed)
+app.command()(cli_failed.retry)
 
 
 @app.command()
@@ -147,11 +158,15 @@ def worker(
     tensor_parallel_size: Annotated[int | None, typer.Option(min=1, help="GPUs that share the engine.")] = None,
     name: Annotated[str, typer.Option(help="Name in Flower; %h is the host.")] = "worker@%h",
 ) -> None:
-    """Start a worker on REDIS_URL. Further arguments go to `celery worker`, as in -Q transcribe."""
+    """Run a worker on REDIS_URL. Further arguments go to `celery worker`, as in -Q transcribe.
+
+    One that fails, or loses its engine, is started again (WHISPER_WORKER_RESTARTS). SIGTERM and Ctrl-C let it finish
+    what it has begun (WHISPER_DRAIN_SECONDS); a second one ends it at once, and its records go back to the queue.
+    """
     wanted = {"WHISPER_MODEL": model, "WHISPER_TENSOR_PARALLEL_SIZE": tensor_parallel_size}
     changes = {variable: str(value) for variable, value in wanted.items() if value is not None}
-    settings()  # a wrong setting is one line here, not a traceback of Celery's
-    services.run_worker(context.args, changes, name)
+    config = settings()  # a wrong setting is one line here, not one for every restart
+    raise typer.Exit(services.run_worker(context.args, changes, name, config))
 
 
 @app.command(context_settings=PASS_ON)
@@ -167,19 +182,24 @@ def flower(
 def _with_model(spec: JobSpec, config: Settings) -> JobSpec:
     """An own fleet loads what WHISPER_MODEL says: that is part of what the job is."""
     if spec.model is None and config.redis_url is None:
-        return replace(spec, model=config.model)
+        return dataclasses.replace(spec, model=config.model)
     return spec
 
 
-def _send(job: Job, url: str, redis: Redis, config: Settings) -> int:
-    registry.register(redis, job.registration())
+def _open(spec: JobSpec, config: Settings) -> Job:
+    """The job, and nothing left of the one that it replaces on the fleet."""
+    replaced = replace.standing(spec)
+    job = open_job(spec)
+    if replaced is not None and config.redis_url is not None:
+        replace.forget(connect(config.redis_url), replaced)
+    return job
 
-    def journaled() -> int:
-        progress = registry.read(redis, job.id)
-        return progress.answered if progress else 0
 
-    enqueuer = enqueuer_for(job, url, live_workers(redis), config, journaled, threading.Event())
-    enqueuer.send_all()
+def _send(job: Job, redis: Redis, config: Settings) -> int:
+    with producing(job):
+        present, stop = live_workers(redis), threading.Event()
+        enqueuer = enqueuer_for(job, create_app(config), redis, present, config, Follower(job).read, stop)
+        enqueuer.send_all()
     return enqueuer.sent
 
 
@@ -190,22 +210,6 @@ def _broker(config: Settings) -> tuple[str, Redis]:
     return config.redis_url, reach(config.redis_url)
 
 
-@contextmanager
-def _resumable(job: Job) -> Iterator[None]:
-    """Say how to go on when a person interrupts."""
-    try:
-        yield
-    except (KeyboardInterrupt, Terminated):
-        typer.echo(
-            f"interrupted: the answers so far are kept in {job.step.job_path}; the same command resumes", err=True
-        )
-        raise
-
-
-class Terminated(BaseException):
-    """SIGTERM: it ends a command as Ctrl-C does, with another exit code."""
-
-
 def _terminate(*_: Any) -> None:
     raise Terminated
 
@@ -214,13 +218,14 @@ def main() -> None:
     """Run the command line, and turn what goes wrong into one line and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    discretion.guard(logging.getLogger())
     try:
         app()
     except (FleetError, SettingsError) as error:
         typer.echo(f"whisper-fleet: {error}", err=True)
         sys.exit(2 if isinstance(error, UsageError | SettingsError) else 1)
     except RedisError as error:
-        typer.echo(f"whisper-fleet: Redis does not answer: {error}", err=True)
+        typer.echo(f"whisper-fleet: Redis does not answer: {reason(error)}", err=True)
         sys.exit(1)
     except Terminated:
         sys.exit(143)

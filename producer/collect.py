@@ -11,10 +11,13 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from producer import registry
-from producer.collector import Collector
+from producer.collector import Collector, OwnedJob
 from producer.errors import FleetError, UsageError
 from producer.job import Job, load_job
+from producer.reconcile import Reconciler, Watched
 from producer.registry import Progress
+from workers.app import create_app
+from workers.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -22,19 +25,19 @@ log = logging.getLogger(__name__)
 ADOPT_SECONDS = 1.0
 POLL_SECONDS = 0.5
 RETRY_SECONDS = 2.0
-#: A job that cannot go on (full disk, changed input) is left alone for so long.
-PAUSE_SECONDS = 15.0
 
 Report = Callable[[Job, Progress], None]
 
 
-def serve(redis: Redis, names: Sequence[str], report: Report) -> None:
+def serve(redis: Redis, names: Sequence[str], report: Report, config: Settings) -> None:
     """Serve the jobs called ``names`` (ids or step files) until they are complete; without names, all, for ever.
 
     ``report`` is called for a job that is taken over, that moved, and that is complete, whoever completed it. An
-    outage of Redis or a full disk is waited out: nothing leaves Redis before it is on the disk.
+    outage of Redis or a full disk is waited out: nothing leaves Redis before it is on the disk. Rows that Redis has
+    lost, or that a killed producer has not sent, are sent (`producer.reconcile`).
     """
     collector = Collector(redis)
+    reconciler = Reconciler(redis, create_app(config), config, _not_sent)
     waiting = {job.id: job for job in (_known(redis, name) for name in names)}
     next_adoption = 0.0
     try:
@@ -46,8 +49,9 @@ def serve(redis: Redis, names: Sequence[str], report: Report) -> None:
                     next_adoption = time.monotonic() + ADOPT_SECONDS
                 if not collector.jobs:
                     time.sleep(POLL_SECONDS)
-                for job in _poll(collector, report):
+                for job in _poll(collector, report, config.stall_seconds):
                     waiting.pop(job.id, None)
+                reconciler.step([_watched(owned) for owned in collector.jobs])
             except (RedisError, FleetError) as error:
                 log.warning("trying again: %s", error)
                 time.sleep(RETRY_SECONDS)
@@ -56,11 +60,20 @@ def serve(redis: Redis, names: Sequence[str], report: Report) -> None:
                     report(job, job.progress())  # another collector was faster
                     waiting.pop(job.id, None)
     finally:
+        reconciler.close()
         collector.close()
 
 
-def _poll(collector: Collector, report: Report) -> list[Job]:
-    """Move on, report what moved, and give back what is complete (returned) or cannot go on."""
+def _watched(owned: OwnedJob) -> Watched:
+    return Watched(owned.job, lambda: owned.journal, owned.journal.answered)
+
+
+def _not_sent(job: Job, error: Exception) -> None:
+    log.warning("job %s: cannot be sent from here: %s", job.id, error)
+
+
+def _poll(collector: Collector, report: Report, pause_seconds: float) -> list[Job]:
+    """Move on, report what moved, and give back what is complete (returned) or cannot go on (for a pause)."""
     before = {owned.job.id: owned.journal.answered for owned in collector.jobs}
     collector.poll(POLL_SECONDS)
     complete = []
@@ -71,8 +84,8 @@ def _poll(collector: Collector, report: Report) -> list[Job]:
             complete.append(owned.job)
             collector.release(owned)
         elif owned.error is not None:
-            log.warning("job %s: tried again in %.0f s: %s", owned.job.id, PAUSE_SECONDS, owned.error)
-            collector.release(owned, PAUSE_SECONDS)
+            log.warning("job %s: tried again in %.0f s: %s", owned.job.id, pause_seconds, owned.error)
+            collector.release(owned, pause_seconds)
     return complete
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from redis import Redis
+from redis.exceptions import OutOfMemoryError
 
 from producer import registry
 from producer.cache import FileLock
@@ -27,6 +28,8 @@ from workers import keys
 log = logging.getLogger(__name__)
 
 READ_COUNT = 500
+#: How often a job's registration and progress are repeated, which a flushed Redis has lost.
+ANNOUNCE_SECONDS = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -48,6 +51,7 @@ class OwnedJob:
             rows=journal.rows,
             answered=journal.answered,
             failed=journal.failed,
+            reused=journal.reused,
             audio_seconds=journal.audio_seconds,
             reasons=journal.reasons,
             complete=self.complete,
@@ -62,6 +66,7 @@ class Collector:
         self._redis = redis
         self._owned: dict[str, OwnedJob] = {}
         self._paused_until: dict[str, float] = {}
+        self._next_announcement = 0.0
         self._said: dict[str, str] = {}
 
     @property
@@ -79,7 +84,8 @@ class Collector:
             # Read again now that nobody else writes it: another collector may have finished the job meanwhile.
             job = job.reload()
             if job.is_complete():
-                registry.publish(self._redis, job.id, job.progress())
+                with _unless_full():
+                    registry.publish(self._redis, job.id, job.progress())
                 registry.forget(self._redis, job.id)
                 lock.release()
                 return None
@@ -96,8 +102,9 @@ class Collector:
 
     def announce(self, owned: OwnedJob) -> None:
         """Say in Redis that the job is there and how far it is."""
-        registry.register(self._redis, owned.job.registration())
-        registry.publish(self._redis, owned.job.id, owned.progress())
+        with _unless_full():
+            registry.register(self._redis, owned.job.registration())
+            registry.publish(self._redis, owned.job.id, owned.progress())
 
     def adopt_registered(self) -> list[OwnedJob]:
         """Take over every registered job whose files this process can write and nobody serves; returns the new ones."""
@@ -130,6 +137,11 @@ class Collector:
         """
         for owned in self.jobs:
             owned.error = None
+        if time.monotonic() >= self._next_announcement:
+            for owned in self.jobs:
+                if not owned.complete:
+                    self.announce(owned)
+            self._next_announcement = time.monotonic() + ANNOUNCE_SECONDS
         streams = {keys.results(id): "0" for id, owned in self._owned.items() if not owned.complete}
         new = 0
         if streams and not self._finish_complete():
@@ -159,7 +171,8 @@ class Collector:
     def _take(self, owned: OwnedJob, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> int:
         new = owned.journal.append(fields.get(keys.RESULT_FIELD, b"") for _, fields in entries)
         self._redis.xdel(keys.results(owned.job.id), *(id for id, _ in entries))
-        registry.publish(self._redis, owned.job.id, owned.progress())
+        with _unless_full():
+            registry.publish(self._redis, owned.job.id, owned.progress())
         return new
 
     def _finish_complete(self) -> bool:
@@ -171,7 +184,8 @@ class Collector:
             with _failing(owned):
                 if not owned.job.is_complete():
                     owned.job = owned.job.finish(owned.journal)
-                registry.publish(self._redis, owned.job.id, replace(owned.progress(), complete=True))
+                with _unless_full():
+                    registry.publish(self._redis, owned.job.id, replace(owned.progress(), complete=True))
                 registry.forget(self._redis, owned.job.id)
                 owned.complete = True
                 log.info("job %s: complete, %s", owned.job.id, owned.job.step.path)
@@ -195,6 +209,15 @@ def _failing(owned: OwnedJob) -> Iterator[None]:
         yield
     except FleetError as error:
         owned.error = error
+
+
+@contextmanager
+def _unless_full() -> Iterator[None]:
+    """What is published is a picture of the journal. A full Redis does without: collecting is what makes room in it."""
+    try:
+        yield
+    except OutOfMemoryError as error:
+        log.warning("the progress of jobs is not published: %s", error)
 
 
 def _flat(entries: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:

@@ -1,10 +1,12 @@
-"""The columns that a step adds to its rows: their names, and their values from a row's answer."""
+"""The columns that a step adds to its rows: their names, their values from a row's answer, and the way back."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from producer.errors import UsageError
@@ -35,13 +37,18 @@ class Columns:
     timestamps: bool = False
     details: bool = False
 
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> Columns:
+        """The columns that a job with these options adds."""
+        return cls(options["output_key"], options["timestamps"], options["details"])
+
     def names(self) -> tuple[str, ...]:
         """Every column that this step may add."""
         key = self.output_key
         names = [key]
         if self.timestamps:
             names.append(f"{key}_segments")
-        names.append(f"{key}_error")
+        names.append(self.error_column)
         if self.details:
             names.append(f"{key}_details")
         return tuple(names)
@@ -77,10 +84,35 @@ class Columns:
         if self.timestamps:
             added[f"{self.output_key}_segments"] = [_each(item, _segments) for item in items]
         if any(is_failure(part) for item in items for part in parts_of(item)):
-            added[f"{self.output_key}_error"] = [_each(item, _error) for item in items]
+            added[self.error_column] = [_each(item, _error) for item in items]
         if self.details:
             added[f"{self.output_key}_details"] = [_each(item, _details) for item in items]
         return {name: column[0] for name, column in added.items()} if plain else dict(added)
+
+    def items(self, row: dict[str, Any], plain: bool) -> list[dict[str, Any]]:
+        """The way back: items that give a row of a step file, in which nothing failed, the columns that it has."""
+        columns = {name: [row[name]] if plain else row[name] for name in self.names() if name != self.error_column}
+        return [_item(self, {name: column[at] for name, column in columns.items()}) for at in range(_length(columns))]
+
+    @property
+    def error_column(self) -> str:
+        """The column that only failed rows have."""
+        return f"{self.output_key}_error"
+
+    def may_have_failed(self, line: bytes) -> bool:
+        """False for a line of a step file in which nothing failed, without parsing it; True for the others, mostly."""
+        return _quoted(self.error_column) in line or _quoted(self.error_column, ascii_only=True) in line
+
+    def errors(self, row: dict[str, Any], plain: bool) -> list[tuple[int, dict[str, str] | None]]:
+        """What a row of a step file says of each transcript: its recording's number, and its error if it has one.
+
+        Empty where nothing failed.
+        """
+        if row.get(self.error_column) is None:
+            return []
+        column = row[self.error_column]
+        recordings = [column] if plain else column
+        return [(at, error) for at, value in enumerate(recordings) for error in _listed(value)]
 
 
 def is_failure(item: dict[str, Any]) -> bool:
@@ -96,6 +128,34 @@ def is_split(item: dict[str, Any]) -> bool:
 def parts_of(item: dict[str, Any]) -> list[dict[str, Any]]:
     """The transcripts and failures of an item: itself, or one a channel."""
     return item["channels"] if is_split(item) else [item]
+
+
+@lru_cache
+def _quoted(name: str, *, ascii_only: bool = False) -> bytes:
+    """A column's name as it stands in a line: `producer.rows.with_columns` writes it in one of two ways."""
+    return json.dumps(name, ensure_ascii=ascii_only).encode("utf-8", "replace")
+
+
+def _item(columns: Columns, values: dict[str, Any]) -> dict[str, Any]:
+    texts = values[columns.output_key]
+    if not isinstance(texts, list):
+        return _transcript(columns, values)
+    channels = [{name: value[at] for name, value in values.items()} for at in range(len(texts))]
+    return {"channels": [_transcript(columns, channel) for channel in channels]}
+
+
+def _transcript(columns: Columns, values: dict[str, Any]) -> dict[str, Any]:
+    segments, details = f"{columns.output_key}_segments", f"{columns.output_key}_details"
+    item = {**(values.get(details) or {}), "text": values[columns.output_key]}
+    return item if segments not in values else {**item, "segments": values[segments]}
+
+
+def _length(columns: dict[str, list[Any]]) -> int:
+    return min(map(len, columns.values()))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _each(item: dict[str, Any], value: Callable[[dict[str, Any]], Any]) -> Any:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from producer.registry import Progress
+from workers.messages import Task
 
 #: Where nobody watches (a log file), a line so often.
 LINE_SECONDS = 10.0
@@ -27,6 +28,7 @@ class Display:
         self._console = console or Console(stderr=True)
         self._bar: Bar | None = None
         self._status = ""
+        self._doing = "working"
         self._began: float | None = None
         self._seconds_before = 0.0
         self._said = 0.0
@@ -52,6 +54,10 @@ class Display:
         if self._bar is not None:
             self._bar.stop()
 
+    def begin(self, task: Task) -> None:
+        """Say from now on what is done with the rows."""
+        self._doing = {"transcribe": "transcribing", "translate": "translating"}[task]
+
     def waiting(self, what: str) -> None:
         """Say what is being waited for; repeated words are said once where nobody watches."""
         if self._bar is not None:
@@ -67,11 +73,12 @@ class Display:
             self._began, self._seconds_before = now, progress.audio_seconds
         elapsed = now - self._began
         speed = (progress.audio_seconds - self._seconds_before) / elapsed if elapsed > 0 else 0.0
-        figures = f"{progress.failed} failed, {speed:.1f} audio s/s"
+        reused = f"{progress.reused} reused, " if progress.reused else ""
+        figures = f"{progress.failed} failed, {reused}{speed:.1f} audio s/s"
         if self._bar is not None:
             self._bar.update(
                 self._bar.task_ids[0],
-                description="transcribing",
+                description=self._doing,
                 total=progress.rows,
                 completed=progress.answered,
                 figures=figures,
@@ -84,7 +91,8 @@ class Display:
 
     def summary(self, result: Progress) -> None:
         """One line on what came of the job, failures by reason."""
-        line = f"{result.rows} rows, {result.failed} failed, {result.audio_seconds:.1f} s of audio"
+        reused = f"{result.reused} reused, " if result.reused else ""
+        line = f"{result.rows} rows, {result.failed} failed, {reused}{result.audio_seconds:.1f} s of audio"
         reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(result.reasons.items()))
         self._say(f"{line} ({reasons})" if reasons else line)
 

@@ -1,34 +1,46 @@
-"""Streaming a job's records into the queue, with back-pressure. Knows nothing of results but their count."""
+"""Streaming a job's records into the queue, with back-pressure. Knows nothing of results but which rows have one."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from celery import Celery
 from kombu.exceptions import BatchPublishError, OperationalError
 from redis import Redis
 from redis.exceptions import RedisError
 
+from producer import registry, room
 from producer.errors import FleetError
-from producer.in_flight import rows_in_flight, rows_uncollected, task_id
+from producer.follow import RowSet
+from producer.in_flight import rows_on_their_way, task_id
 from producer.job import Job
-from producer.journal import Journal
+from producer.routing import choose_queue, queues_for
 from workers import keys
 from workers.app import PRIORITY_BULK
 from workers.messages import TASK_NAMES, Failure, Record, RowResult
+from workers.presence import Presence
+from workers.settings import Settings
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 RETRY_SECONDS = 2.0
+#: Between the two looks after which a row counts as lost: a message on its way is nowhere for a moment.
+LOOK_AGAIN_SECONDS = 1.0
+#: How often the registration is repeated, which a flushed Redis has lost, and what is waited for said again.
+ANNOUNCE_SECONDS, SAY_AGAIN_SECONDS = 5.0, 60.0
 #: Messages sent in one round trip.
 BATCH_MESSAGES = 100
-#: A job that got no answer for so long looks whether its messages are still there.
-STALL_SECONDS = 15.0
+
+_TROUBLE = (OperationalError, BatchPublishError, RedisError, OSError)
+
+Value = TypeVar("Value")
 
 
 def chunk_rows_for(rows: int, threads: int) -> int:
@@ -36,11 +48,37 @@ def chunk_rows_for(rows: int, threads: int) -> int:
     return max(1, min(64, rows // (8 * max(1, threads))))
 
 
+def enqueuer_for(
+    job: Job,
+    app: Celery,
+    redis: Redis,
+    present: Sequence[Presence],
+    config: Settings,
+    answered: Callable[[], RowSet],
+    stop: threading.Event,
+) -> Enqueuer:
+    """An enqueuer whose queue and chunk size suit the live workers. Raises UsageError for what none of them can do."""
+    header = job.header
+    threads = sum(worker.threads for worker in present) or 8
+    # An own fleet was started with the job's model, whatever name the model gives itself.
+    model = None if config.redis_url is None else header.options["model"]
+    return Enqueuer(
+        job,
+        app,
+        redis,
+        queue=choose_queue(present, job.task, header.options["language"], model),
+        chunk_rows=config.chunk_rows or chunk_rows_for(job.rows, threads),
+        window_rows=config.window_rows,
+        answered=answered,
+        stop=stop,
+        stall_seconds=config.stall_seconds,
+    )
+
+
 class Enqueuer:
     """Sends the unanswered rows of one job, at most a window of them ahead of the journal.
 
-    ``journaled`` tells how many rows of the job are answered and on disk. Not for interactive calls: those are plain
-    Celery tasks.
+    ``answered`` gives the rows that are in the journal. Not for interactive calls: those are plain Celery tasks.
     """
 
     def __init__(
@@ -52,144 +90,190 @@ class Enqueuer:
         queue: str,
         chunk_rows: int,
         window_rows: int,
-        journaled: Callable[[], int],
+        answered: Callable[[], RowSet],
         stop: threading.Event,
-        stall_seconds: float = STALL_SECONDS,
+        stall_seconds: float,
     ) -> None:
         self._job = job
         self._app = app
         self._redis = redis
         self._queue = queue
+        self._queues = {queue, *queues_for(job.task, job.header.options["model"])}
         self._chunk_rows = chunk_rows
         self._window_rows = max(window_rows, chunk_rows)
-        self._journaled = journaled
+        self._answered = answered
         self._stop = stop
         self._stall_seconds = stall_seconds
-        self._journaled_before = 0
+        self._announced = self._said = float("-inf")
+        #: The rows that were journaled when last looked, and those between sent and journaled: what the window limits.
+        self._done: RowSet = ()
+        self._out: set[int] = set()
         #: Rows sent by this producer or on their way from an earlier one.
         self.sent = 0
 
     def send_all(self) -> None:
-        """Send every row that is neither answered nor in flight; returns when the last one is sent, or on ``stop``."""
-        # In the order in which a row moves on, so that none passes by unseen.
-        self._journaled_before = self._retried(self._journaled)
-        on_its_way = self._retried(lambda: rows_in_flight(self._redis, self._queue, self._job.id))
-        on_its_way |= self._retried(lambda: rows_uncollected(self._redis, self._job.id))
-        answered = self._answered()
-        if self._retried(self._journaled) >= self._job.rows:  # complete meanwhile, and its journal gone
-            return
-        self.sent = len(on_its_way)
-        self._send(lambda row: row not in answered and row not in on_its_way)
+        """Send every row that is neither answered nor on its way; returns when the last one is sent, or on ``stop``.
 
-    def resend_lost(self) -> None:
-        """Until every row is answered: when no answer comes, send again what Redis has lost.
-
-        Redis can lose a message (a worker killed between taking and holding it, a flushed server); the job cannot.
+        Rows of the window that Redis has lost meanwhile are sent again. Waits for room, for memory in Redis and for
+        Redis itself as long as it takes. Raises FleetError when stopped while Redis does not answer.
         """
-        last, quiet_seconds = self._retried(self._journaled), 0.0
-        while last < self._job.rows and not self._stop.wait(POLL_SECONDS):
-            now = self._retried(self._journaled)
-            quiet_seconds = 0.0 if now != last else quiet_seconds + POLL_SECONDS
-            last = now
-            if quiet_seconds >= self._stall_seconds:
-                quiet_seconds = 0.0
-                lost = self._retried(self._lost_rows)
-                if lost:
-                    log.warning("job %s: %d rows were lost by Redis and are sent again", self._job.id, len(lost))
-                    self._send(lost.__contains__)
+        self._announce()
+        self._out = self._retried(self._look)
+        if self._out or self._was_begun():
+            self._stop.wait(LOOK_AGAIN_SECONDS)
+            self._out |= self._retried(self._look)
+        self._prune()
+        self.sent = len(self._out)
+        self._send(lambda row: row not in self._done and row not in self._out)
 
-    def _lost_rows(self) -> Collection[int]:
-        """Rows neither answered nor in flight. Looked at twice: a message on its way is nowhere for a moment."""
-        in_flight = rows_in_flight(self._redis, self._queue, self._job.id)
-        self._stop.wait(1.0)
-        in_flight |= rows_in_flight(self._redis, self._queue, self._job.id)
-        # Answers come before acknowledgements, so what was answered meanwhile is in the stream or in the journal.
-        if self._redis.xlen(keys.results(self._job.id)):
-            return ()
-        answered = self._answered()
-        if self._journaled() >= self._job.rows:  # here too
-            return ()
-        return {row for row in range(self._job.rows) if row not in answered and row not in in_flight}
-
-    def _answered(self) -> Any:
-        return Journal.read_answered(self._job.step.journal_path, self._job.rows)
-
-    def _send(self, wanted: Callable[[int], bool]) -> None:
+    def _send(self, wanted: Callable[[int], bool], *, again: bool = False) -> None:
+        """Send the rows that are ``wanted``; those that are sent ``again`` have their place in the window."""
         batch: list[list[Record]] = []
-        for chunk in self._chunks(wanted):
-            if self._room() < len(chunk):
-                self._flush(batch)
-                self._wait_for_room(len(chunk))
-            if self._stop.is_set():
-                return
-            batch.append(chunk)
-            self.sent += len(chunk)
+        chunk: list[Record] = []
+
+        def close_chunk() -> None:
+            if chunk:
+                if not again:
+                    self._admit([record.row or 0 for record in chunk], batch)
+                batch.append(chunk.copy())
+                chunk.clear()
             if len(batch) >= BATCH_MESSAGES:
                 self._flush(batch)
-        self._flush(batch)
 
-    def _chunks(self, wanted: Callable[[int], bool]) -> Iterator[list[Record]]:
-        chunk: list[Record] = []
         for row, record in self._job.records():
+            if self._stop.is_set():
+                return
             if not wanted(row):
                 continue
-            if isinstance(record, Failure):
+            if isinstance(record, Record):
+                chunk.append(record)
+                if len(chunk) == self._chunk_rows:
+                    close_chunk()
+            else:
+                if not again:
+                    self._admit([row], batch)
                 self._answer(row, record)
-                continue
-            chunk.append(record)
-            if len(chunk) == self._chunk_rows:
-                yield chunk
-                chunk = []
-        if chunk:
-            yield chunk
+        close_chunk()
+        self._flush(batch)
+
+    def _admit(self, rows: list[int], batch: list[list[Record]]) -> None:
+        """Wait until ``rows`` have room in the window; what is not sent yet goes first."""
+        if len(self._out) + len(rows) > self._window_rows:
+            self._prune()
+        if len(self._out) + len(rows) > self._window_rows:
+            self._flush(batch)
+            self._wait_for_room(len(rows))
+        self._out.update(rows)
+        self.sent += len(rows)
+
+    def _wait_for_room(self, rows: int) -> None:
+        last, since, patience_seconds = len(self._out), time.monotonic(), self._stall_seconds
+        while len(self._out) + rows > self._window_rows and not self._stop.wait(POLL_SECONDS):
+            self._announce()
+            self._prune()
+            now = time.monotonic()
+            if len(self._out) != last:
+                last, since = len(self._out), now
+            elif now - since >= patience_seconds:
+                self._resend_lost()
+                since = time.monotonic()
+                # A look at long queues takes its time: Redis has other things to do.
+                patience_seconds = max(self._stall_seconds, 20 * (since - now - LOOK_AGAIN_SECONDS))
+
+    def _resend_lost(self) -> None:
+        """Send the rows of the window again that Redis has lost: a flush, a crash, a failover to an older copy."""
+        there = self._retried(self._look)
+        self._stop.wait(LOOK_AGAIN_SECONDS)
+        there |= self._retried(self._look)
+        # Answers come before acknowledgements, so what was answered meanwhile is in the stream or in the journal.
+        self._prune()
+        lost = self._out - there
+        if lost and not self._stop.is_set():
+            log.warning("job %s: %d rows were lost by Redis and are sent again", self._job.id, len(lost))
+            self._send(lost.__contains__, again=True)
+
+    def _look(self) -> set[int]:
+        return rows_on_their_way(self._redis, self._queues, [self._job.id])[self._job.id]
+
+    def _was_begun(self) -> bool:
+        """Whether an earlier producer may have sent something."""
+        with contextlib.suppress(OSError):
+            return self._job.step.journal_path.stat().st_size > 0
+        return False
+
+    def _prune(self) -> None:
+        self._done = self._answered()
+        self._out = {row for row in self._out if row not in self._done}
 
     def _answer(self, row: int, failure: Failure) -> None:
         """A row without a record needs no worker: its answer is known."""
-        self.sent += 1
         payload = RowResult(row=row, items=[failure]).model_dump_json()
+        self._wait_for_memory()
         self._retried(lambda: self._redis.xadd(keys.results(self._job.id), {keys.RESULT_FIELD: payload}))
 
-    def _room(self) -> int:
-        journaled: int = self._retried(self._journaled)
-        return self._window_rows - (self.sent - (journaled - self._journaled_before))
-
-    def _wait_for_room(self, rows: int) -> None:
-        while self._room() < rows and not self._stop.is_set():
-            self._stop.wait(POLL_SECONDS)
-
     def _flush(self, batch: list[list[Record]]) -> None:
-        if not batch:
-            return
+        while batch and not self._stop.is_set():
+            self._announce()
+            self._wait_for_memory()
+            try:
+                self._publish(batch)
+                batch.clear()
+            except _TROUBLE as error:
+                self._wait_out(error)
+                # Some of the batch may have arrived. Rows that come back twice are merged away, but they cost twice.
+                there, done = self._retried(self._look), self._answered()
+                batch[:] = [
+                    rows for rows in batch if (rows[0].row or 0) not in there and (rows[0].row or 0) not in done
+                ]
+
+    def _publish(self, batch: list[list[Record]]) -> None:
         name, options = TASK_NAMES[self._job.task], self._job.message_options.model_dump(exclude_defaults=True)
+        with self._app.producer_or_acquire() as producer, producer.batch(max_size=BATCH_MESSAGES):
+            for chunk in batch:
+                first = chunk[0].row or 0
+                self._app.send_task(
+                    name,
+                    args=[[record.model_dump(exclude_defaults=True) for record in chunk]],
+                    kwargs={"options": options, "job": self._job.id},
+                    task_id=task_id(self._job.id, first, secrets.token_hex(4)),
+                    queue=self._queue,
+                    priority=PRIORITY_BULK,
+                    ignore_result=True,
+                    argsrepr=f"({len(chunk)} rows from row {first})",
+                    kwargsrepr=f"{{job: {self._job.id}}}",
+                    retry=False,
+                    producer=producer,
+                )
 
-        def publish() -> None:
-            with self._app.producer_or_acquire() as producer, producer.batch(max_size=BATCH_MESSAGES):
-                for chunk in batch:
-                    first = chunk[0].row or 0
-                    self._app.send_task(
-                        name,
-                        args=[[record.model_dump(exclude_defaults=True) for record in chunk]],
-                        kwargs={"options": options, "job": self._job.id},
-                        task_id=task_id(self._job.id, first, secrets.token_hex(4)),
-                        queue=self._queue,
-                        priority=PRIORITY_BULK,
-                        ignore_result=True,
-                        argsrepr=f"({len(chunk)} rows from row {first})",
-                        kwargsrepr=f"{{job: {self._job.id}}}",
-                        retry=False,
-                        producer=producer,
-                    )
+    def _announce(self) -> None:
+        """Make the job known to collectors, again and again: a flushed Redis has forgotten it."""
+        if time.monotonic() - self._announced < ANNOUNCE_SECONDS:
+            return
+        self._announced = time.monotonic()
+        self._retried(lambda: registry.register(self._redis, self._job.registration()))
+        if self._job.reload().is_complete():  # by another, just now
+            self._retried(lambda: registry.forget(self._redis, self._job.id))
 
-        # A batch whose fate is unknown is sent again: rows that come back twice are merged away.
-        self._retried(publish)
-        batch.clear()
+    def _wait_for_memory(self) -> None:
+        while not self._stop.is_set() and (why := self._retried(lambda: room.full(self._redis))):
+            self._say(f"{why}: waiting until there is room")
+            self._stop.wait(RETRY_SECONDS)
 
-    def _retried(self, call: Callable[[], Any]) -> Any:
+    def _retried(self, call: Callable[[], Value]) -> Value:
         """``call`` until Redis answers. Raises FleetError when stopped meanwhile."""
         while True:
             try:
                 return call()
-            except (OperationalError, BatchPublishError, RedisError, OSError) as error:
-                log.warning("job %s: Redis does not answer, trying again: %s", self._job.id, error)
-                if self._stop.wait(RETRY_SECONDS):
-                    raise FleetError(f"Redis does not answer: {error}") from error
+            except _TROUBLE as error:
+                self._wait_out(error)
+
+    def _wait_out(self, error: Exception) -> None:
+        cause = error.__cause__ if isinstance(error, BatchPublishError) and error.__cause__ else error
+        self._say(f"Redis does not take it, trying again: {cause}")
+        if self._stop.wait(RETRY_SECONDS):
+            raise FleetError(f"Redis does not answer: {cause}") from error
+
+    def _say(self, what: str) -> None:
+        if time.monotonic() - self._said >= SAY_AGAIN_SECONDS:
+            self._said = time.monotonic()
+            log.warning("job %s: %s", self._job.id, what)

@@ -9,31 +9,25 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, cast
 
 from redis import Redis
 
 from workers import keys
 from workers.app import PRIORITY_BULK, PRIORITY_INTERACTIVE
+from workers.messages import task_id as task_id
 
 PAGE = 500
 UNACKED = "unacked"
-
-
-def task_id(job: str, first_row: int, part: str) -> str:
-    """The id of a bulk message: says whose it is, and to people which rows."""
-    return f"{job}.{first_row}.{part}"
+#: The id of a message, found without parsing the message: other jobs' messages are not worth it, whatever they are.
+_ID = re.compile(rb'"id":\s*("(?:[^"\\]|\\.)*")')
 
 
 def rows_in_flight(redis: Redis, queue: str, job: str) -> set[int]:
     """The rows of ``job`` in messages that are queued or held. At most a window of rows."""
-    rows: set[int] = set()
-    mark = f'"{job}.'.encode()
-    for message in _messages(redis, queue):
-        if mark in message:  # other jobs' messages are not worth parsing, whatever they are
-            rows.update(_rows_of(json.loads(message), job))
-    return rows
+    return _in_flight(redis, [queue], [job])[job]
 
 
 def rows_uncollected(redis: Redis, job: str) -> set[int]:
@@ -48,23 +42,73 @@ def rows_uncollected(redis: Redis, job: str) -> set[int]:
     return rows
 
 
-def _messages(redis: Redis, queue: str) -> Iterator[bytes]:
-    for priority in (PRIORITY_INTERACTIVE, PRIORITY_BULK):
-        key = f"{queue}:{priority}" if priority else queue
-        # Messages leave at the tail while we read from it: what is passed over now is held and found below.
-        end = -1
-        while page := cast("list[bytes]", redis.lrange(key, end - PAGE + 1, end)):
-            yield from page
-            end -= PAGE
+def rows_on_their_way(redis: Redis, queues: Iterable[str], jobs: Collection[str]) -> dict[str, set[int]]:
+    """The rows of each of ``jobs`` that are queued, held or uncollected, at the cost of one look at the queues.
+
+    In the order in which a row moves on, so that none passes by unseen, but for this: a message that a worker has
+    taken and does not hold yet is nowhere for a moment. Look twice before believing that a row is lost.
+    """
+    found = _in_flight(redis, queues, jobs)
+    for job in jobs:
+        found[job] |= rows_uncollected(redis, job)
+    return found
+
+
+def withdraw(redis: Redis, queues: Iterable[str], job: str) -> int:
+    """Take the queued messages of ``job`` back; returns how many. What workers hold is theirs."""
+    taken = 0
+    for key in _lists(queues):
+        mine = [message for message in _queued(redis, key) if _job_of(message) == job]
+        for message in mine:
+            taken += redis.lrem(key, 1, cast("str", message))
+    return taken
+
+
+def _in_flight(redis: Redis, queues: Iterable[str], jobs: Collection[str]) -> dict[str, set[int]]:
+    rows: dict[str, set[int]] = {job: set() for job in jobs}
+    for message in _messages(redis, queues):
+        job = _job_of(message)
+        if job in rows:
+            rows[job].update(_rows_of(json.loads(message)))
+    return rows
+
+
+def _messages(redis: Redis, queues: Iterable[str]) -> Iterator[bytes]:
+    for key in _lists(queues):
+        yield from _queued(redis, key)
     for _, held in redis.hscan_iter(UNACKED, count=PAGE):
         yield held
 
 
-def _rows_of(message: Any, job: str) -> Iterator[int]:
+def _lists(queues: Iterable[str]) -> list[str]:
+    """The lists of ``queues``, one a priority."""
+    priorities = (PRIORITY_INTERACTIVE, PRIORITY_BULK)
+    return [f"{queue}:{priority}" if priority else queue for queue in queues for priority in priorities]
+
+
+def _queued(redis: Redis, key: str) -> Iterator[bytes]:
+    # From the head, where messages come in: those that come meanwhile push the others on, so that some are seen twice
+    # and none is passed over. Those that leave at the tail meanwhile are held, and found there.
+    start = 0
+    while page := cast("list[bytes]", redis.lrange(key, start, start + PAGE - 1)):
+        yield from page
+        start += PAGE
+
+
+def _job_of(message: bytes) -> str | None:
+    """Whose message it is, None for one that is no bulk message."""
+    found = _ID.search(message)
+    if found is None:
+        return None
+    with contextlib.suppress(ValueError):
+        job, *parts = str(json.loads(found[1])).rsplit(".", 2)
+        return job if len(parts) == 2 else None
+    return None
+
+
+def _rows_of(message: Any) -> Iterator[int]:
     if isinstance(message, list):  # held: the message, and the queue that it goes back to
         message = message[0]
-    if not str(message.get("headers", {}).get("id", "")).startswith(f"{job}."):
-        return
     (records, *_), _, _ = json.loads(base64.b64decode(message["body"]))
     for record in records:
         yield int(record["row"])

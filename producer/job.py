@@ -1,6 +1,8 @@
 """A job on disk: one step, from the options of a command line to its rows, its records and its step file.
 
-What is wrong with the input or the options is found here, before anything is enqueued or overwritten.
+What is wrong with the input or the options is found here, before anything is enqueued or overwritten. A job does all
+rows of its step, or, when it is a retry (`producer.retry`), those that are named in ``retried.txt``: they are its rows
+0, 1, 2 ... to the fleet.
 """
 
 from __future__ import annotations
@@ -8,49 +10,33 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
+from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from producer.cache import JobHeader, Step, check_writable, differences
+from producer import reuse
+from producer.audio_files import read_stamps, stamped, write_stamps
+from producer.cache import Step, check_writable, disk_errors
 from producer.columns import Columns
-from producer.errors import UsageError
+from producer.errors import FleetError, UsageError
+from producer.header import INPUT_CHANGED, JobHeader, differences
 from producer.inputs import default_prefix, expand_inputs, read_rows
 from producer.journal import Journal
-from producer.merge import write_step
+from producer.merge import Kept, picked, write_step
 from producer.registry import Progress, Registration
 from producer.rows import ScanRules, record_of, scan
-from workers.errors import TranscriptionError
+from producer.spec import JobSpec, audio_root
 from workers.languages import canonical_language
-from workers.messages import TASKS, ChannelMode, Failure, Options, Record, Task
+from workers.messages import TASKS, Failure, Options, Record, Task
+
+__all__ = ["Job", "JobSpec", "load_job", "new_id", "open_job"]
 
 #: Another starter of the same job needs no longer to write its header.
 SETTLE_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class JobSpec:
-    """What a caller asks for; the fields are the options of ``whisper-fleet run``."""
-
-    inputs: tuple[str, ...]
-    task: Task = "transcribe"
-    language: str = "auto"
-    prompt: str | None = None
-    channels: ChannelMode = "mix"
-    timestamps: bool = False
-    details: bool = False
-    model: str | None = None
-    media_key: str = "audio"
-    output_key: str = "transcription"
-    overwrite_column: bool = False
-    audio_root: str | None = None
-    cache_path: str = "cache"
-    prefix: str | None = None
-    step: int = 0
-    limit: int | None = None
-    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +59,7 @@ class Job:
     @property
     def columns(self) -> Columns:
         """The columns that the job adds."""
-        options = self.header.options
-        return Columns(options["output_key"], options["timestamps"], options["details"])
+        return Columns.of(self.header.options)
 
     @property
     def message_options(self) -> Options:
@@ -95,32 +80,45 @@ class Job:
 
     @property
     def rows(self) -> int:
-        """How many rows the step has."""
-        return self.header.rows
+        """How many rows the job does: all of its step, or those of a retry."""
+        return self.header.rows if self.header.retry is None else self.header.retry.rows
 
     def registration(self) -> Registration:
         """What a collector has to know to find the job's files."""
         return Registration(id=self.id, output=str(self.step.path), rows=self.rows, created=self.header.created)
 
     def lines(self) -> Iterator[bytes]:
-        """The rows as they stand in the input."""
+        """The rows of the whole step as they stand in the input."""
         return read_rows([Path(path) for path in self.header.inputs], self.header.options["limit"])
 
+    def retried(self) -> array[int]:
+        """The rows of the step that a retry does, in order. Raises FleetError where the file is not whole."""
+        with disk_errors(self.step.retried_path):
+            rows = array("q", map(int, self.step.retried_path.read_bytes().split()))
+        if self.header.retry is None or len(rows) != self.header.retry.rows:
+            raise FleetError(f"{self.step.retried_path}: changed by another program: start over with --force")
+        return rows
+
     def records(self) -> Iterator[tuple[int, Record | Failure]]:
-        """Each row's number and the record that it asks for, or why there is none."""
-        for row, line in enumerate(self.lines()):
+        """The number of each row of the job and the record that it asks for, or why there is none."""
+        for row, line in enumerate(self._lines_to_do()):
             yield row, record_of(row, line, self.media_key, self.header.audio_root)
+
+    def _lines_to_do(self) -> Iterable[bytes]:
+        return self.lines() if self.header.retry is None else picked(self.lines(), self.retried())
 
     def progress(self) -> Progress:
         """How far a complete job came; of one that runs, its collector knows."""
-        summary = self.header.summary or {}
+        complete = self.is_complete()
+        summary = (complete and self.header.summary) or {}
         return Progress(
             rows=self.rows,
             answered=summary.get("rows", 0),
             failed=summary.get("failed", 0),
+            reused=summary.get("reused", 0),
             audio_seconds=summary.get("audio_seconds", 0.0),
             reasons=Counter(summary.get("reasons", {})),
-            complete=self.is_complete(),
+            complete=complete,
             step_path=str(self.step.path),
         )
 
@@ -135,27 +133,42 @@ class Job:
 
     def finish(self, journal: Journal) -> Job:
         """Write the step file, and then say in the header that it is final. The journal has served its time."""
+        retry = self.header.retry
+        kept = None if retry is None else Kept(read_rows([self.step.path]), self.retried(), retry.kept_sha256)
         drop = self.columns.family() if self.header.options["overwrite_column"] else ()
-        write_step(self.step.path, self.lines(), journal, self.columns, self.media_key, drop, sha256=self.header.sha256)
-        summary = {
-            "finished": _now(),
-            "rows": journal.rows,
-            "failed": journal.failed,
-            "reasons": dict(journal.reasons),
-            "audio_seconds": round(journal.audio_seconds, 3),
-        }
-        header = dataclasses.replace(self.header, complete=True, summary=summary)
+        write_step(
+            *(self.step.path, self.lines(), journal, self.columns, self.media_key, drop),
+            sha256=self.header.sha256,
+            kept=kept,
+        )
+        header = dataclasses.replace(self.header, complete=True, summary=self._summary(journal), retry=None)
         header.write(self.step.header_path)
         self.step.journal_path.unlink(missing_ok=True)
+        self.step.retried_path.unlink(missing_ok=True)
         return dataclasses.replace(self, header=header)
+
+    def _summary(self, journal: Journal) -> dict[str, Any]:
+        """What came of the step. ``audio_seconds``: all that was transcribed for it, retries too."""
+        retry, before = self.header.retry, self.header.summary
+        standing = before if retry is not None and before is not None else {}
+        return {
+            "finished": _now(),
+            "rows": self.header.rows,
+            "failed": journal.failed + (retry.kept_failed if retry else 0),
+            "reasons": dict(journal.reasons + Counter(retry.kept_reasons if retry else {})),
+            "reused": journal.reused + standing.get("reused", 0),
+            "audio_seconds": round(journal.audio_seconds + standing.get("audio_seconds", 0.0), 3),
+            **({"retried": retry.rows, "retried_failed": journal.failed} if retry else {}),
+        }
 
 
 def open_job(spec: JobSpec) -> Job:
     """The job that ``spec`` asks for: a new one, or the one whose files are there already.
 
-    Checks every row. Raises UsageError (exit code 2) for whatever is wrong, with nothing overwritten.
+    Checks every row, and looks at every audio file that this machine can see. Raises UsageError (exit code 2) for
+    whatever is wrong, with nothing overwritten.
     """
-    _check_options(spec)
+    spec.check()
     step0 = expand_inputs(spec.inputs)
     prefix = spec.prefix or default_prefix(step0)
     step = Step(Path(spec.cache_path).absolute(), prefix, spec.step + 1)
@@ -166,7 +179,7 @@ def open_job(spec: JobSpec) -> Job:
     found = scan(inputs, ScanRules(spec.media_key, refused, spec.limit))
     check_writable(step.cache_path)
     header = JobHeader(
-        id=f"{step.path.stem}-{secrets.token_hex(4)}",
+        id=new_id(step),
         created=_now(),
         inputs=[str(path) for path in inputs],
         rows=found.rows,
@@ -184,39 +197,74 @@ def open_job(spec: JobSpec) -> Job:
             "output_key": spec.output_key,
             "overwrite_column": spec.overwrite_column,
             "limit": spec.limit,
+            "reuse": spec.reuse and str(Path(spec.reuse).absolute()),
         },
-        audio_root=_audio_root(spec, step, step0),
+        audio_root=audio_root(spec, step, step0),
         output=str(step.path),
     )
-    return Job(step, _settle(step, header, force=spec.force))
+    standing = None if spec.force else _standing(step, header)
+    if standing is not None:
+        return Job(step, standing)
+    old = None if spec.reuse is None else reuse.open_old(Path(spec.reuse), header)
+    with step.staging() as folder:
+        reused = _prepare(Job(step, header), old, folder)
+        job = Job(step, _settle(step, header, folder, force=spec.force))
+    return _finished(job) if reused == found.rows else job
 
 
 def load_job(output: Path) -> Job | None:
     """The job that makes the step file ``output``, None if there is none."""
-    prefix, _, number = output.stem.rpartition("_step")
-    if not prefix or not number.isdigit():
-        return None
-    step = Step(output.parent.absolute(), prefix, int(number))
-    header = JobHeader.read(step.header_path)
-    return None if header is None else Job(step, header)
+    step = Step.of(output)
+    header = None if step is None else JobHeader.read(step.header_path)
+    return None if step is None or header is None else Job(step, header)
 
 
-def _settle(step: Step, header: JobHeader, *, force: bool) -> JobHeader:
-    """The header that holds: the one on disk if it is of the same job, else this one, written."""
+def new_id(step: Step) -> str:
+    """A name that no other job has, so that nobody's late answers are taken for its own."""
+    return f"{step.path.stem}-{secrets.token_hex(4)}"
+
+
+def _prepare(job: Job, old: reuse.OldStep | None, folder: Path) -> int:
+    """Write what a new job begins with into ``folder``; returns how many rows are answered by ``old``."""
+    audio_path = folder / job.step.audio_path.name
+    write_stamps(audio_path, (stamps for _, stamps in stamped(record for _, record in job.records())))
+    if old is None:
+        return 0
+    journal = Journal.open(folder / job.step.journal_path.name, job.rows)
+    try:
+        reuse.take(old, job.records(), read_stamps(audio_path), journal, folder / "index.sqlite")
+        return journal.answered
+    finally:
+        journal.close()
+
+
+def _finished(job: Job) -> Job:
+    """A job whose rows are all answered before it begins needs no fleet."""
+    with job.step.lock("collector") as collecting:
+        if not collecting.acquire() or job.reload().is_complete():
+            return job.reload()
+        journal = Journal.open(job.step.journal_path, job.rows)
+        try:
+            return job.finish(journal) if journal.answered == job.rows else job
+        finally:
+            journal.close()
+
+
+def _settle(step: Step, header: JobHeader, folder: Path, *, force: bool) -> JobHeader:
+    """The header that holds: the one on disk if it is of the same job, else this one, with the files of ``folder``."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
-        standing = None if force else _standing(step, header)
-        if standing is not None:
-            return standing
-        step.create_job_folder()
         with step.lock("producer") as producing, step.lock("collector") as collecting:
             busy = next((lock for lock in (producing, collecting) if not lock.acquire()), None)
             # Looked at again under the locks: another starter of the same job may have been faster.
-            standing = None if force or busy else _standing(step, header)
+            standing = None if force else _standing(step, header)
             if standing is not None:
                 return standing
             if busy is None:
                 step.forget()
+                with disk_errors(step.job_path):
+                    for path in folder.iterdir():
+                        path.replace(step.job_path / path.name)
                 header.write(step.header_path)
                 return header
         if force or time.monotonic() > deadline:
@@ -236,40 +284,14 @@ def _standing(step: Step, header: JobHeader) -> JobHeader | None:
         return None
     changes = differences(old, header)
     if changes:
+        only_input = len(changes) == 1 and changes[0].startswith(INPUT_CHANGED)
+        advice = f" (and keep answers with --reuse {step.path})" if only_input and step.path.exists() else ""
         raise UsageError(
             f"{step.path}: made by a job with other options: {'; '.join(changes)}. "
-            "Start over with --force, or write elsewhere with --prefix"
+            f"Start over with --force{advice}, or write elsewhere with --prefix"
         )
-    return old if not old.complete or step.path.exists() else None
-
-
-def _check_options(spec: JobSpec) -> None:
-    if spec.step < 0:
-        raise UsageError(f"--step {spec.step}: steps count from 0, the input")
-    if spec.limit is not None and spec.limit < 1:
-        raise UsageError(f"--limit {spec.limit}: must be at least 1")
-    try:
-        canonical_language(spec.language)
-    except TranscriptionError as error:
-        raise UsageError(f"--language {spec.language}: {error.message}") from None
-    try:
-        (spec.prompt or "").encode("utf-8")
-    except UnicodeEncodeError:
-        raise UsageError("--prompt: not valid UTF-8") from None
-
-
-def _audio_root(spec: JobSpec, step: Step, step0: list[Path]) -> str:
-    """Where relative paths start: as told, as the step before had it, or the folder of step 0."""
-    if spec.audio_root is not None:
-        return spec.audio_root if "://" in spec.audio_root else str(Path(spec.audio_root).absolute())
-    if step.number > 1:
-        before = JobHeader.read(Step(step.cache_path, step.prefix, step.number - 1).header_path)
-        if before is not None:
-            return before.audio_root
-    folders = {str(path.absolute().parent) for path in step0}
-    if len(folders) > 1:
-        raise UsageError("the inputs lie in several folders: say with --audio-root where relative paths start")
-    return folders.pop()
+    needs_step = old.complete or old.retry is not None
+    return old if step.path.exists() or not needs_step else None
 
 
 def _now() -> str:

@@ -42,8 +42,10 @@ class Journal:
         self.failed = 0
         #: Failed recordings and channels by the type of their failure, those of partly failed rows too.
         self.reasons: Counter[str] = Counter()
-        #: Length of the transcribed recordings.
+        #: Length of the transcribed recordings; of reused answers it was counted when they were made.
         self.audio_seconds = 0.0
+        #: Rows whose answer was taken from an earlier step (`producer.reuse`).
+        self.reused = 0
         self._fd = fd
         self._size = 0
         self._offsets = array("q", [_UNANSWERED]) * rows
@@ -74,13 +76,26 @@ class Journal:
         return journal
 
     @staticmethod
-    def read_answered(path: Path, rows: int) -> Answered:
-        """The rows answered so far, for a process that does not own the journal: changes nothing, one bit a row."""
-        answered = Answered(rows)
+    def read_answered(path: Path, rows: int, known: Answered | None = None) -> Answered:
+        """The rows answered so far, for a process that does not own the journal: changes nothing, one bit a row.
+
+        ``known`` is what an earlier call gave: only what has come since is read, and added to it.
+        """
+        answered = Answered(rows) if known is None else known
         if path.exists():
-            for answer, _, _ in _answers(path, rows):
+            for answer, offset, size in _answers(path, rows, answered.read_bytes):
                 answered.add(answer.row)
+                answered.read_bytes = offset + size
         return answered
+
+    @staticmethod
+    def read_answers(path: Path, rows: int) -> Iterator[Answer]:
+        """The answers so far, of each row the one that counts, for a process that does not own the journal."""
+        seen = Answered(rows)
+        for answer, _, _ in _answers(path, rows) if path.exists() else ():
+            if answer.row not in seen:
+                seen.add(answer.row)
+                yield answer
 
     def append(self, results: Iterable[bytes]) -> int:
         """Put answers (`RowResult` as JSON) on the disk and return how many were new.
@@ -158,6 +173,9 @@ class Journal:
         self.answered += 1
         self.failed += len(failures) == len(parts)
         self.reasons.update(item["type"] for item in failures)
+        if answer.reused:
+            self.reused += 1
+            return
         self.audio_seconds += sum(max(map(_duration_s, parts_of(item))) for item in answer.items)
 
 
@@ -167,6 +185,8 @@ class Answered:
 
     rows: int
     count: int = 0
+    #: How much of the journal they were read from.
+    read_bytes: int = 0
     bits: bytearray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -192,6 +212,11 @@ class Answer:
     row: int
     items: list[dict[str, Any]]
     fields: dict[str, Any]
+
+    @property
+    def reused(self) -> bool:
+        """Whether it was taken from an earlier step instead of being sent."""
+        return self.fields.get("reused") is True
 
     def as_dict(self) -> dict[str, Any]:
         """The whole of it, unknown fields too."""
@@ -240,12 +265,13 @@ def _duration_s(item: dict[str, Any]) -> float:
     return float(duration) if isinstance(duration, int | float) and 0 < duration < _LONGEST_SECONDS else 0.0
 
 
-def _answers(path: Path, rows: int) -> Iterator[tuple[Answer, int, int]]:
-    """Each whole line with its offset and size in bytes; a last line that a crash spoiled is left out."""
-    offset = 0
+def _answers(path: Path, rows: int, start: int = 0) -> Iterator[tuple[Answer, int, int]]:
+    """Each whole line from byte ``start`` on, with offset and size; a last line that a crash spoiled is left out."""
+    offset = start
     spoiled: str | None = None
     with path.open("rb", buffering=2**18) as handle:
-        for number, line in enumerate(handle, start=1):
+        handle.seek(start)
+        for line in handle:
             if spoiled:
                 break
             if not line.endswith(b"\n"):
@@ -253,14 +279,24 @@ def _answers(path: Path, rows: int) -> Iterator[tuple[Answer, int, int]]:
             try:
                 answer = _read(line, rows)
             except UnicodeDecodeError as error:
-                spoiled = f"{path}:{number}: not valid UTF-8 ({error.reason})"
+                spoiled = f"{_place(path, offset)}: not valid UTF-8 ({error.reason})"
             except json.JSONDecodeError as error:
-                spoiled = f"{path}:{number}: not valid JSON ({error.msg})"
+                spoiled = f"{_place(path, offset)}: not valid JSON ({error.msg})"
             except ValueError as error:
-                raise FleetError(f"{path}:{number}: {error}: start over with --force") from None
+                raise FleetError(f"{_place(path, offset)}: {error}: start over with --force") from None
             else:
                 yield answer, offset, len(line)
                 offset += len(line)
         else:
             return  # at most the last line was spoiled: blocks of a batch may reach the disk out of order
     raise FleetError(f"{spoiled}: delete this line to have its row done again, or start over with --force")
+
+
+def _place(path: Path, offset: int) -> str:
+    """The file and the number of the line at ``offset``."""
+    number = 1
+    with path.open("rb") as handle:
+        while offset > 0 and (block := handle.read(min(offset, 2**18))):
+            number += block.count(b"\n")
+            offset -= len(block)
+    return f"{path}:{number}"

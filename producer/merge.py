@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,19 @@ from producer.columns import Columns, is_failure
 from producer.errors import FleetError
 from producer.journal import Journal
 from producer.rows import recording_count, with_columns
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What of a finished step stays when some of its rows are done again: all ``lines`` but those of ``retried``.
+
+    ``retried`` are row numbers in order, and answer *i* of the journal is that of row ``retried[i]``. ``sha256`` is of
+    the kept lines, each with its newline.
+    """
+
+    lines: Iterable[bytes]
+    retried: Sequence[int]
+    sha256: str
 
 
 def write_step(
@@ -23,27 +37,55 @@ def write_step(
     drop: Collection[str] = frozenset(),
     *,
     sha256: str | None = None,
+    kept: Kept | None = None,
 ) -> int:
     """Write row i with the answer of row i, for all rows, to ``step_path`` at once; returns the number of rows.
 
     ``drop`` names columns to take out first (`Columns.family` to overwrite), ``sha256`` is the hash that the scan of
-    the input gave. Raises FleetError, and leaves no file, where an answer is missing, the input is another than the
-    one scanned, or the disk is full.
+    the input gave. With ``kept``, only the retried rows get an answer, and the others are the lines that they were:
+    the same bytes, also when it is done twice. Raises FleetError, and leaves the file as it was, where an answer is
+    missing, the input is another than the one scanned, the kept lines are others, or the disk is full.
     """
-    digest = hashlib.sha256()
-    rows = 0
+    digest, kept_digest = hashlib.sha256(), hashlib.sha256()
+    rows = answered = 0
+    standing = iter(()) if kept is None else iter(kept.lines)
     with atomic_write(step_path) as handle:
         for line in lines:
-            if rows == journal.rows:
-                raise _changed(step_path)
-            count = recording_count(line, media_key)
-            items = _items(journal, rows, count)
-            handle.write(with_columns(line, columns.values(items, plain=count == 1), drop) + b"\n")
+            old = next(standing, b"") + b"\n"
+            if kept is None or (answered < len(kept.retried) and kept.retried[answered] == rows):
+                if answered == journal.rows:
+                    raise _changed(step_path)
+                handle.write(_with_answer(line, journal, answered, columns, media_key, drop))
+                answered += 1
+            else:
+                handle.write(old)
+                kept_digest.update(old)
             digest.update(line + b"\n")
             rows += 1
-        if rows != journal.rows or sha256 not in (None, digest.hexdigest()):
+        if answered != journal.rows or sha256 not in (None, digest.hexdigest()):
             raise _changed(step_path)
+        if kept is not None and (kept_digest.hexdigest() != kept.sha256 or next(standing, None) is not None):
+            raise FleetError(f"{step_path}: changed while its rows were done again: start over with --force")
     return rows
+
+
+def picked(lines: Iterable[bytes], rows: Sequence[int]) -> Iterator[bytes]:
+    """The lines of ``rows``, which are numbers in order."""
+    wanted = iter(rows)
+    next_row = next(wanted, None)
+    for row, line in enumerate(lines):
+        if next_row is None:
+            return
+        if row == next_row:
+            yield line
+            next_row = next(wanted, None)
+
+
+def _with_answer(
+    line: bytes, journal: Journal, number: int, columns: Columns, media_key: str, drop: Collection[str]
+) -> bytes:
+    count = recording_count(line, media_key)
+    return with_columns(line, columns.values(_items(journal, number, count), plain=count == 1), drop) + b"\n"
 
 
 def _items(journal: Journal, row: int, count: int) -> list[dict[str, Any]]:

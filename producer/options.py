@@ -55,6 +55,10 @@ def job_spec(
     step: Annotated[int, typer.Option(help="Step to read, 0 is the input; step N+1 is written.")] = 0,
     limit: Annotated[int | None, typer.Option(help="Only the first N rows.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Start over, whatever the step's earlier job was.")] = False,
+    reuse: Annotated[
+        str | None,
+        typer.Option(metavar="OLD_STEP", help="Step file whose answers are taken for audio files unchanged since."),
+    ] = None,
 ) -> JobSpec:
     """The job that a command line describes."""
     return JobSpec(
@@ -75,6 +79,7 @@ def job_spec(
         step=step,
         limit=limit,
         force=force,
+        reuse=reuse,
     )
 
 

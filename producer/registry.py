@@ -31,11 +31,12 @@ class Registration(Message):
 
 @dataclass(slots=True)
 class Progress:
-    """How far a job is. ``audio_seconds``: of the recordings answered so far."""
+    """How far a job is. ``audio_seconds``: of the recordings answered so far; ``reused``: rows of an earlier step."""
 
     rows: int = 0
     answered: int = 0
     failed: int = 0
+    reused: int = 0
     audio_seconds: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
     complete: bool = False
@@ -75,6 +76,7 @@ def publish(redis: Redis, job: str, progress: Progress) -> None:
             "rows": progress.rows,
             "answered": progress.answered,
             "failed": progress.failed,
+            "reused": progress.reused,
             "audio_seconds": f"{progress.audio_seconds:.3f}",
             "reasons": json.dumps(progress.reasons),
             "state": "complete" if progress.complete else "running",
@@ -92,6 +94,7 @@ def read(redis: Redis, job: str) -> Progress | None:
         rows=int(values[b"rows"]),
         answered=int(values[b"answered"]),
         failed=int(values[b"failed"]),
+        reused=int(values.get(b"reused", 0)),
         audio_seconds=float(values[b"audio_seconds"]),
         reasons=Counter(json.loads(values[b"reasons"])),
         complete=values[b"state"] == b"complete",

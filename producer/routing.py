@@ -16,10 +16,10 @@ def choose_queue(workers: Sequence[Presence], task: str, language: str, model: s
 
     Without live workers the plain queue of the task is taken: its rows wait. Raises UsageError for what none can do.
     """
-    plain = queue_name("translate" if task == "translate" else "transcribe")
+    queues = queues_for(task, model)
+    plain = queues[0]
     if not workers:
         return plain
-    queues = [plain] if model is None else [plain, f"{plain}.{model_slug(model)}"]
     serving = [worker for worker in workers if set(queues) & set(worker.queues)]
     if not serving:
         served = sorted({queue for worker in workers for queue in worker.queues})
@@ -37,6 +37,12 @@ def choose_queue(workers: Sequence[Presence], task: str, language: str, model: s
     if language not in (AUTO, PER_WINDOW) and not any(language in worker.languages for worker in able):
         raise UsageError(f"--language {language}: no live worker knows it; their models are {_listed(_models(able))}")
     return next(queue for worker in able for queue in queues if queue in worker.queues)
+
+
+def queues_for(task: str, model: str | None) -> list[str]:
+    """The queues that a job's rows may be in: the plain one of its task first, and that of its model."""
+    plain = queue_name("translate" if task == "translate" else "transcribe")
+    return [plain] if model is None else [plain, f"{plain}.{model_slug(model)}"]
 
 
 def _models(workers: Sequence[Presence]) -> list[str]:

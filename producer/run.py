@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer import registry
+from producer.collection import POLL_SECONDS, Collection
 from producer.collector import Collector, OwnedJob
 from producer.display import Display
 from producer.embedded import EmbeddedFleet
-from producer.enqueue import Enqueuer, chunk_rows_for
 from producer.errors import FleetError, UsageError
+from producer.follow import Follower
 from producer.job import Job
 from producer.journal import Journal
+from producer.reconcile import Reconciler, producing
 from producer.registry import Progress
-from producer.routing import choose_queue
 from workers.app import create_app
 from workers.presence import Presence, live_workers
-from workers.redis_client import connect, shown_url
+from workers.redis_client import check_server, connect, reason, shown_url
 from workers.settings import Settings, load_settings
-
-POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +44,11 @@ def run_job(job: Job, options: RunOptions, settings: Settings, display: Display)
 
     Raises FleetError; what is answered by then stays in the journal, and the same call resumes.
     """
+    display.begin(job.task)
     while not (job := job.reload()).is_complete():
-        with job.step.lock("producer") as producing:
-            if not producing.acquire():
-                display.waiting(f"following {producing.holder()}, which runs this job")
+        with job.step.lock("producer") as lock:
+            if not lock.acquire():
+                display.waiting(f"following {lock.holder()}, which runs this job")
                 _follow(job, display)
             elif job.rows == 0:
                 _finish_empty(job)
@@ -60,13 +58,12 @@ def run_job(job: Job, options: RunOptions, settings: Settings, display: Display)
 
 
 def reach(url: str) -> Redis:
-    """A client for a broker, which has to answer. Raises UsageError."""
-    redis = connect(url)
+    """A client for a broker, which has to answer. Raises UsageError and SettingsError (see `check_server`)."""
     try:
-        redis.ping()
+        check_server(url)
     except RedisError as error:
-        raise UsageError(f"REDIS_URL {shown_url(url)}: does not answer ({error})") from None
-    return redis
+        raise UsageError(f"REDIS_URL {shown_url(url)}: does not answer ({reason(error)})") from None
+    return connect(url)
 
 
 def failed_limit(text: str | None, rows: int) -> int | None:
@@ -83,47 +80,10 @@ def failed_limit(text: str | None, rows: int) -> int | None:
     return int(text)
 
 
-@dataclass(slots=True)
-class _Collection:
-    """A running job's answers: collected here, or by a collector of the fleet that has the job already."""
-
-    collector: Collector
-    redis: Redis
-    job: Job
-    owned: OwnedJob | None = None
-
-    def take(self) -> bool:
-        """Collect the job here from now on, unless another process does; whether it is so."""
-        if self.owned is None:
-            self.owned = self.collector.add(self.job)
-        return self.owned is not None
-
-    def poll(self, seconds: float = POLL_SECONDS) -> int:
-        """Wait up to ``seconds`` for answers; returns how many came here. Raises FleetError and RedisError."""
-        if not self.take() or self.owned is None:
-            time.sleep(seconds)
-            return 0
-        new = self.collector.poll(seconds)
-        if self.owned.error is not None:
-            raise self.owned.error
-        return new
-
-    def progress(self) -> Progress:
-        """How far the job is. ``complete`` is what its files say, not what Redis says."""
-        if self.owned is not None:
-            return self.owned.progress()
-        published = registry.read(self.redis, self.job.id) or Progress(rows=self.job.rows)
-        return replace(published, complete=self.job.reload().is_complete())
-
-    def answered(self) -> int:
-        """Rows that are answered and on the disk."""
-        return self.owned.journal.answered if self.owned is not None else self.progress().answered
-
-
 def _run(job: Job, options: RunOptions, settings: Settings, display: Display) -> None:
     with _fleet(job, options, settings, display) as (url, fleet):
         redis = reach(url)
-        collection = _Collection(Collector(redis), redis, job)
+        collection = Collection(Collector(redis), redis, job)
         try:
             _take(collection, private=fleet is not None)
             if collection.progress().complete:
@@ -152,11 +112,13 @@ def _fleet(
     if options.tensor_parallel_size is not None:
         environment["WHISPER_TENSOR_PARALLEL_SIZE"] = str(options.tensor_parallel_size)
     display.waiting("starting a private Valkey and a local worker")
-    with EmbeddedFleet(job.step.job_path, workers=options.workers, environment=environment) as fleet:
+    with EmbeddedFleet(
+        job.step.job_path, workers=options.workers, environment=environment, restarts=settings.worker_restarts
+    ) as fleet:
         yield fleet.url, fleet
 
 
-def _take(collection: _Collection, *, private: bool) -> None:
+def _take(collection: Collection, *, private: bool) -> None:
     """Begin with the answers that are there already, and with nothing else in a private Valkey.
 
     Answers that an earlier run left there count; its messages do not: their rows are sent again.
@@ -179,7 +141,7 @@ def _await_workers(redis: Redis, fleet: EmbeddedFleet | None, display: Display) 
 
 
 def _transfer(
-    collection: _Collection,
+    collection: Collection,
     present: list[Presence],
     url: str,
     options: RunOptions,
@@ -190,83 +152,56 @@ def _transfer(
     """Send and collect until the step file is written."""
     job = collection.job
     limit = failed_limit(options.max_failed, job.rows)
-    stop, failures = threading.Event(), list[BaseException]()
-    enqueuer = enqueuer_for(job, url, present, settings, collection.answered, stop)
-
-    def send() -> None:
+    failures: list[Exception] = []
+    with contextlib.closing(connect(url)) as redis, producing(job):
+        reconciler = Reconciler(
+            redis,
+            create_app(load_settings(REDIS_URL=url)),
+            settings,
+            lambda _, error: failures.append(error),
+            is_producer=True,
+        )
         try:
-            enqueuer.send_all()
-            enqueuer.resend_lost()
-        except Exception as error:  # noqa: BLE001 - handed to the main thread, which raises it
-            failures.append(error)
-
-    sender = threading.Thread(target=send, name="enqueue", daemon=True)
-    sender.start()
-    if not present:
-        display.waiting(f"no worker is live on {shown_url(url)}: rows wait in its queue")
-    if collection.owned is None:
-        display.waiting(f"{job.step.lock('collector').holder()} collects this job")
-    try:
-        while True:
-            try:
-                collection.poll()
-                progress = collection.progress()
-            except RedisError as error:
+            reconciler.send(collection.watched())
+            if not present:
+                display.waiting(f"no worker is live on {shown_url(url)}: rows wait in its queue")
+            if collection.owned is None:
+                display.waiting(f"{job.step.lock('collector').holder()} collects this job")
+            while True:
                 if fleet is not None:
                     fleet.check()
-                display.waiting(f"Redis does not answer, trying again: {error}")
-                time.sleep(POLL_SECONDS)
-                continue
-            if progress.complete:
-                return
-            if failures:
-                raise failures[0]
-            if fleet is not None:
-                fleet.check()
-            if progress.answered or present:
-                display.progress(progress)
-            if limit is not None and progress.failed > limit:
-                raise TooManyFailedError(
-                    f"{progress.failed} of {job.rows} rows failed, more than --max-failed {options.max_failed}: "
-                    f"{_reasons(progress)}. {progress.answered} answers are kept: a higher --max-failed resumes"
-                )
-    finally:
-        stop.set()
-        sender.join()
-
-
-def enqueuer_for(
-    job: Job,
-    url: str,
-    present: list[Presence],
-    settings: Settings,
-    journaled: Callable[[], int],
-    stop: threading.Event,
-) -> Enqueuer:
-    """An enqueuer for ``job`` on the fleet at ``url``, its queue and chunk size chosen from the live workers."""
-    header = job.header
-    threads = sum(worker.threads for worker in present) or 8
-    # An own fleet was started with the job's model, whatever name the model gives itself.
-    model = None if settings.redis_url is None else header.options["model"]
-    return Enqueuer(
-        job,
-        create_app(load_settings(REDIS_URL=url)),
-        connect(url),
-        queue=choose_queue(present, job.task, header.options["language"], model),
-        chunk_rows=settings.chunk_rows or chunk_rows_for(job.rows, threads),
-        window_rows=settings.window_rows,
-        journaled=journaled,
-        stop=stop,
-    )
+                try:
+                    collection.poll()
+                    progress = collection.progress()
+                    if progress.complete:
+                        return
+                    reconciler.step([collection.watched()])
+                except RedisError as error:
+                    display.waiting(f"Redis does not answer, trying again: {error}")
+                    time.sleep(POLL_SECONDS)
+                    continue
+                if failures:
+                    raise failures[0]
+                if progress.answered or present:
+                    display.progress(progress)
+                if limit is not None and progress.failed > limit:
+                    raise TooManyFailedError(
+                        f"{progress.failed} of {job.rows} rows failed, more than --max-failed {options.max_failed}: "
+                        f"{_reasons(progress)}. {progress.answered} answers are kept: a higher --max-failed resumes"
+                    )
+        finally:
+            reconciler.close()
 
 
 def _follow(job: Job, display: Display) -> None:
     """Show another process's progress until the job is complete or nobody runs it any more."""
+    follower = Follower(job)
     while not job.reload().is_complete():
-        with job.step.lock("producer") as producing:
-            if producing.acquire():
+        with job.step.lock("producer") as lock:
+            if lock.acquire():
                 return
-        display.waiting(f"{len(Journal.read_answered(job.step.journal_path, job.rows))} of {job.rows} rows answered")
+        follower.read()
+        display.waiting(f"{follower.count} of {job.rows} rows answered")
         time.sleep(2 * POLL_SECONDS)
 
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import os
 import sys
 from collections.abc import Mapping, Sequence
 
 from producer.embedded import worker_command
 from producer.errors import UsageError
+from producer.restarts import Restarts
+from producer.supervisor import Supervisor
+from workers.flower_doors import ADVICE, is_loopback
 from workers.settings import Settings
 
 
-def run_worker(arguments: Sequence[str], changes: Mapping[str, str], name: str) -> None:
-    """Become a Celery worker with these settings (``WHISPER_*``) and further Celery arguments."""
-    _become(worker_command(name, *arguments), {**os.environ, **changes})
+def run_worker(arguments: Sequence[str], changes: Mapping[str, str], name: str, config: Settings) -> int:
+    """Run a Celery worker with these settings (``WHISPER_*``) and further Celery arguments; returns its exit code.
+
+    One that fails is started again, up to ``worker_restarts`` times in a row.
+    """
+    command, environment = worker_command(name, *arguments), {**os.environ, **changes}
+    return Supervisor(command, environment, Restarts(config.worker_restarts)).run()
 
 
 def run_flower(address: str, port: int, arguments: Sequence[str], config: Settings) -> None:
@@ -25,24 +31,14 @@ def run_flower(address: str, port: int, arguments: Sequence[str], config: Settin
     """
     if importlib.util.find_spec("flower") is None:
         raise UsageError("Flower is not installed: pip install 'whisper-fleet[flower]'")
-    protected = os.environ.get("FLOWER_BASIC_AUTH") or os.environ.get("FLOWER_AUTH")
-    if not protected and not _is_loopback(address):
-        raise UsageError(
-            f"--address {address}: Flower can revoke tasks and stop workers: set FLOWER_BASIC_AUTH=user:password first"
-        )
+    # Flower itself looks again, when it has read all of its options: `workers.flower_doors`.
+    given = os.environ.get("FLOWER_BASIC_AUTH") or os.environ.get("FLOWER_AUTH")
+    protected = given or any(one.lstrip("-").startswith(("basic", "auth", "conf")) for one in arguments)
+    if not protected and not is_loopback(address):
+        raise UsageError(f"--address {address}: {ADVICE}")
     command = [sys.executable, "-m", "celery", "-A", "workers", "flower", f"--address={address}", f"--port={port}"]
-    # Without a password Flower's API answers nobody; on loopback it may.
-    defaults = {} if protected else {"FLOWER_UNAUTHENTICATED_API": "true"}
     # Flower's own default keeps 100 000 tasks in memory.
-    defaults["FLOWER_MAX_TASKS"] = "20000"
-    _become([*command, *arguments], {**defaults, **os.environ})
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
+    _become([*command, *arguments], {"FLOWER_MAX_TASKS": "20000", **os.environ})
 
 
 def _become(command: Sequence[str], environment: Mapping[str, str]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 
-from fleet import Fleet
+from fleet import Fleet, clean_environment
 
 #: Five decode steps of this length make a row last about 0.3 s: long enough to interrupt a job in the middle.
 SLOW_STEP_MS = "50"
@@ -19,3 +21,11 @@ def slow_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     with Fleet(tmp_path_factory.mktemp("slow"), environment) as running:
         running.start_worker()
         yield running
+
+
+@pytest.fixture
+def alone() -> Iterator[dict[str, str]]:
+    """The environment of a command that starts its own fleet, and a place for its sockets."""
+    folder = tempfile.mkdtemp(prefix="wf-")  # short: a socket's path holds 107 bytes
+    yield clean_environment(WHISPER_ENGINE="standin", TMPDIR=folder)
+    shutil.rmtree(folder)

@@ -8,26 +8,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from producer.cache import FileLock, JobHeader, Step, atomic_write, check_writable, differences
+from producer.cache import FileLock, Step, atomic_write, check_writable
 from producer.errors import FleetError, UsageError
-
-HEADER = JobHeader(
-    id="0b5e",
-    created="2025-01-31T12:00:00+00:00",
-    inputs=["data.jsonl"],
-    rows=3,
-    bytes=120,
-    sha256="ab" * 32,
-    task="transcribe",
-    options={"language": "auto", "timestamps": False, "model": None},
-    audio_root="/data/中",
-    output="/cache/data_step1.jsonl",
-)
 
 
 @contextmanager
@@ -82,64 +68,13 @@ class TestStep:
         step = Step(tmp_path, "data", 1)
         step.create_job_folder()
         step.forget()
-        HEADER.write(step.header_path)
-        step.journal_path.touch()
-        step.path.touch()
+        for path in (step.header_path, step.journal_path, step.audio_path, step.retried_path, step.path):
+            path.touch()
         with step.lock("collector") as lock:
             assert lock.acquire()
             step.forget()
         assert [path.name for path in step.job_path.iterdir()] == ["collector.lock"]
         assert step.path.exists()
-
-
-class TestJobHeader:
-    def test_it_reads_as_it_was_written(self, tmp_path: Path) -> None:
-        path = tmp_path / "job.json"
-        assert JobHeader.read(path) is None
-        for header in (HEADER, replace(HEADER, complete=True, summary={"answered": 3})):
-            header.write(path)
-            assert JobHeader.read(path) == header
-        assert path.stat().st_mode & 0o777 == 0o600
-        assert [item.name for item in tmp_path.iterdir()] == ["job.json"]
-
-    @pytest.mark.parametrize(
-        ("text", "message"),
-        [
-            ("", "damaged"),
-            ("[]", "damaged"),
-            ('{"version": 1}', "damaged"),
-            ('{"version": 2}', "another version"),
-            ("{}", "another version"),
-        ],
-    )
-    def test_what_cannot_be_read_is_refused(self, tmp_path: Path, text: str, message: str) -> None:
-        path = tmp_path / "job.json"
-        path.write_text(text)
-        with pytest.raises(UsageError, match=rf"job\.json: .*{message}.*--force"):
-            JobHeader.read(path)
-
-    def test_the_same_job_has_no_differences(self) -> None:
-        again = replace(HEADER, id="other", created="later", inputs=["./data.jsonl"], complete=True)
-        assert differences(HEADER, again) == []
-
-    def test_differences_in_words(self) -> None:
-        other = replace(
-            HEADER,
-            sha256="cd" * 32,
-            rows=4,
-            task="translate",
-            audio_root="/other",
-            options={"language": "en", "timestamps": True, "model": "m", "limit": 5},
-        )
-        assert differences(HEADER, other) == [
-            "the input has changed (content hash, 3 rows then, 4 now)",
-            "task was 'transcribe', now 'translate'",
-            "audio root was '/data/中', now '/other'",
-            "language was 'auto', now 'en'",
-            "timestamps was off, now on",
-            "model was not set, now 'm'",
-            "limit was not set, now 5",
-        ]
 
 
 class TestFileLock:

@@ -47,6 +47,7 @@ INPUTS: list[Any] = [
     pytest.param(GOOD, ["./same.jsonl"], ["several inputs", "--prefix"], id="several inputs"),
     pytest.param(GOOD, ["--cache-path", "data.jsonl/below"], ["data.jsonl/below", "--cache-path"], id="unwritable"),
     pytest.param(GOOD, ["--language", "Germn"], ["--language Germn", "german (de)"], id="unknown language"),
+    pytest.param(GOOD, ["--prompt", "a" * 10_001], ["--prompt: 10001 characters", "at most 10000"], id="long prompt"),
     pytest.param(GOOD, ["--step", "1"], ["data_step1.jsonl", "run step 0 first"], id="no step before"),
 ]
 
@@ -70,7 +71,9 @@ def test_bad_input_is_named_before_anything_is_made(
 SETTINGS: list[Any] = [
     pytest.param(["run"], {"REDIS_URL": "http://:secret@h"}, ["REDIS_URL", "redis://"], id="run scheme"),
     pytest.param(["enqueue"], {"REDIS_URL": "redis://:secret@h:port"}, ["REDIS_URL", "port"], id="enqueue port"),
-    pytest.param(["enqueue"], {"REDIS_URL": "redis://:secret@h/db"}, ["REDIS_URL", "'/db'"], id="enqueue database"),
+    pytest.param(
+        ["enqueue"], {"REDIS_URL": "redis://:secret@h/db"}, ["REDIS_URL", "number of a database"], id="enqueue database"
+    ),
     pytest.param(["enqueue"], {}, ["REDIS_URL is not set", "redis://"], id="enqueue without"),
     pytest.param(["run"], {"REDIS_URL": "redis://:secret@127.0.0.1:1/0"}, ["127.0.0.1:1", "does not"], id="run silent"),
     pytest.param(["enqueue"], {"REDIS_URL": "redis://127.0.0.1:1/0"}, ["127.0.0.1:1", "does not"], id="enqueue silent"),

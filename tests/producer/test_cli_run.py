@@ -8,27 +8,17 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import zstandard
 from job_files import SPEECH, processes_at, read_rows, speech_rows, wait_for_none, write_rows
 
-from fleet import CLI, Fleet, clean_environment, ended, run_cli, wait_for
+from fleet import CLI, Fleet, ended, run_cli, wait_for
 from producer.cache import Step
 from producer.journal import Journal
 
 NO_BROKER = "redis://127.0.0.1:1/0"
-
-
-@pytest.fixture
-def alone() -> Iterator[dict[str, str]]:
-    """The environment of a command that starts its own fleet, and a place for its sockets."""
-    folder = tempfile.mkdtemp(prefix="wf-")  # short: a socket's path holds 107 bytes
-    yield clean_environment(WHISPER_ENGINE="standin", TMPDIR=folder)
-    shutil.rmtree(folder)
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> Path:
@@ -49,6 +39,7 @@ def test_without_a_broker_a_fleet_is_started_and_ended(alone: dict[str, str], tm
     assert processes_at(tmp_path) == []
     job_folder = output.with_suffix(".job")
     assert sorted(path.name for path in job_folder.iterdir()) == [
+        "audio.jsonl",
         "collector.lock",
         "job.json",
         "producer.lock",

@@ -19,6 +19,7 @@ from producer.in_flight import rows_in_flight, rows_uncollected
 from producer.job import Job, load_job
 from producer.journal import Journal
 from producer.registry import Progress
+from workers.settings import load_settings
 
 ROWS = 60
 
@@ -144,7 +145,8 @@ def test_named_jobs_are_served_until_they_are_complete(fleet: Fleet, tmp_path: P
     deliver(fleet.redis, job, answer(1), answer(0), answer(1, "again"))
     reports: list[tuple[str, Progress]] = []
     name = job.id if by == "id" else str(job.step.path)
-    serve(fleet.redis, [name, name], lambda job, progress: reports.append((job.id, progress)))
+    config = load_settings(REDIS_URL=fleet.url)
+    serve(fleet.redis, [name, name], lambda job, progress: reports.append((job.id, progress)), config)
     assert {id for id, _ in reports} == {job.id}
     assert [progress.answered for _, progress in reports] == [0, 2]
     assert [progress.complete for _, progress in reports] == [False, True]

@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -222,7 +223,11 @@ def test_a_job_that_cannot_go_on_does_not_stop_the_others(redis: Redis, collecto
 
 
 def test_an_empty_job_is_complete_at_once(redis: Redis, collector: Collector, tmp_path: Path) -> None:
-    job = new_job(tmp_path, rows=0)
+    # Given: one whose starter was killed before it wrote the step.
+    done = new_job(tmp_path, rows=0)
+    job = replace(done, header=replace(done.header, complete=False, summary=None))
+    job.header.write(job.step.header_path)
+    job.step.path.unlink()
     owned = collector.add(job)
     assert owned is not None
     collector.poll(0.01)
@@ -257,3 +262,38 @@ def test_columns_of_a_row_survive_as_they_were_written(redis: Redis, collector: 
     deliver(redis, job, json.dumps({"row": 0, "items": [{"text": "ü"}]}).encode())
     poll_all(collector)
     assert job.step.path.read_text(encoding="utf-8") == line[:-1] + ', "transcription": "ü"}\n'
+
+
+def test_a_flushed_redis_is_told_of_the_jobs_again(
+    redis: Redis, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("producer.collector.ANNOUNCE_SECONDS", 0.0)
+    job = new_job(tmp_path, rows=2)
+    collector.add(job)
+    deliver(redis, job, answer(1))
+    poll_all(collector)
+    redis.flushdb()
+    collector.poll(0.01)
+    assert [entry.id for entry in registry.registered(redis)] == [job.id]
+    progress = registry.read(redis, job.id)
+    assert progress is not None
+    assert progress.answered == 1
+
+
+def test_a_full_redis_is_collected_all_the_same(redis: Redis, tmp_path: Path) -> None:
+    """Collecting is what makes room in it."""
+    job, done = new_job(tmp_path, rows=2), new_job(tmp_path / "done", rows=0)
+    deliver(redis, job, answer(0), answer(1))
+    collector = Collector(redis)
+    redis.config_set("maxmemory", 1)
+    try:
+        owned = collector.add(job)
+        assert owned is not None
+        assert collector.add(done) is None
+        assert poll_all(collector) == 2
+        assert owned.complete
+    finally:
+        redis.config_set("maxmemory", 0)
+        collector.close()
+    assert not redis.exists(keys.results(job.id))
+    assert texts(job) == ["text 0", "text 1"]

@@ -7,6 +7,7 @@ import pytest
 
 from producer.columns import Columns
 from producer.errors import UsageError
+from producer.rows import with_columns
 from workers.messages import ChannelTranscripts, Failure, Segment, Transcript
 
 SPOKEN: dict[str, Any] = Transcript(
@@ -123,3 +124,30 @@ def test_figures_that_json_lacks_become_null() -> None:
     details = ALL.values([odd], plain=True)["t_details"]
     assert [details[name] for name in ("avg_logprob", "no_speech_prob", "temperature")] == [None, None, None]
     json.dumps(details, allow_nan=False)
+
+
+@pytest.mark.parametrize("columns", [Columns("t"), Columns("t", timestamps=True), Columns("t", details=True), ALL])
+def test_the_columns_of_a_row_give_back_its_answer(columns: Columns) -> None:
+    spoken = Transcript.model_validate(SPOKEN)
+    call = channels(spoken, Transcript(text=""))
+    for items, plain in (([SPOKEN], True), ([call], True), ([SPOKEN, call, SPOKEN], False)):
+        row = columns.values(items, plain)
+        assert columns.values(columns.items(row, plain), plain) == row
+
+
+def test_the_errors_of_a_row_name_their_recording() -> None:
+    columns = Columns("t")
+    call = channels(Transcript.model_validate(SPOKEN), Failure.model_validate(FAILED))
+    assert columns.errors(columns.values([FAILED], plain=True), plain=True) == [(0, FAILED)]
+    assert columns.errors(columns.values([SPOKEN], plain=True), plain=True) == []
+    several = columns.values([SPOKEN, call, FAILED], plain=False)
+    assert columns.errors(several, plain=False) == [(0, None), (1, None), (1, FAILED), (2, FAILED)]
+
+
+@pytest.mark.parametrize("key", ["t", "täxt", 'a "b"', "\\", "surrogate \ud800"])
+def test_lines_without_an_error_need_no_parsing(key: str) -> None:
+    columns = Columns(key)
+    failed = with_columns(b'{"a": 1}', columns.values([FAILED], plain=True))
+    assert columns.may_have_failed(failed)
+    assert not columns.may_have_failed(with_columns(b'{"a": 1}', columns.values([SPOKEN], plain=True)))
+    assert not columns.may_have_failed(with_columns(b'{"a": 1}', {key: f'he said "{key}_error"'}))

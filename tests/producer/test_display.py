@@ -6,6 +6,7 @@ import io
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from job_files import write_rows
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from producer.display import Display, result_table
 from producer.registry import Progress
+from workers.messages import Task
 
 
 def said(*, terminal: bool = False, width: int = 40) -> tuple[Display, io.StringIO]:
@@ -105,3 +107,12 @@ def test_a_long_table_ends_with_where_the_rest_is(tmp_path: Path) -> None:
     assert "2.wav" in shown
     assert "3.wav" not in shown
     assert str(path) in shown
+
+
+@pytest.mark.parametrize(("task", "shown"), [("transcribe", "transcribing"), ("translate", "translating")])
+def test_the_bar_says_what_is_done(task: Task, shown: str) -> None:
+    display, out = said(terminal=True, width=120)
+    with display:
+        display.begin(task)
+        display.progress(Progress(rows=8, answered=6))
+    assert shown in out.getvalue()

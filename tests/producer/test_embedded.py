@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from fleet import wait_for
+from producer.cache import FileLock
 from producer.embedded import EmbeddedFleet, Valkey
 from producer.errors import FleetError
+from producer.valkey import IN_USE, MOST_REVIVALS, RUN_FOLDER_PREFIX
 from workers.redis_client import connect
 
 STANDIN = {"WHISPER_ENGINE": "standin"}
@@ -83,15 +85,63 @@ def test_a_worker_that_cannot_load_its_model_gives_its_own_reason(folder: Path) 
     assert str(folder / "worker-1.log") in message
 
 
-def test_parts_that_end_are_noticed(folder: Path) -> None:
+def kill_server(folder: Path) -> None:
+    (server,) = [process for process in processes_at(folder) if "valkey" in process.name()]
+    server.kill()
+    server.wait(10)
+
+
+def test_a_valkey_that_ends_is_started_again_with_its_data_but_not_for_ever(folder: Path) -> None:
     with EmbeddedFleet(folder, environment=STANDIN) as fleet:
         redis = connect(fleet.url)
-        fleet.wait_ready(redis)
-        (server,) = [process for process in processes_at(folder) if "valkey" in process.name()]
-        server.kill()
-        server.wait(10)
-        with pytest.raises(FleetError, match="the private Valkey ended"):
-            wait_for(lambda: fleet.check())
+        redis.set("key", "value")
+        redis.config_set("appendfsync", "always")
+        redis.set("other", "value")
+        kill_server(folder)
+        # Its workers find it again too.
+        assert fleet.wait_ready(redis)
+        assert redis.get("key") == redis.get("other") == b"value"
+        for _ in range(MOST_REVIVALS - 1):
+            kill_server(folder)
+            fleet.check()
+        kill_server(folder)
+        with pytest.raises(FleetError, match=rf"the private Valkey ended {MOST_REVIVALS + 1} times: .*valkey\.log\)"):
+            fleet.check()
+
+
+def test_sockets_that_a_killed_process_left_are_cleared_away(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given: a folder left behind, one that is in use (both old), one that was made just now, and somebody else's.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    names = [f"{RUN_FOLDER_PREFIX}{name}" for name in ("left", "used", "young", "other")]
+    left, used, young, other = paths = [tmp_path / name for name in names]
+    for path in paths:
+        path.mkdir()
+    for path in paths[:3]:
+        (path / IN_USE).touch()
+    for path in (left, used, other):
+        os.utime(path, (0, 0))
+    with FileLock(used / IN_USE) as lock:
+        assert lock.acquire()
+        # When: the next one starts. Then: only what nobody uses is gone.
+        with Valkey(folder):
+            assert not left.exists()
+            assert all(path.exists() for path in (used, young, other))
+
+
+def test_a_killed_worker_is_started_again_but_not_for_ever(folder: Path) -> None:
+    def kill_worker(fleet: EmbeddedFleet, redis: Redis) -> None:
         (worker,) = fleet._workers
         os.kill(worker.pid, 9)
         worker.wait(10)
+        redis.delete(*redis.keys("whisper:worker:*"))
+
+    with EmbeddedFleet(folder, environment=STANDIN, restarts=1) as fleet:
+        redis = connect(fleet.url)
+        fleet.wait_ready(redis)
+        kill_worker(fleet, redis)
+        assert fleet.wait_ready(redis)
+        kill_worker(fleet, redis)
+        with pytest.raises(FleetError, match=r"the local worker ended with code -9: .*worker-1\.log\)"):
+            fleet.check()

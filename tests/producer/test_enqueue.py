@@ -5,19 +5,20 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from job_files import answer, deliver, new_job, read_rows, speech_rows, write_rows
+from job_files import answer, deliver, new_job, write_rows
 
 from fleet import Fleet, wait_for
+from producer import registry
 from producer.cache import FileLock
-from producer.collector import Collector
 from producer.enqueue import Enqueuer, chunk_rows_for
+from producer.follow import Follower
 from producer.in_flight import rows_in_flight, rows_uncollected
 from producer.job import Job, JobSpec, open_job
 from producer.journal import Journal
@@ -41,11 +42,11 @@ def clean(broker: Fleet) -> Fleet:
 
 
 class Sending:
-    """An enqueuer in a thread of its own; ``journaled`` is what its collector would publish."""
+    """An enqueuer in a thread of its own, and the journal of its job, which the test writes."""
 
     def __init__(self, fleet: Fleet, job: Job, *, chunk_rows: int = 1, window_rows: int = 1000) -> None:
         self.stop = threading.Event()
-        self.journaled = 0
+        self._job = job
         self.enqueuer = Enqueuer(
             job,
             create_app(load_settings(REDIS_URL=fleet.url)),
@@ -53,15 +54,15 @@ class Sending:
             queue="transcribe",
             chunk_rows=chunk_rows,
             window_rows=window_rows,
-            journaled=lambda: self.journaled,
+            answered=Follower(job).read,
             stop=self.stop,
             stall_seconds=0.5,
         )
-        self._thread = threading.Thread(target=self._work)
+        self._thread = threading.Thread(target=self.enqueuer.send_all)
 
-    def _work(self) -> None:
-        self.enqueuer.send_all()
-        self.enqueuer.resend_lost()
+    def journal(self, rows: Iterable[int]) -> None:
+        """Answer these rows, as if a collector had."""
+        write_journal(self._job, rows)
 
     def __enter__(self) -> Sending:
         self._thread.start()
@@ -71,6 +72,12 @@ class Sending:
         self.stop.set()
         self._thread.join(30)
         assert not self._thread.is_alive()
+
+
+def write_journal(job: Job, rows: Iterable[int]) -> None:
+    journal = Journal.open(job.step.journal_path, job.rows)
+    journal.append([answer(row) for row in rows])
+    journal.close()
 
 
 def messages(fleet: Fleet) -> list[dict[str, Any]]:
@@ -118,21 +125,35 @@ def test_at_most_a_window_of_rows_is_ahead_of_the_journal(clean: Fleet, tmp_path
     job = new_job(tmp_path, rows=40)
     with Sending(clean, job, window_rows=10) as sending:
         wait_for(lambda: len(queued(clean, job)()) == 10)
-        sending.journaled = 4
+        sending.journal(range(4))
         wait_for(lambda: len(queued(clean, job)()) == 14)
         assert queued(clean, job)() == set(range(14)), "in order"
-        sending.journaled = 12
+        sending.journal(range(4, 12))
         wait_for(lambda: len(queued(clean, job)()) == 22)
-        sending.journaled = 39
+        sending.journal(range(12, 22))
+        wait_for(lambda: len(queued(clean, job)()) == 32)
+        sending.journal(range(22, 32))
         wait_for(lambda: len(queued(clean, job)()) == 40)
     assert sending.enqueuer.sent == 40
+
+
+def test_rows_that_need_no_worker_keep_to_the_window_too(clean: Fleet, tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "d.jsonl", [{"audio": None}] * 30)
+    job = open_job(JobSpec((str(source),), cache_path=str(tmp_path)))
+    with Sending(clean, job, window_rows=10) as sending:
+        wait_for(lambda: len(rows_uncollected(clean.redis, job.id)) == 10)
+        clean.redis.delete(keys.results(job.id))
+        sending.journal(range(10))
+        wait_for(lambda: rows_uncollected(clean.redis, job.id) == set(range(10, 20)))
 
 
 def test_a_window_smaller_than_a_chunk_still_moves(clean: Fleet, tmp_path: Path) -> None:
     job = new_job(tmp_path, rows=9)
     with Sending(clean, job, chunk_rows=4, window_rows=1) as sending:
         wait_for(lambda: queued(clean, job)() == set(range(4)))
-        sending.journaled = 8
+        sending.journal(range(4))
+        wait_for(lambda: queued(clean, job)() == set(range(8)))
+        sending.journal(range(4, 8))
         wait_for(lambda: queued(clean, job)() == set(range(9)))
 
 
@@ -143,16 +164,14 @@ def test_rows_that_are_answered_or_on_their_way_are_not_sent_again(clean: Fleet,
         wait_for(lambda: len(queued(clean, job)()) == 10)
     # Given: rows 0 to 2 are in the journal, 3 and 4 in the stream; their messages are gone, 5 to 9 are queued.
     clean.redis.rpop(BULK, 5)
-    journal = Journal.open(job.step.journal_path, job.rows)
-    journal.append([answer(row) for row in range(3)])
-    journal.close()
+    write_journal(job, range(3))
     deliver(clean.redis, job, answer(3), answer(4))
     assert queued(clean, job)() == {5, 6, 7, 8, 9}
     # When: the same job is sent again. Then: only 10 and 11 are new, and what is uncollected counts in the window.
     with Sending(clean, job, window_rows=8) as sending:
         wait_for(lambda: queued(clean, job)() == {5, 6, 7, 8, 9, 10})
         assert sending.enqueuer.sent == 8
-        sending.journaled = 1
+        sending.journal([3])
         wait_for(lambda: queued(clean, job)() == {5, 6, 7, 8, 9, 10, 11})
     assert clean.redis.llen(BULK) == 7, "each row once"
 
@@ -168,32 +187,34 @@ def test_a_row_without_a_record_is_answered_without_a_worker(clean: Fleet, tmp_p
     assert {one["row"]: one["items"][0]["type"] for one in answers} == {0: "no_audio", 2: "bad_argument"}
 
 
-def test_rows_that_redis_lost_are_sent_again_and_no_others(clean: Fleet, tmp_path: Path) -> None:
-    job = new_job(tmp_path, rows=6)
-    with Sending(clean, job) as sending:
+def test_a_window_that_redis_has_lost_is_sent_again(clean: Fleet, tmp_path: Path) -> None:
+    """Nothing would ever make room in it."""
+    job = new_job(tmp_path, rows=12)
+    with Sending(clean, job, window_rows=6) as sending:
         wait_for(lambda: len(queued(clean, job)()) == 6)
-        # Given: rows 0 and 1 are answered and on the disk, all others are lost but row 5.
-        journal = Journal.open(job.step.journal_path, job.rows)
-        journal.append([answer(0), answer(1)])
-        journal.close()
-        sending.journaled = 2
+        # Given: row 0 is answered and on the disk, the answer of row 1 waits, and of the messages only row 5's is left.
         kept = clean.redis.lrange(BULK, 0, 0)
-        clean.redis.delete(BULK)
+        clean.redis.flushdb()
         clean.redis.lpush(BULK, *kept)  # type: ignore[misc]
-        assert queued(clean, job)() == {5}
-        wait_for(lambda: queued(clean, job)() == {2, 3, 4, 5})
-        assert clean.redis.llen(BULK) == 4
+        deliver(clean.redis, job, answer(1))
+        sending.journal([0])
+        wait_for(lambda: queued(clean, job)() == {2, 3, 4, 5, 6})
+        assert clean.redis.llen(BULK) == 5, "each row once, and no more than a window"
+        # And: collectors can find the job again.
+        wait_for(lambda: [entry.id for entry in registry.registered(clean.redis)] == [job.id])
+        # When: rows are answered. Then: the window is as wide as before.
+        sending.journal(range(1, 6))
+        wait_for(lambda: queued(clean, job)() == set(range(2, 12)))
 
 
-def test_while_answers_wait_for_their_collector_nothing_counts_as_lost(clean: Fleet, tmp_path: Path) -> None:
-    job = new_job(tmp_path, rows=3)
-    with Sending(clean, job) as sending:
+def test_while_answers_wait_for_their_collector_nothing_is_lost(clean: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=5)
+    with Sending(clean, job, window_rows=3) as sending:
         wait_for(lambda: len(queued(clean, job)()) == 3)
-        deliver(clean.redis, job, answer(0))
+        deliver(clean.redis, job, answer(0), answer(1), answer(2))
         clean.redis.delete(BULK)
-        assert sending.enqueuer._lost_rows() == ()
-        clean.redis.delete(keys.results(job.id))
-        wait_for(lambda: queued(clean, job)() == {0, 1, 2})
+        sending.enqueuer._resend_lost()
+        assert not clean.redis.exists(BULK)
 
 
 def test_a_job_that_another_has_finished_is_not_sent(clean: Fleet, tmp_path: Path) -> None:
@@ -203,11 +224,48 @@ def test_a_job_that_another_has_finished_is_not_sent(clean: Fleet, tmp_path: Pat
     journal.append([answer(0), answer(1)])
     job.finish(journal)
     journal.close()
-    sending = Sending(clean, job)
-    sending.journaled = 2
-    sending.enqueuer.send_all()
-    assert sending.enqueuer._lost_rows() == ()
+    Sending(clean, job).enqueuer.send_all()
     assert not clean.redis.exists(BULK)
+    assert registry.registered(clean.redis) == []
+
+
+def test_a_full_redis_is_waited_out_before_it_is_full(
+    clean: Fleet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = new_job(tmp_path, rows=2000)
+    redis = clean.redis
+    redis.config_set("maxmemory", int(redis.info("memory")["used_memory"]) + 400_000)
+    try:
+        with Sending(clean, job, window_rows=2000) as sending:
+            # Then: the producer says so, and leaves room for the answers.
+            wait_for(lambda: "Redis is full" in caplog.text)
+            sent = len(queued(clean, job)())
+            assert sent < 2000
+            redis.xadd("an answer", {"r": "x" * 1000})
+            # When: there is room again. Then: the rest is sent.
+            redis.config_set("maxmemory", 0)
+            wait_for(lambda: len(queued(clean, job)()) == 2000)
+            assert clean.redis.llen(BULK) == 2000, "each row once"
+            assert sending.enqueuer.sent == 2000
+    finally:
+        redis.config_set("maxmemory", 0)
+
+
+def test_of_a_batch_that_redis_took_in_part_the_rest_is_sent(
+    clean: Fleet, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("producer.room.PRODUCERS_SHARE", 2.0)  # as if others had filled it meanwhile
+    job = new_job(tmp_path, rows=1000)
+    redis = clean.redis
+    redis.config_set("maxmemory", int(redis.info("memory")["used_memory"]) + 300_000)
+    try:
+        with Sending(clean, job):
+            wait_for(lambda: "when used memory > 'maxmemory'" in caplog.text)
+            redis.config_set("maxmemory", 0)
+            wait_for(lambda: len(queued(clean, job)()) == 1000)
+            assert clean.redis.llen(BULK) == 1000, "each row once"
+    finally:
+        redis.config_set("maxmemory", 0)
 
 
 def test_an_outage_of_redis_is_waited_out(fleet: Fleet, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -215,36 +273,10 @@ def test_an_outage_of_redis_is_waited_out(fleet: Fleet, tmp_path: Path, caplog: 
     with Sending(fleet, job, window_rows=10) as sending:
         wait_for(lambda: len(queued(fleet, job)()) == 10)
         fleet.kill_valkey()
-        sending.journaled = 30
-        wait_for(lambda: "Redis does not answer, trying again" in caplog.text)
+        sending.journal(range(10))
+        wait_for(lambda: "Redis does not take it, trying again" in caplog.text)
         fleet.valkey.start()
-        wait_for(lambda: queued(fleet, job)() == set(range(30)))
-
-
-def test_every_row_is_answered_though_the_queue_was_lost_under_way(slow_fleet: Fleet, tmp_path: Path) -> None:
-    """A real worker, nothing left of what it had not taken yet, and an answer that is none."""
-    source = speech_rows(tmp_path, 30)
-    job = open_job(JobSpec((str(source),), cache_path=str(tmp_path / "cache")))
-    collector = Collector(slow_fleet.redis)
-    owned = collector.add(job)
-    assert owned is not None
-    try:
-        with Sending(slow_fleet, job) as sending:
-            wait_for(lambda: collector.poll(0.1) or owned.journal.answered)
-            assert slow_fleet.redis.delete(BULK) == 1
-            deliver(slow_fleet.redis, job, b'{"row": 29, "items": "spoiled"}')
-
-            def complete() -> bool:
-                collector.poll(0.1)
-                sending.journaled = owned.journal.answered
-                return owned.complete
-
-            wait_for(complete)
-    finally:
-        collector.close()
-    rows = read_rows(job.step.path)
-    assert [row["id"] for row in rows] == list(range(30))
-    assert all(row["transcription"].startswith("stand-in ") for row in rows)
+        wait_for(lambda: queued(fleet, job)() >= set(range(10, 20)))
 
 
 def test_the_jobs_lock_is_free_for_its_collector(clean: Fleet, tmp_path: Path) -> None:

@@ -13,7 +13,16 @@ from job_files import answer
 from kombu import Connection, Exchange, Queue
 
 from fleet import Fleet
-from producer.in_flight import PAGE, rows_in_flight, rows_uncollected, task_id
+from producer.in_flight import (
+    PAGE,
+    _job_of,
+    _queued,
+    rows_in_flight,
+    rows_on_their_way,
+    rows_uncollected,
+    task_id,
+    withdraw,
+)
 from workers import keys
 from workers.app import PRIORITY_BULK, PRIORITY_INTERACTIVE, create_app
 from workers.settings import load_settings
@@ -123,3 +132,49 @@ def test_rows_whose_answers_wait_are_found(clean: Fleet) -> None:
 
 def test_messages_say_whose_they_are(tmp_path: Path) -> None:
     assert task_id("data_step1-ab12", 64, "f0") == "data_step1-ab12.64.f0"
+
+
+def test_jobs_with_names_from_anywhere_are_told_apart(clean: Fleet) -> None:
+    """JSON escapes some of these letters."""
+    jobs = ["größe_step1-1", "数.据_step1-2", 'a "b"\\_step1-3']
+    for number, job in enumerate(jobs):
+        send(clean, job, [number, number + 10])
+    with consumer(clean) as channel:
+        assert channel.basic_get("transcribe") is not None
+        deliver_to = keys.results(jobs[2])
+        clean.redis.xadd(deliver_to, {keys.RESULT_FIELD: answer(7)})
+        found = rows_on_their_way(clean.redis, ["transcribe", "translate"], jobs)
+    assert found == {jobs[0]: {0, 10}, jobs[1]: {1, 11}, jobs[2]: {2, 12, 7}}
+
+
+def test_messages_that_come_and_go_meanwhile_hide_no_others(clean: Fleet) -> None:
+    """A worker takes from one end while a producer adds at the other: what stays is seen."""
+    send(clean, "a", [0])
+    (message,) = clean.redis.lrange(f"transcribe:{PRIORITY_BULK}", 0, -1)  # type: ignore[misc]
+    key = f"transcribe:{PRIORITY_BULK}"
+    clean.redis.delete(key)
+    kept = 3 * PAGE
+    for row in range(2 * PAGE, 2 * PAGE + kept):
+        clean.redis.lpush(key, message.replace(b'"a.0.x"', f'"job{row}.0.x"'.encode()))
+    seen = set()
+    for number, queued in enumerate(_queued(clean.redis, key)):
+        seen.add(_job_of(queued))
+        if number % 10 == 0:
+            clean.redis.rpop(key)
+            clean.redis.lpush(key, message)
+    left = {_job_of(queued) for queued in clean.redis.lrange(key, 0, -1)}  # type: ignore[union-attr]
+    assert left - {"a"} <= seen, "newcomers aside"
+
+
+def test_messages_of_a_job_are_taken_back_and_no_others(clean: Fleet) -> None:
+    for row in range(3):
+        send(clean, "a", [row])
+    send(clean, "a", [7], PRIORITY_INTERACTIVE)
+    send(clean, "b", [4])
+    with consumer(clean) as channel:
+        assert channel.basic_get("transcribe") is not None
+        clean.redis.lpush("transcribe", b"not json")
+        assert withdraw(clean.redis, ["transcribe"], "a") == 3
+        assert rows_in_flight(clean.redis, "transcribe", "a") == {7}, "a worker has it"
+        assert rows_in_flight(clean.redis, "transcribe", "b") == {4}
+        assert clean.redis.lrange("transcribe", 0, -1) == [b"not json"]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from job_files import answer, failed_answer, new_job, read_rows, write_rows
 
-from producer.cache import JobHeader
 from producer.errors import UsageError
+from producer.header import JobHeader
 from producer.job import Job, JobSpec, load_job, open_job
 from producer.journal import Journal
 from workers.messages import Failure, Options, Record

@@ -228,3 +228,20 @@ def test_ten_thousand_rows_in_any_order(tmp_path: Path) -> None:
     assert all(journal.line(row) == answer(row) for row in range(0, len(rows), 7))
     assert journal.answered == len(rows)
     journal.close()
+
+
+def test_reused_answers_are_counted_and_their_audio_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    reused = {"row": 1, "items": [{"text": "b", "duration": 5.0}], "reused": True}
+    write_journal(path, 3, [answer(0, Transcript(text="a", duration=2.0)), json.dumps(reused).encode()])
+    journal = Journal.open(path, 3)
+    assert (journal.answered, journal.reused, journal.audio_seconds) == (2, 1, 2.0)
+    journal.close()
+
+
+def test_a_reader_sees_of_each_row_the_answer_that_counts(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    assert list(Journal.read_answers(path, 2)) == []
+    lines = [answer(1, Transcript(text="first")), answer(0, Transcript(text="b")), answer(1, Transcript(text="late"))]
+    path.write_bytes(b"".join(line + b"\n" for line in lines) + b'{"row"')
+    assert [(one.row, one.items[0]["text"]) for one in Journal.read_answers(path, 2)] == [(1, "first"), (0, "b")]

@@ -1,5 +1,6 @@
 """The merge: every row with its own answer, the same bytes whatever came when, or no file at all."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from producer.columns import Columns
 from producer.errors import FleetError
 from producer.journal import Journal
-from producer.merge import write_step
+from producer.merge import Kept, picked, write_step
 from producer.rows import ScanRules, read_rows, scan
 from workers.messages import ChannelTranscripts, Failure, Item, RowResult, Transcript
 
@@ -126,3 +127,57 @@ def test_answers_that_do_not_fit_their_row_are_refused(tmp_path: Path) -> None:
     batch.append(RowResult(row=1, items=[Transcript(text="one for two")]).model_dump_json().encode())
     with pytest.raises(FleetError, match="row 1 has 1 answers for 2 recordings"):
         merge(tmp_path, [batch])
+
+
+# --- some rows done again --------------------------------------------------------------------------------------------
+
+
+def merge_again(folder: Path, step: bytes, retried: list[int], sha256: str | None = None) -> bytes:
+    """The step file ``step`` with the rows ``retried`` done again; their answers are those of ITEMS."""
+    path = folder / "out.jsonl"
+    path.write_bytes(step)
+    kept = [line for row, line in enumerate(step.splitlines()) if row not in retried]
+    digest = hashlib.sha256(b"".join(line + b"\n" for line in kept)).hexdigest()
+    journal = Journal.open(folder / "again.jsonl", len(retried))
+    try:
+        journal.append(RowResult(row=n, items=ITEMS[row]).model_dump_json().encode() for n, row in enumerate(retried))
+        columns = Columns()
+        standing = Kept(read_rows([path]), retried, sha256 or digest)
+        write_step(path, LINES, journal, columns, "audio", columns.family(), kept=standing)
+    finally:
+        journal.close()
+        journal.path.unlink()
+    return path.read_bytes()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.sets(st.integers(0, len(LINES) - 1)))
+def test_rows_done_again_leave_all_other_lines_as_they_were(
+    tmp_path_factory: pytest.TempPathFactory, retried: set[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("again")
+    # Given: a step in which other things were said of these rows.
+    old = [b'{"kept": true, "not": "touched"  ,"by":1e3}' for _ in LINES]
+    # When: they are done again, and once more, as after a crash before the job was told.
+    once = merge_again(folder, b"".join(line + b"\n" for line in old), sorted(retried))
+    twice = merge_again(folder, once, sorted(retried))
+    # Then: they are what a whole run writes, and the others are what they were.
+    wanted = [EXPECTED[row] if row in retried else old[row] for row in range(len(LINES))]
+    assert once == twice == b"".join(line + b"\n" for line in wanted)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [WANTED.replace(b"sechs", b"sieben"), WANTED.partition(b"\n")[2], WANTED + b"{}\n", b""],
+    ids=["another line", "one less", "one more", "empty"],
+)
+def test_a_step_that_was_changed_meanwhile_is_left_alone(tmp_path: Path, step: bytes) -> None:
+    digest = hashlib.sha256(b"".join(line + b"\n" for line in EXPECTED[1:])).hexdigest()
+    with pytest.raises(FleetError, match=r"out\.jsonl: changed while"):
+        merge_again(tmp_path, step, [0], digest)
+    assert (tmp_path / "out.jsonl").read_bytes() == step
+
+
+def test_lines_are_picked_by_their_number() -> None:
+    assert list(picked(LINES, [0, 2, 6])) == [LINES[0], LINES[2], LINES[6]]
+    assert list(picked(LINES, [])) == []

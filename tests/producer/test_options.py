@@ -52,6 +52,7 @@ def test_every_field_of_a_job_can_be_set() -> None:
         step=2,
         limit=5,
         force=True,
+        reuse="old_step1.jsonl",
     )
     arguments = [*wanted.inputs, "--own", "3"]
     for field in dataclasses.fields(JobSpec):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from job_files import answer, deliver, new_job, read_rows, speech_rows
 from rich.console import Console
+from running import Running
 
 from fleet import Fleet, wait_for
 from producer import registry
@@ -18,36 +18,9 @@ from producer.collector import Collector
 from producer.display import Display
 from producer.errors import FleetError, UsageError
 from producer.in_flight import rows_in_flight
-from producer.job import Job, JobSpec, open_job
+from producer.job import JobSpec, open_job
 from producer.run import RunOptions, TooManyFailedError, failed_limit, run_job
 from workers.settings import load_settings
-
-
-class Running:
-    """`run_job` in a thread; what it shows is in ``shown``."""
-
-    def __init__(self, fleet: Fleet, job: Job, options: RunOptions | None = None, window_rows: int = 100) -> None:
-        self._out = io.StringIO()
-        self.result: Job | None = None
-        self.error: FleetError | None = None
-        self._arguments = (job, options or RunOptions(), load_settings(REDIS_URL=fleet.url, window_rows=window_rows))
-        self._thread = threading.Thread(target=self._work)
-        self._thread.start()
-
-    def _work(self) -> None:
-        try:
-            self.result = run_job(*self._arguments, Display(Console(file=self._out)))
-        except FleetError as error:
-            self.error = error
-
-    @property
-    def shown(self) -> str:
-        return self._out.getvalue()
-
-    def join(self) -> Running:
-        self._thread.join(60)
-        assert not self._thread.is_alive(), self.shown
-        return self
 
 
 @given(st.integers(0, 10**7), st.integers(0, 100))

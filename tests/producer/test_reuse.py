@@ -1,0 +1,226 @@
+"""Answers of an earlier step: taken for audio that is the same, and for nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_files import answer, failed_answer, read_rows, write_rows
+
+from producer.errors import FleetError, UsageError
+from producer.header import JobHeader
+from producer.job import Job, JobSpec, open_job
+from producer.journal import Journal
+from producer.retry import begin_retry
+from workers.messages import ChannelTranscripts, RowResult, Segment, Transcript
+
+OLD_ROWS = 6
+
+
+def audio(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).write_bytes(name.encode())
+
+
+def spec_of(source: Path, **options: object) -> JobSpec:
+    return JobSpec(inputs=(str(source),), cache_path=str(source.parent / "cache"), **options)  # type: ignore[arg-type]
+
+
+def finished(job: Job, answers: Sequence[bytes]) -> Job:
+    journal = Journal.open(job.step.journal_path, job.rows)
+    journal.append(answers)
+    done = job.finish(journal)
+    journal.close()
+    return done
+
+
+def made_step(folder: Path, **options: object) -> Job:
+    """A finished step of six rows with files, the last of which failed."""
+    audio(folder, *(f"{row}.wav" for row in range(OLD_ROWS)))
+    source = write_rows(folder / "old.jsonl", ({"audio": f"{row}.wav", "n": row} for row in range(OLD_ROWS)))
+    answers = [answer(row) for row in range(OLD_ROWS - 1)]
+    return finished(open_job(spec_of(source, **options)), [*answers, failed_answer(OLD_ROWS - 1)])
+
+
+def reusing(old: Job, folder: Path, rows: Sequence[object], **options: object) -> Job:
+    return open_job(spec_of(write_rows(folder / "new.jsonl", rows), reuse=str(old.step.path), **options))
+
+
+def reused(job: Job) -> dict[int, Any]:
+    """Row and text of the answers that the job begins with."""
+    found = list(Journal.read_answers(job.step.journal_path, job.rows))
+    assert all(one.reused for one in found)
+    return {one.row: one.items[0]["text"] for one in found}
+
+
+def test_a_dataset_that_has_grown_sends_what_is_new(tmp_path: Path) -> None:
+    old = made_step(tmp_path)
+    audio(tmp_path, "new.wav")
+    # When: rows have moved, one is new, and their other columns are others.
+    rows = [{"audio": name} for name in ("new.wav", "3.wav", "0.wav", "5.wav", "missing.wav")]
+    job = reusing(old, tmp_path, [*rows, {"audio": None}])
+    # Then: files that are the same keep their text; one that failed is sent.
+    assert reused(job) == {1: "text 3", 2: "text 0"}
+    journal = Journal.open(job.step.journal_path, job.rows)
+    journal.append([answer(row, "sent") for row in range(5)] + [failed_answer(5, "no_audio")])
+    done = job.finish(journal)
+    journal.close()
+    assert [row["transcription"] for row in read_rows(done.step.path)] == [
+        *("sent", "text 3", "text 0", "sent", "sent", None)
+    ]
+    assert done.progress().reused == 2
+    assert done.progress().audio_seconds == 3.0, "what was transcribed for this step"
+    # And: this step can be reused in its turn.
+    third = open_job(spec_of(tmp_path / "old.jsonl", prefix="third", reuse=str(done.step.path)))
+    assert reused(third) == {0: "text 0", 3: "text 3", 5: "sent"}
+
+
+def test_a_file_that_changed_is_sent(tmp_path: Path) -> None:
+    old = made_step(tmp_path)
+    before = (tmp_path / "1.wav").stat().st_mtime_ns
+    (tmp_path / "0.wav").write_bytes(b"longer than before")
+    os.utime(tmp_path / "0.wav", ns=(before, before))
+    os.utime(tmp_path / "1.wav", ns=(before, before + 1))
+    (tmp_path / "2.wav").unlink()
+    (tmp_path / "3.wav").rename(tmp_path / "moved.wav")
+    names = ("0.wav", "1.wav", "2.wav", "3.wav", "moved.wav", "4.wav")
+    assert reused(reusing(old, tmp_path, [{"audio": name} for name in names])) == {5: "text 4"}
+
+
+def test_the_options_of_a_row_are_part_of_it(tmp_path: Path) -> None:
+    audio(tmp_path, "a.wav")
+    options: list[dict[str, Any]] = [{}, {"language": "German"}, {"start_s": 1}, {"prompt": "Ada"}, {"end_s": 2}]
+    source = write_rows(tmp_path / "old.jsonl", [{"audio": "a.wav", **one} for one in options])
+    old = finished(open_job(spec_of(source)), [answer(row) for row in range(5)])
+    changed = [{"language": "de"}, {"start_s": 1.0}, {"start_s": 1.5}, {"prompt": "Bob"}, {"end_s": 2}, {}]
+    job = reusing(old, tmp_path, [{"audio": ["a.wav"], **one} for one in changed])
+    assert reused(job) == {0: "text 1", 1: "text 2", 4: "text 4", 5: "text 0"}
+
+
+def test_all_that_a_row_had_is_taken_to_the_letter(tmp_path: Path) -> None:
+    audio(tmp_path, "a.wav", "b.wav")
+    spoken = Transcript(
+        text='"Zwölf" 😀',
+        segments=[Segment(start=0.1, end=12.0, text="Zwölf")],
+        language="de",
+        language_probability=0.98765,
+        duration=12,
+        avg_logprob=-1e-05,
+        flags=["repetition"],
+        attempts=2,
+    )
+    call = ChannelTranscripts(channels=[spoken, Transcript(text="")])
+    rows = [{"audio": "a.wav", "n": 10**30}, {"audio": ["a.wav", "b.wav"]}, {"audio": ["b.wav"]}, {"audio": "a.wav"}]
+    items = [[spoken], [spoken, call], [call], [spoken]]
+    options: dict[str, Any] = {"timestamps": True, "details": True, "channels": "split"}
+    answers = [RowResult(row=row, items=one).model_dump_json().encode() for row, one in enumerate(items)]
+    old = finished(open_job(spec_of(write_rows(tmp_path / "old.jsonl", rows), **options)), answers)
+    # When: nothing is new. Then: the step is made at once, and is the same.
+    job = reusing(old, tmp_path, rows, **options)
+    assert job.is_complete()
+    assert job.step.path != old.step.path
+    assert job.step.path.read_bytes() == old.step.path.read_bytes()
+    assert (job.progress().reused, job.progress().audio_seconds) == (4, 0.0)
+    # And: a column of another name has the same text.
+    other = reusing(old, tmp_path, rows, **options, prefix="other", output_key="text")
+    assert [row["text"] for row in read_rows(other.step.path)] == [
+        row["transcription"] for row in read_rows(old.step.path)
+    ]
+
+
+def test_rows_that_failed_in_part_and_urls_are_sent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    audio(tmp_path, "a.wav", "b.wav")
+    rows = [{"audio": ["a.wav", "b.wav"]}, {"audio": "https://example.org/c.wav"}, {"audio": ["a.wav", None]}]
+    failure = {"type": "not_audio", "message": "no"}
+    lines = [{"row": 0, "items": [{"text": "a"}, failure]}, {"row": 2, "items": [{"text": "a"}, {"text": ""}]}]
+    answers = [answer(1), *(json.dumps(line).encode() for line in lines)]
+    old = finished(open_job(spec_of(write_rows(tmp_path / "old.jsonl", rows))), answers)
+    assert reused(reusing(old, tmp_path, rows)) == {}
+    assert caplog.messages == [], "no half answer came as far as the journal"
+
+
+def test_a_step_may_be_made_again_from_itself(tmp_path: Path) -> None:
+    old = made_step(tmp_path)
+    # Given: the dataset has grown where it is.
+    audio(tmp_path, "9.wav")
+    source = write_rows(tmp_path / "old.jsonl", ({"audio": f"{row}.wav"} for row in (9, 0, 1)))
+    with pytest.raises(UsageError, match=rf"--force \(and keep answers with --reuse {old.step.path}\)"):
+        open_job(spec_of(source))
+    made = old.step.path.read_bytes()
+    # When: it is started over.
+    job = open_job(spec_of(source, reuse=str(old.step.path), force=True))
+    # Then: the answers are there, the old file still is, and the job is resumed with or without naming it.
+    assert reused(job) == {1: "text 0", 2: "text 1"}
+    assert old.step.path.read_bytes() == made
+    assert open_job(spec_of(source)) == job == open_job(spec_of(source, reuse=str(old.step.path)))
+    done = finished(job, [answer(0, "nine")])
+    assert [row["transcription"] for row in read_rows(done.step.path)] == ["nine", "text 0", "text 1"]
+    assert not [path.name for path in done.step.job_path.iterdir() if path.name.startswith(".")]
+
+
+def test_what_a_retry_mended_is_reused(tmp_path: Path) -> None:
+    old = made_step(tmp_path)
+    (tmp_path / "5.wav").write_bytes(b"mended")
+    retry = begin_retry(old)
+    assert retry
+    rows = [{"audio": "5.wav"}, {"audio": "4.wav"}]
+    assert reused(reusing(old, tmp_path, rows)) == {1: "text 4"}, "while it is being retried"
+    finished(retry, [answer(0, "five")])
+    assert reusing(old, tmp_path, rows, prefix="later").progress().reused == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"task": "translate"}, "task was 'transcribe', now 'translate'"),
+        ({"language": "french"}, "language was 'auto', now 'fr'"),
+        ({"prompt": "Ada"}, "prompt was not set, now 'Ada'"),
+        ({"channels": "split"}, "channels was 'mix', now 'split'"),
+        ({"timestamps": True}, "timestamps was off, now on"),
+        ({"details": True}, "details was off, now on"),
+        ({"model": "other"}, "model was not set, now 'other'"),
+    ],
+)
+def test_a_step_made_with_other_options_is_refused_in_words(
+    tmp_path: Path, options: dict[str, object], words: str
+) -> None:
+    old = made_step(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        reusing(old, tmp_path, [{"audio": "0.wav"}], **options)
+    assert f"--reuse {old.step.path}: made with other options: {words}." in str(caught.value)
+    assert not (tmp_path / "cache" / "new_step1.job").exists()
+
+
+def test_what_is_no_step_that_can_be_reused_is_refused(tmp_path: Path) -> None:
+    old = made_step(tmp_path)
+    new = write_rows(tmp_path / "new.jsonl", [{"audio": "0.wav"}])
+    for path in (tmp_path / "old.jsonl", tmp_path / "missing_step1.jsonl"):
+        with pytest.raises(UsageError, match=rf"--reuse {path}: no step file of a job"):
+            open_job(spec_of(new, reuse=str(path)))
+    unfinished = open_job(spec_of(tmp_path / "old.jsonl", prefix="unfinished_old"))
+    with pytest.raises(UsageError, match=r"old_step1\.jsonl: not finished"):
+        open_job(spec_of(new, reuse=str(unfinished.step.path)))
+    made = old.step.path.read_bytes()
+    old.step.path.write_bytes(made.replace(b'"transcription"', b'"another"'))
+    with pytest.raises(FleetError, match="changed by another program"):
+        reusing(old, tmp_path, [{"audio": "0.wav"}])
+    old.step.path.write_bytes(made + made)
+    with pytest.raises(FleetError, match=r"audio\.jsonl: ends before its step file"):
+        reusing(old, tmp_path, [{"audio": "0.wav"}])
+    old.step.audio_path.unlink()
+    with pytest.raises(UsageError, match="did not record sizes and times"):
+        reusing(old, tmp_path, [{"audio": "0.wav"}])
+    assert JobHeader.read(tmp_path / "cache" / "new_step1.job" / "job.json") is None
+
+
+def test_reuse_is_for_jobs_that_begin(tmp_path: Path) -> None:
+    old = made_step(tmp_path)
+    rows = [{"audio": "0.wav"}, {"audio": "new.wav"}]
+    begun = open_job(spec_of(write_rows(tmp_path / "new.jsonl", rows)))
+    with pytest.raises(UsageError, match=r"reuse was not set, now '.*old_step1"):
+        reusing(old, tmp_path, rows)
+    assert begun.reload() == begun
