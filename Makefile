@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint test bench-quality clean
+.PHONY: help setup demo lint test chaos bench-quality clean
 
 help: ## List these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -20,6 +20,9 @@ lint: setup ## Check style and types
 
 test: lint ## Check style and types, and run all tests
 	$(PYTHON) -m pytest
+
+chaos: setup ## Kill, stop and flush every part in the middle of a job (CHAOS_SEED); nothing may be lost
+	$(PYTHON) -m benchmarks.chaos
 
 bench-quality: setup ## Compare error rates with bare vLLM and faster-whisper
 	$(PYTHON) -m benchmarks.quality
