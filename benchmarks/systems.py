@@ -37,7 +37,7 @@ SYSTEMS: tuple[SystemName, ...] = ("fleet", "bare", "faster-whisper")
 MODULES = {"bare": "benchmarks.bare_vllm", "faster-whisper": "benchmarks.faster_whisper_baseline"}
 #: Windows decoded together, in the fleet's engine and in the bare one.
 MAX_NUM_SEQS = 8
-DTYPE: Literal["bfloat16"] = "bfloat16"
+DTYPE: Literal["float32"] = "float32"
 
 
 @dataclass(frozen=True, slots=True)

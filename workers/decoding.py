@@ -184,16 +184,18 @@ def parse_output(
         language = request.language or next(code for code, id in tokens.languages.items() if id == ids[0])
         language_probability = math.exp(logprobs[0][tokens.languages[language]])
     said = list(ids[forced:])
-    scores = [logprobs[forced + step][id] for step, id in enumerate(said)]
-    # openai/whisper divides by one more than the text tokens, as the end of text counts too.
-    text_length = len(said) - (1 if said and said[-1] == tokens.end_of_text else 0)
-    text = decode([id for id in said if id < tokens.end_of_text]).strip()
+    words = [id for id in said if id < tokens.end_of_text]
+    # Timestamps do not count: the model's own probability of one is spread over its neighbours (openai/whisper takes it
+    # after its rules, which leave fewer), and says nothing of the words.
+    scores = [logprobs[forced + step][id] for step, id in enumerate(said) if id <= tokens.end_of_text]
+    text = decode(words).strip()
     return WindowResult(
         text=text,
         language=language,
         language_probability=language_probability,
         no_speech_prob=math.exp(logprobs[0][tokens.no_speech]),
-        avg_logprob=sum(scores) / (text_length + 1),
+        # openai/whisper divides by one more than the text tokens, as the end of text counts too.
+        avg_logprob=sum(scores) / (len(words) + 1),
         compression_ratio=compression_ratio(text),
         temperature=request.temperature,
         segments=_segments(said, tokens, decode, len(request.samples) / SAMPLE_RATE_HZ) if request.timestamps else (),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib import metadata
+from pathlib import Path
 from typing import Literal
 
 from workers.errors import ModelLoadError
@@ -29,6 +30,18 @@ def device_kind() -> Device:
 def max_num_seqs(settings: Settings) -> int:
     """Windows that the engine decodes together: as set, or the device's default."""
     return settings.max_num_seqs or MAX_NUM_SEQS[device_kind()]
+
+
+def cpu_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> Literal["bfloat16", "float32"]:
+    """What a CPU computes fastest: bfloat16 with Intel's AMX tiles, else float32.
+
+    Without the tiles bfloat16 costs whisper-base a third of its speed, even where AVX-512 has instructions for it.
+    """
+    try:
+        flags = cpuinfo.read_text(encoding="utf-8")
+    except OSError:
+        return "float32"
+    return "bfloat16" if "amx_bf16" in flags.split() else "float32"
 
 
 def usable_cores() -> list[int]:

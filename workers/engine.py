@@ -19,7 +19,7 @@ from importlib import metadata
 from typing import Any
 
 from workers import decoding
-from workers.device import ENCODE_BATCH, Device, cpu_binding, device_kind, max_num_seqs, usable_cores
+from workers.device import ENCODE_BATCH, Device, cpu_binding, cpu_dtype, device_kind, max_num_seqs, usable_cores
 from workers.errors import EngineLostError, ModelLoadError, TranscriptionError, TransientError
 from workers.guard import unlink_shared_memory
 from workers.interface import SAMPLE_RATE_HZ, WINDOW_SAMPLES, EngineFacts, WindowRequest, WindowResult
@@ -133,7 +133,7 @@ class VllmEngine:
         settings = self._settings
         encode_batch = settings.encode_batch or ENCODE_BATCH[device]
         eager = settings.enforce_eager if settings.enforce_eager is not None else device == "cpu"
-        dtype = "bfloat16" if settings.dtype == "auto" and device == "cpu" else settings.dtype
+        dtype = cpu_dtype() if settings.dtype == "auto" and device == "cpu" else settings.dtype
         llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
                 model=model.path_or_id,

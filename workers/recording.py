@@ -11,6 +11,7 @@ from workers.interface import WindowRequest, WindowResult
 from workers.joining import join_segments, joined_text
 from workers.messages import Failure, Transcript
 from workers.pauses import Speech
+from workers.silence import Cuts, real_end, real_start
 
 #: So many windows with speech decide on the language of a recording.
 VOTERS = 3
@@ -31,6 +32,15 @@ class Sent:
     speech: Speech = ()
     #: Names the window in the seeds of its tries.
     identity: str = ""
+    #: Where silence is left out.
+    cuts: Cuts = ()
+
+    def segments(self, result: WindowResult) -> list[tuple[float, float, str]]:
+        """The segments of its result: start and end in seconds from its start in the recording, and text."""
+        return [
+            (real_start(one.start, self.cuts), real_end(one.end, self.cuts, self.speech), one.text)
+            for one in result.segments
+        ]
 
 
 @dataclass(slots=True)
@@ -88,7 +98,7 @@ def join(
         flags.add("uncertain_language")
     weights = [max(1e-3, window.end_s - window.start_s) for window in recording.windows]
     parts = [
-        (window.start_s, window.end_s, [(one.start, one.end, one.text) for one in result.segments])
+        (window.start_s, window.end_s, window.segments(result))
         for window, result in zip(recording.windows, results, strict=True)
     ]
     return Transcript(

@@ -36,7 +36,8 @@ class Settings(BaseSettings):
     model: str | None = Field(None, description="Hugging Face id, local folder or `whisper-base` (bundled weights).")
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs (on CPU: core groups) that share one engine.")
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
-        "auto", description="Weights and activations; auto is the checkpoint's own on GPU, bfloat16 on CPU."
+        "auto",
+        description="Weights and activations; auto: the checkpoint's own on GPU, float32 (with AMX bfloat16) on CPU.",
     )
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of GPU memory that the engine may take.")
     max_num_seqs: int | None = Field(None, ge=1, description="Windows decoded together (8 on CPU, 128 on GPU).")

@@ -15,14 +15,15 @@ from workers.audio import DecodePool
 from workers.errors import EngineLostError, TranscriptionError
 from workers.fallback import FallbackDecoder
 from workers.gates import Gates
-from workers.interface import SAMPLE_RATE_HZ, Engine, WindowRequest, WindowResult
+from workers.interface import Engine, WindowRequest, WindowResult
 from workers.languages import AUTO, canonical_language, language_code
 from workers.messages import ChannelTranscripts, Failure, Item, Options, Record, Task, Transcript
 from workers.pauses import Speech, pauses_after
 from workers.recording import VOTERS, Recording, Sent, Vote, join, silence, vote
 from workers.seek import SeekingDecoder
 from workers.settings import Settings
-from workers.windows import WindowOptions, speech_windows
+from workers.speech_spans import WindowOptions
+from workers.windows import speech_windows
 
 log = logging.getLogger(__name__)
 
@@ -121,11 +122,19 @@ class Transcriber:
                     identity = f"{record.row}/{name}/{window.index}"
                     future = self._submit(request, window.speech, identity, room)
                     # Windows of a span record count from the span, its segments from the start of the recording.
-                    start_s = window.start_s + (record.start_s or 0.0)
-                    end_s = start_s + len(window.samples) / SAMPLE_RATE_HZ
+                    offset_s = record.start_s or 0.0
                     kept = request if recording.votes and len(recording.windows) < VOTERS else None
                     recording.windows.append(
-                        Sent(start_s, end_s, window.speech_s, future, kept, window.speech, identity)
+                        Sent(
+                            window.start_s + offset_s,
+                            window.end_s + offset_s,
+                            window.speech_s,
+                            future,
+                            kept,
+                            window.speech,
+                            identity,
+                            window.cuts,
+                        )
                     )
                 recording.duration_s = stream.duration_s
                 recording.flags = stream.flags

@@ -234,6 +234,20 @@ def test_output_cut_off_at_the_token_limit_counts_the_end_that_did_not_come() ->
     assert result.avg_logprob == pytest.approx(3 * -0.5 / 4)
 
 
+def test_timestamps_do_not_count_as_words() -> None:
+    tokens = tokens_of(V2)
+    first = tokens.timestamp_begin
+
+    timed = [first, 10, 11, first + 50, first + 50, 12, first + 99, tokens.end_of_text]
+    request = window(language="en", timestamps=True)
+    logprobs = [{id: -9.0 if id >= first else -0.5, tokens.no_speech: -1.0} for id in timed]
+    forced = [{id: 0.0, tokens.no_speech: -1.0} for id in (tokens.languages["en"], 0)]
+    result = parse_output([tokens.languages["en"], 0, *timed], [*forced, *logprobs], request, tokens, words)
+
+    assert result.text == "w10 w11 w12"
+    assert result.avg_logprob == pytest.approx(4 * -0.5 / 4)
+
+
 def test_nothing_said() -> None:
     tokens = tokens_of(V2)
 

