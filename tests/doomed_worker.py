@@ -15,7 +15,7 @@ from typing import Any
 from workers import drain, standin
 from workers.app import app
 from workers.errors import EngineLostError
-from workers.interface import WindowRequest, WindowResult
+from workers.interface import EngineLoad, WindowRequest, WindowResult
 from workers.progress import Progress
 
 __all__ = ["app"]
@@ -59,6 +59,9 @@ class DoomedEngine:
 
     def stalled_seconds(self) -> float:
         return max(self._stuck.stalled_seconds(), self._engine.stalled_seconds())
+
+    def load(self) -> EngineLoad:
+        return self._engine.load()
 
     def fail(self, reason: str) -> None:
         self._engine.fail(reason)

@@ -10,7 +10,7 @@ from celery import Celery
 from kombu.entity import Exchange, Queue
 
 from workers import discretion, flower_doors
-from workers.device import max_num_seqs
+from workers.device import batch
 from workers.messages import TASK_NAMES, TASKS, Task
 from workers.redis_url import broker_url, celery_url, sentinel_master, tls_options
 from workers.settings import DEFAULT_REDIS_URL, Settings, settings
@@ -25,16 +25,25 @@ def queue_name(task: Task, model_slug: str | None = None) -> str:
 
 
 def task_threads(config: Settings) -> int:
-    """Tasks that run at once. Each keeps a few windows in the engine, so half of the engine's batch is enough."""
+    """Tasks that run at once. Each keeps a few windows in the engine, so half of the engine's batch is enough.
+
+    One more is there for interactive calls (`workers.spare_thread`).
+    """
     if config.concurrency is not None:
         return config.concurrency
-    return max(2, min(64, max_num_seqs(config) // 2))
+    return max(2, min(64, batch(config).max_num_seqs // 2)) + 1
 
 
-def create_app(config: Settings) -> Celery:
-    """The app for one set of settings."""
+def create_app(config: Settings, *, set_as_current: bool = True) -> Celery:
+    """The app for one set of settings. Not ``set_as_current`` in an application that may have a Celery app itself."""
     url = celery_url(config.redis_url or DEFAULT_REDIS_URL)
-    app = Celery("whisper_fleet", broker=broker_url(config.redis_url or url), backend=url, include=["workers.tasks"])
+    app = Celery(
+        "whisper_fleet",
+        broker=broker_url(config.redis_url or url),
+        backend=url,
+        include=["workers.tasks"],
+        set_as_current=set_as_current,
+    )
     transport: dict[str, object] = {
         "visibility_timeout": config.visibility_timeout_seconds,
         # Every `interval` x `throttle` seconds a worker gives out again what silent workers held.
@@ -56,6 +65,8 @@ def create_app(config: Settings) -> Celery:
         app.conf.update(broker_use_ssl=tls, redis_backend_use_ssl=tls)
     if url.startswith("sentinel://"):
         transport["master_name"] = result_transport["master_name"] = sentinel_master(config.redis_url or "")
+        if tls:  # for the Sentinels themselves
+            transport["sentinel_kwargs"] = result_transport["sentinel_kwargs"] = {"ssl": True, **tls}
     app.conf.update(
         task_serializer="json",
         result_serializer="json",
@@ -85,10 +96,12 @@ def create_app(config: Settings) -> Celery:
         broker_transport_options=transport,
     )
     # By name: whoever only sends tasks loads none of it.
-    app.steps["worker"].add("workers.broker_step:BrokerStep")
     app.steps["worker"].add("workers.lost_connection:LostConnectionStep")
     app.steps["worker"].add("workers.bootsteps:EngineStep")
     app.steps["consumer"].add("workers.bootsteps:LeaseStep")
+    app.steps["consumer"].add("workers.spare_thread:SpareThreadStep")
+    app.steps["consumer"].add("workers.bindings:BindingsStep")
+    app.steps["consumer"].add("workers.intake:IntakeStep")
     app.steps["consumer"].add("workers.discretion:DiscreetInfo")
     discretion.install()
     flower_doors.install()

@@ -9,12 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
-import os
 import queue
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +19,8 @@ from dataclasses import asdict, dataclass, field, fields
 import numpy as np
 import numpy.typing as npt
 
-from workers.decode_wire import BLOCK, END, ERROR, REQUEST, unpack_block
+from workers.decode_child import DecodeChild
+from workers.decode_wire import BLOCK, CUTS, END, ERROR, GO_ON, HALT, SPAN_END, unpack_block
 from workers.errors import TranscriptionError, TransientError
 from workers.settings import URL_SCHEMES, Settings
 
@@ -37,7 +33,6 @@ FRAME_SAMPLES = 512
 
 #: Importing the codecs takes about a second; a cold network file system takes longer.
 _START_SECONDS = 120.0
-_REAP_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +48,8 @@ class AudioLimits:
     decode_memory_bytes: int = 4 * 2**30
     download_timeout_seconds: float = 3600.0
     max_redirects: int = 5
+    #: A recording of several times this length is cut into spans of about this length.
+    span_seconds: float = 600.0
     #: Folders whose files may be read, None: all.
     audio_roots: Sequence[str] | None = None
     url_schemes: Sequence[str] = URL_SCHEMES
@@ -90,22 +87,28 @@ def map_path(source: str, path_map: Mapping[str, str]) -> str:
 class AudioStream:
     """One recording on its way in. Iterate it once; then ``duration_s``, ``flags`` and ``channels`` tell what came.
 
+    One that is cut into spans is iterated span by span (`next_span`). ``cuts`` (seconds from the recording's start,
+    known with the first block) say where, ``told_s`` how long the whole is.
+
     ``duration_s``: seconds decoded (of the asked span). ``flags``: ``truncated`` (the file ends before its header says,
     or cannot be read further), ``damaged`` (parts were left out), ``span_beyond_end`` (``start_s`` is after the end).
     ``channels``: how many the recording has, whichever was asked for.
     """
 
-    def __init__(self, child: _Child, timeout_seconds: float, shutting_down: threading.Event) -> None:
+    def __init__(self, child: DecodeChild, timeout_seconds: float, shutting_down: threading.Event) -> None:
         self.duration_s = 0.0
         self.flags: tuple[str, ...] = ()
         self.channels = 1
         self.finished = False
+        self.told_s = 0.0
+        self.cuts: tuple[float, ...] = ()
+        self.at_cut = False
         self._child = child
         self._timeout_seconds = timeout_seconds
         self._shutting_down = shutting_down
 
     def __iter__(self) -> Iterator[Block]:
-        """The blocks, as they come (about 10 s each).
+        """The blocks up to the next cut or the end, as they come (about 10 s each).
 
         Raises TranscriptionError: what is wrong with the file, or ``decode_timeout``, ``decode_crashed``.
         """
@@ -114,6 +117,12 @@ class AudioStream:
             tag, body = message[:1], message[1:]
             if tag == BLOCK:
                 yield Block(*unpack_block(body))
+            elif tag == CUTS:
+                found = json.loads(body)
+                self.told_s, self.cuts = float(found["seconds"]), tuple(map(float, found["cuts"]))
+            elif tag == SPAN_END:
+                self.at_cut = True
+                return
             elif tag == END:
                 end = json.loads(body)
                 self.duration_s, self.flags = float(end["duration_s"]), tuple(end["flags"])
@@ -124,6 +133,18 @@ class AudioStream:
                 error = json.loads(body)
                 kind = TransientError if error["transient"] else TranscriptionError
                 raise kind(error["type"], error["message"])
+
+    def next_span(self, wanted: bool = True) -> bool:
+        """After a span: whether there is another one to be iterated. The recording ends here if none is ``wanted``."""
+        if not self.at_cut:
+            return False
+        self.at_cut = False
+        with suppress(OSError):  # a child that died: the next read says so
+            self._child.answer(GO_ON if wanted else HALT)
+        if not wanted:
+            for _ in self:
+                pass
+        return wanted
 
     def _receive(self) -> bytes:
         try:
@@ -151,15 +172,17 @@ class DecodePool:
     """
 
     def __init__(self, processes: int, limits: AudioLimits) -> None:
+        #: How many recordings can be read at once.
+        self.processes = processes
         self._limits = limits
         # PR_SET_PDEATHSIG follows the thread that starts a child, so one thread of the pool's own starts them all;
         # the threads that decode come and go.
         self._spawner = ThreadPoolExecutor(1, thread_name_prefix="decode-spawner")
         self._closed = threading.Event()
         self._lock = threading.Lock()
-        self._children: set[_Child] = set()
+        self._children: set[DecodeChild] = set()
         # Last in, first out: a warm process goes before one not started yet (None).
-        self._slots: queue.LifoQueue[_Child | None] = queue.LifoQueue()
+        self._slots: queue.LifoQueue[DecodeChild | None] = queue.LifoQueue()
         for _ in range(processes - 1):
             self._slots.put(None)
         try:
@@ -172,11 +195,19 @@ class DecodePool:
 
     @contextmanager
     def open(
-        self, source: str, start_s: float | None = None, end_s: float | None = None, channel: int | None = None
+        self,
+        source: str,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        channel: int | None = None,
+        *,
+        cut: bool = False,
+        later: bool = False,
     ) -> Iterator[AudioStream]:
         """The audio of ``source`` (path, ``file:``, ``http(s):`` or fsspec URL), from ``start_s`` to ``end_s``.
 
-        ``channel`` (from 0) takes that one alone, None the mean of all. Waits for a free process. Leaving the context
+        ``channel`` (from 0) takes that one alone, None the mean of all. ``cut``: a long one comes in spans
+        (`workers.cuts`); ``later``: this is one of them, not the first. Waits for a free process. Leaving the context
         before the stream's end costs that process its life. Raises TranscriptionError (also from the iteration): see
         `workers.audio_decode.open_audio` for the types.
         """
@@ -184,7 +215,8 @@ class DecodePool:
         stream = AudioStream(child, self._limits.decode_timeout_seconds, self._closed)
         try:
             with suppress(OSError):  # a child that died while idle: the first read says so
-                child.request(map_path(source, self._limits.path_map), start_s, end_s, channel)
+                wanted = {"start_s": start_s, "end_s": end_s, "channel": channel, "cut": cut, "later": later}
+                child.request({"source": map_path(source, self._limits.path_map), **wanted})
             yield stream
         finally:
             self._checkin(child, reusable=stream.finished)
@@ -201,7 +233,7 @@ class DecodePool:
         self._slots.put(None)  # wakes a waiting thread, which wakes the next
         self._spawner.shutdown(wait=False)
 
-    def _checkout(self) -> _Child:
+    def _checkout(self) -> DecodeChild:
         child = self._slots.get()
         if self._closed.is_set():
             self._slots.put(None)
@@ -216,15 +248,15 @@ class DecodePool:
             self._slots.put(None)
             raise TransientError("decode_unavailable", f"no decode process could be started: {error}") from error
 
-    def _checkin(self, child: _Child, reusable: bool) -> None:
+    def _checkin(self, child: DecodeChild, reusable: bool) -> None:
         if not reusable or self._closed.is_set():
             self._forget(child)
             self._slots.put(None)
         else:
             self._slots.put(child)
 
-    def _start(self) -> _Child:
-        child = self._spawner.submit(_Child, self._limits).result()
+    def _start(self) -> DecodeChild:
+        child = self._spawner.submit(DecodeChild, asdict(self._limits)).result()
         with self._lock:
             self._children.add(child)
         try:
@@ -236,62 +268,8 @@ class DecodePool:
             child.kill()
         return child
 
-    def _forget(self, child: _Child) -> None:
+    def _forget(self, child: DecodeChild) -> None:
         child.kill()
         with self._lock:
             self._children.discard(child)
         child.release()
-
-
-class _Child:
-    """One decode process and this side of its socket pair. Raises OSError when it cannot be started."""
-
-    def __init__(self, limits: AudioLimits) -> None:
-        self._connection, theirs = multiprocessing.Pipe()
-        # Not multiprocessing.Process: that would import the worker's main module again. Descriptors are closed on
-        # exec, so a child holds its own end only and sees end-of-file when the worker is gone.
-        command = [sys.executable, "-m", "workers.decode_process", str(theirs.fileno()), str(os.getpid())]
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        with theirs:
-            self._process = subprocess.Popen(
-                [*command, json.dumps(asdict(limits))],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env={**os.environ, **threads},
-            )
-
-    def request(self, source: str, start_s: float | None, end_s: float | None, channel: int | None) -> None:
-        body = json.dumps({"source": source, "start_s": start_s, "end_s": end_s, "channel": channel})
-        self._connection.send_bytes(REQUEST + body.encode())
-
-    def receive(self, timeout_seconds: float) -> bytes:
-        """The next message. Raises TimeoutError, or EOFError or OSError when the child is gone."""
-        if not self._connection.poll(timeout_seconds):
-            raise TimeoutError(f"no message for {timeout_seconds:g} s")
-        return self._connection.recv_bytes()
-
-    def idle(self) -> bool:
-        """Whether it can take a request: it lives, and has nothing to say (end-of-file would be something)."""
-        return self._process.poll() is None and not self._connection.poll()
-
-    def kill(self) -> None:
-        """SIGKILL: a decode process ignores the polite signals, and has nothing to tidy up."""
-        self._process.kill()
-
-    def reap(self) -> None:
-        """Wait for a killed child's end. One stuck in the kernel (a dead network mount) is left to end when it can."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_REAP_SECONDS)
-
-    def release(self) -> None:
-        """Reap a killed child and close this side of the pair."""
-        self.reap()
-        self._connection.close()
-
-    def cause_of_death(self) -> str:
-        try:
-            code = self._process.wait(_REAP_SECONDS)
-        except subprocess.TimeoutExpired:
-            return "it closed its pipe"
-        return signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -8,8 +8,10 @@ cannot read. Everything is a stream: memory is a few blocks, however long the re
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 
 import soundfile
 
@@ -30,6 +32,10 @@ MAX_PIECE_VALUES = 2**22
 UNKNOWN_FRAMES = 2**62
 #: SF_ERR_SYSTEM of sndfile.h.
 LIBSNDFILE_SYSTEM_ERROR = 2
+#: SFE_BAD_FILE of its common.h, "File does not exist": it means mp3 files without a whole frame; ours is there.
+LIBSNDFILE_BAD_FILE = 7
+#: A FLAC file may hold so much behind its last frame: what libsndfile reads ahead, and tags.
+BEHIND_FLAC_BYTES = 2**15
 
 
 class _Sequential(soundfile.SoundFile):  # type: ignore[misc]  # it has no types
@@ -64,11 +70,16 @@ def open_audio(
     """
     job = DecodeJob(source, limits, progress, start_s or 0.0, float("inf") if end_s is None else end_s, channel)
     with local_file(source, limits, progress) as file:
-        count = 0
-        for block in blocks(resampled(_decoded(file, job))):
-            count += block.size
-            job.check_length(job.start_s + count / SAMPLE_RATE_HZ - LENGTH_TOLERANCE_SECONDS)
-            yield block
+        return (yield from decoded(file, job))
+
+
+def decoded(file: LocalFile, job: DecodeJob) -> Generator[Floats, None, AudioEnd]:
+    """`open_audio` for a file that is open."""
+    count = 0
+    for block in blocks(resampled(_decoded(file, job))):
+        count += block.size
+        job.check_length(job.start_s + count / SAMPLE_RATE_HZ - LENGTH_TOLERANCE_SECONDS)
+        yield block
     return AudioEnd(count / SAMPLE_RATE_HZ, tuple(sorted(job.flags)), max(1, job.channels))
 
 
@@ -164,10 +175,27 @@ def _libsndfile(path: str, job: DecodeJob) -> Iterator[Piece]:
                     yield rate, picked(frames[-(position - start) :], job.channel)
             if (known and stop - position > LENGTH_TOLERANCE_SECONDS * rate) or _wav_cut_short(sound):
                 job.flags.add("truncated")
+            elif known and stop == total and sound.format == "FLAC" and _flac_goes_on(path, total):
+                raise FaultError("the file goes on behind the length that it tells")
     except soundfile.LibsndfileError as error:
         if error.code == LIBSNDFILE_SYSTEM_ERROR:  # a read failed: the storage's fault, not the format's
             raise os_error(OSError(errno.EIO, error.error_string), job.source) from None
-        raise FaultError(error.error_string.strip().rstrip(".")) from None
+        reason = (
+            "no whole frame"
+            if error.code == LIBSNDFILE_BAD_FILE
+            else error.error_string.strip().removeprefix("Error : ").rstrip(".")
+        )
+        raise FaultError(reason) from None
+
+
+def _flac_goes_on(path: str, frames: int) -> bool:
+    """Whether there is more behind the last of the frames that a FLAC file tells of: libsndfile ends there."""
+    with suppress(soundfile.LibsndfileError), soundfile.SoundFile(os.open(path, os.O_RDONLY)) as sound:
+        sound.seek(frames - 1)
+        sound.read(1)
+        descriptor = sound.name
+        return os.fstat(descriptor).st_size - os.lseek(descriptor, 0, os.SEEK_CUR) > BEHIND_FLAC_BYTES
+    return False
 
 
 def _wav_cut_short(sound: soundfile.SoundFile) -> bool:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery import bootsteps, signals
 
-from workers import exit_codes, runtime
+from workers import exit_codes, keys, runtime
 from workers.app import task_threads
+from workers.broker_check import ask_broker
 from workers.drain import Ending, ended_at_once, handle_signals, wait_for_threads
 from workers.errors import ModelLoadError, SettingsError
-from workers.presence import Presence, PresencePublisher
+from workers.messages import Message
+from workers.presence import Presence, Publisher
 from workers.redis_client import connect
-from workers.settings import DEFAULT_REDIS_URL, settings
+from workers.settings import DEFAULT_REDIS_URL, Settings, settings
+from workers.spare_thread import bulk_threads
+from workers.startup import CONNECT, Starting, Startup, overview
 from workers.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -24,38 +30,65 @@ log = logging.getLogger(__name__)
 class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
     """Loads the engine in the main process before the consumer starts, and waits for the last tasks at the end.
 
+    While it loads, the worker says in Redis what it does; then, what it is and how busy (also in `inspect stats`).
     Celery swallows what a `worker_init` handler raises: such a worker would say `ready` without an engine.
     """
 
     # Stopped after the consumer and before the pool: no new messages, and the threads still run.
-    requires = ("celery.worker.components:Pool", "workers.broker_step:BrokerStep")
+    requires = ("celery.worker.components:Pool",)
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
-        self._presence: PresencePublisher | None = None
+        self._presence: Publisher | None = None
+        self._parts = Startup.of_process()
+        self._startup_seconds: Mapping[str, float] = {}
         self._ending = Ending(settings().drain_seconds)
 
     def start(self, parent: Any) -> None:
-        """Load the engine. A model that cannot load ends the worker with one line and exit code 1."""
+        """Load the engine. What no waiting mends (a model, a broker) ends the worker with one line and exit code 1."""
         config = settings()
-        began = time.monotonic()
         threads = int(parent.concurrency or task_threads(config))
+        name = str(parent.hostname)
+        starting = _publisher(config, keys.starting(name), lambda: Starting.of(name, self._parts))
+        self._parts.changed = starting.refresh
+        starting.start()
         try:
             with ended_at_once():
-                loaded = runtime.build(config, threads)
+                loaded = runtime.build(config, threads, self._parts, lambda: ask_broker(config, self._parts))
         except (ModelLoadError, SettingsError) as error:
             log.critical("The worker cannot start: %s", error)
             raise SystemExit(exit_codes.CANNOT_START) from error
+        finally:
+            starting.stop()
         handle_signals(self._ending, str(parent.hostname))
         runtime.install(loaded)
         Watch(loaded, self._ending, config.engine_stall_seconds).start()
-        facts = loaded.engine.facts
-        log.info("engine ready: %s on %s, %.1f s", facts.model, facts.device, time.monotonic() - began)
-        queues = [str(name) for name in parent.app.amqp.queues.consume_from]
-        self._presence = PresencePublisher(
-            connect(config.redis_url or DEFAULT_REDIS_URL), Presence.of(parent.hostname, queues, facts, threads)
-        )
+        engine = loaded.engine
+
+        def presence() -> Presence:
+            queues = [str(name) for name in list(parent.app.amqp.queues.consume_from)]
+            # What producers make their messages for.
+            bulk = bulk_threads(threads)
+            return Presence.of(name, queues, engine.facts, bulk, engine.load(), self._startup_seconds)
+
+        self._presence = _publisher(config, keys.worker(name), presence)
         self._presence.start()
+        log.info("engine ready: %s on %s", engine.facts.model, engine.facts.device)
+        connecting = self._parts.begin(CONNECT)
+
+        def ready(**_: Any) -> None:
+            self._parts.end(connecting)
+            self._ready(engine.facts.model)
+
+        signals.worker_ready.connect(ready, weak=False, dispatch_uid="whisper-fleet-ready")
+
+    def info(self, parent: Any) -> dict[str, Any]:
+        """For `inspect stats`: how busy the engine is, and how long the worker's start took."""
+        try:
+            load = runtime.current().engine.load()
+        except RuntimeError:
+            return {}
+        return {"engine": dataclasses.asdict(load), "startup_seconds": dict(self._startup_seconds)}
 
     def stop(self, parent: Any) -> None:
         """No producer counts on this worker any more; what runs has its grace, and the engine until then."""
@@ -73,6 +106,14 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.stop(parent)
         close_runtime(parent)
 
+    def _ready(self, model: str) -> None:
+        """Messages are taken from now on."""
+        seconds, total = self._parts.seconds(), self._parts.total_seconds
+        self._startup_seconds = {**seconds, "total": round(total, 3)}
+        if self._presence is not None:
+            self._presence.refresh()
+        log.info("ready after %.1f s with %s: %s (s; some beside others)", total, model, overview(seconds))
+
     def _leave(self, parent: Any) -> None:
         """End without the threads that do not: their messages go back first, and Python would wait for them."""
         log.error("Some records do not stop; this worker leaves them. They go back to the queue.")
@@ -85,6 +126,10 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         current.engine.close()
         logging.shutdown()
         os._exit(parent.exitcode or 0)
+
+
+def _publisher(config: Settings, key: str, say: Callable[[], Message]) -> Publisher:
+    return Publisher(connect(config.redis_url or DEFAULT_REDIS_URL), key, say)
 
 
 class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]

@@ -24,6 +24,7 @@ class CallWork:
     options: Options
     retry_seconds: float
     of_job: bool = False
+    done_seconds: int = 0
     divisible: bool = False
 
     def run(self, claim: Claim) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from workers.audio import AudioLimits
 from workers.download import Progress
@@ -45,6 +45,10 @@ class DecodeJob:
     channels: int = 0
     started_cpu_s: float = field(default_factory=time.process_time)
     flags: set[str] = field(default_factory=set)
+
+    def part(self, start_s: float, end_s: float) -> DecodeJob:
+        """The same for another stretch of the recording; what it costs adds up, what it finds is its own."""
+        return replace(self, start_s=start_s, end_s=end_s, flags=set())
 
     def check_length(self, duration_s: float) -> None:
         """Raises ``too_long`` when the asked span of ``duration_s`` seconds is longer than the limit."""

@@ -12,16 +12,21 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import pairwise
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workers.audio import AudioLimits
-from workers.decode_wire import END, ERROR, PROGRESS, READY, pack_block
+from workers.decode_wire import CUTS, END, ERROR, GO_ON, PROGRESS, READY, SPAN_END, pack_block
 from workers.errors import TranscriptionError, TransientError
 from workers.guard import die_with_parent
+
+if TYPE_CHECKING:
+    from workers.audio_source import LocalFile
+    from workers.decode_job import AudioEnd, DecodeJob
 
 #: Descriptors: a file, a socket, the model, and room for what libraries open on the way.
 OPEN_FILES = 256
@@ -42,7 +47,7 @@ def main(arguments: list[str]) -> int:
 
         setproctitle("whisper-fleet: decode")
     # The codecs and the model, before the first request comes; not before the guard and the limits are in place.
-    import workers.audio_decode  # noqa: F401
+    import workers.cuts  # noqa: F401
     from workers.voice_activity import VoiceActivity
 
     VoiceActivity()
@@ -54,32 +59,21 @@ def main(arguments: list[str]) -> int:
     try:
         while True:
             request = json.loads(connection.recv_bytes()[1:])
-            for message in _messages(request, limits, _progress(connection)):
+            for message in _messages(request, limits, _progress(connection), lambda: connection.recv_bytes() == GO_ON):
                 connection.send_bytes(message)
     except (EOFError, OSError):  # the worker closed its end
         return 0
 
 
-def _messages(request: dict[str, Any], limits: AudioLimits, progress: Callable[[], None]) -> Iterator[bytes]:
-    """The answer to one request: blocks, then the end or an error, whatever happens."""
-    from workers.audio_decode import open_audio
-    from workers.voice_activity import VoiceActivity
+def _messages(
+    request: dict[str, Any], limits: AudioLimits, progress: Callable[[], None], goes_on: Callable[[], bool]
+) -> Iterator[bytes]:
+    """The answer to one request: blocks, then the end or an error, whatever happens.
 
+    ``goes_on``: waits for the worker's word on the next span.
+    """
     try:
-        voice = VoiceActivity()
-        span = request["start_s"], request["end_s"]
-        decoded = open_audio(request["source"], limits, *span, progress, request["channel"])
-        while True:
-            try:
-                samples = next(decoded)
-            except StopIteration as stop:
-                end = stop.value
-                break
-            yield pack_block(samples, voice.probabilities(samples))
-        last = voice.finish()
-        if last.size:
-            yield pack_block(last[:0], last)
-        yield END + json.dumps(asdict(end)).encode()
+        yield from _spans(request, limits, progress, goes_on)
     except TranscriptionError as error:
         yield _error(error.type, error.message, isinstance(error, TransientError))
     except MemoryError:
@@ -88,6 +82,62 @@ def _messages(request: dict[str, Any], limits: AudioLimits, progress: Callable[[
     except Exception as error:  # noqa: BLE001 - the last resort: a record's error instead of a dead process
         text = " ".join(str(error).split())[:300]
         yield _error("decode_failed", f"{type(error).__name__}: {text}")
+
+
+def _spans(
+    request: dict[str, Any], limits: AudioLimits, progress: Callable[[], None], goes_on: Callable[[], bool]
+) -> Iterator[bytes]:
+    from workers.audio_source import local_file
+    from workers.cuts import find_cuts
+    from workers.decode_job import AudioEnd, DecodeJob
+
+    start_s, end_s = request["start_s"] or 0.0, float("inf") if request["end_s"] is None else request["end_s"]
+    whole = DecodeJob(request["source"], limits, progress, start_s, end_s, request["channel"])
+    with local_file(whole.source, limits, progress) as file:
+        seconds, cuts = find_cuts(file, whole) if request["cut"] else (0.0, [])
+        if cuts:
+            yield CUTS + json.dumps({"seconds": seconds, "cuts": cuts}).encode()
+        ends: list[AudioEnd] = []
+        for begin, stop in pairwise((start_s, *cuts, end_s)):
+            if ends:
+                yield SPAN_END
+                if not goes_on():
+                    break
+            ends.append((yield from _span(file, whole.part(begin, stop), later=bool(ends) or request["later"])))
+    end = AudioEnd(
+        sum(one.duration_s for one in ends),
+        tuple(sorted({flag for one in ends for flag in one.flags})),
+        max(one.channels for one in ends),
+    )
+    yield END + json.dumps(asdict(end)).encode()
+
+
+def _span(file: LocalFile, job: DecodeJob, *, later: bool) -> Generator[bytes, None, AudioEnd]:
+    """The blocks of one span. A file that cannot be read any more at a ``later`` one is cut short, but audio."""
+    from workers.audio_decode import decoded
+    from workers.decode_job import AudioEnd
+    from workers.voice_activity import VoiceActivity
+
+    voice = VoiceActivity()
+    blocks = decoded(file, job)
+    while True:
+        try:
+            samples = next(blocks)
+        except StopIteration as stop:
+            end: AudioEnd = stop.value
+            break
+        except TranscriptionError as error:
+            if not later or error.type != "not_audio":
+                raise
+            end = AudioEnd(0.0, ("truncated",))
+            break
+        yield pack_block(samples, voice.probabilities(samples))
+    last = voice.finish()
+    if last.size:
+        yield pack_block(last[:0], last)
+    if later and "span_beyond_end" in end.flags:
+        return replace(end, flags=("truncated",))
+    return end
 
 
 def _error(type_: str, message: str, transient: bool = False) -> bytes:

@@ -74,6 +74,10 @@ class Work(Protocol):
         """Whether its answers go to a job's stream; otherwise they are the task's result."""
 
     @property
+    def done_seconds(self) -> int:
+        """For how long it is known that it was done, should it come back; 0 if nobody has to know."""
+
+    @property
     def divisible(self) -> bool:
         """Whether its rows can go on in messages of their own."""
 
@@ -169,21 +173,21 @@ class Deliveries:
                 self.marks.lost(task_id, claim, alone=alone)
             raise
         except BaseException:
-            self.marks.end(task_id, done=False)
+            self.marks.end(task_id, done_seconds=0)
             raise
-        self.marks.end(task_id, done=work.of_job)
+        self.marks.end(task_id, done_seconds=work.done_seconds)
         return result
 
     def _without_engine(self, task_id: str, work: Work, answer: Callable[[], Any]) -> Any:
         try:
             result = answer()
         except TranscriptionError:
-            self.marks.end(task_id, done=False)
+            self.marks.end(task_id, done_seconds=0)
             raise
         except EngineLostError:
             self.marks.release(task_id)
             raise
-        self.marks.end(task_id, done=work.of_job)
+        self.marks.end(task_id, done_seconds=work.done_seconds)
         return result
 
     def _has_result(self, task_id: str) -> bool:

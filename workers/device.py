@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 from workers.errors import ModelLoadError
+from workers.nvml import gpu_memory_bytes
 from workers.settings import Settings
 
 Device = Literal["cpu", "cuda"]
 
-#: Windows decoded together. On a GPU, large-v3 takes 0.32 GB of cache for each (bfloat16, 448 tokens).
-MAX_NUM_SEQS: dict[Device, int] = {"cpu": 8, "cuda": 128}
-#: Windows encoded in one step. On a CPU more than one gains nothing.
-ENCODE_BATCH: dict[Device, int] = {"cpu": 1, "cuda": 8}
+#: Of a CPU engine: windows decoded together, and encoded in one step, where more than one gains nothing.
+CPU_SEQS, CPU_ENCODE_BATCH = 8, 1
+#: GB of large-v3 on a GPU, the largest of the models (float16): its weights; what vLLM needs beside weights and cache
+#: (activations, CUDA graphs; an estimate); the cache of one window (32 layers, 1500 + 448 positions, 1280 wide, keys
+#: and values). Other models take less, so what fits large-v3 fits them.
+WEIGHTS_GB, WORKSPACE_GB, WINDOW_GB = 3.1, 3.0, 0.32
+#: From here on the cache is nearly all that a decode step reads: more windows at once are not faster.
+MOST_SEQS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """How many windows an engine takes at once: decoded together, and encoded in one step."""
+
+    max_num_seqs: int
+    encode_batch: int
 
 
 def device_kind() -> Device:
@@ -27,9 +41,26 @@ def device_kind() -> Device:
     return "cpu"
 
 
-def max_num_seqs(settings: Settings) -> int:
-    """Windows that the engine decodes together: as set, or the device's default."""
-    return settings.max_num_seqs or MAX_NUM_SEQS[device_kind()]
+def batch(settings: Settings) -> Batch:
+    """What the engine takes at once: as set, or the device's default."""
+    if device_kind() == "cpu":
+        default = Batch(CPU_SEQS, CPU_ENCODE_BATCH)
+    else:
+        default = gpu_batch(gpu_memory_bytes(), settings.gpu_memory_utilization, settings.tensor_parallel_size)
+    return Batch(settings.max_num_seqs or default.max_num_seqs, settings.encode_batch or default.encode_batch)
+
+
+def gpu_batch(memory_bytes: int | None, utilization: float = 0.9, ranks: int = 1) -> Batch:
+    """The default for GPUs of so much memory each (None: unknown), by arithmetic: no GPU has tuned it yet.
+
+    vLLM wants room in its cache for a whole step of encoded windows as if they were one request, so a small GPU encodes
+    fewer. Threads follow (`workers.app.task_threads`): half of the windows decoded together.
+    """
+    if memory_bytes is None:
+        return Batch(MOST_SEQS, 8)
+    room_gb = memory_bytes / 1e9 * utilization - WEIGHTS_GB / ranks - WORKSPACE_GB
+    seqs = int(room_gb * ranks / WINDOW_GB) // 8 * 8
+    return Batch(max(8, min(seqs, MOST_SEQS)), 8 if seqs >= 32 else 4)
 
 
 def cpu_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> Literal["bfloat16", "float32"]:

@@ -11,59 +11,73 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
-import os
 import threading
 import uuid
+from collections.abc import Mapping
 from concurrent.futures import Future, InvalidStateError
 from importlib import metadata
 from typing import Any
 
-from workers import decoding
-from workers.device import ENCODE_BATCH, Device, cpu_binding, cpu_dtype, device_kind, max_num_seqs, usable_cores
+from workers import decoding, startup
+from workers.device import Device, batch, device_kind
 from workers.errors import EngineLostError, ModelLoadError, TranscriptionError, TransientError
 from workers.guard import unlink_shared_memory
-from workers.interface import SAMPLE_RATE_HZ, WINDOW_SAMPLES, EngineFacts, WindowRequest, WindowResult
+from workers.interface import SAMPLE_RATE_HZ, WINDOW_SAMPLES, EngineFacts, EngineLoad, WindowRequest, WindowResult
 from workers.models import ResolvedModel, model_facts_from, resolve_model
 from workers.progress import Progress
 from workers.settings import Settings
+from workers.startup import Startup
+from workers.vllm_options import engine_arguments, prepare_environment
+from workers.vllm_requests import find_tokens, prompt_of, sampling_of
 
 log = logging.getLogger(__name__)
 
-#: Encoder positions of one window; vLLM's budget per step counts them (vLLM `encoder_cache_manager.py`).
-ENCODER_POSITIONS = 1500
-#: A loop is ended after so many repeats of a pattern of at most so many tokens.
-LOOP_PATTERN_TOKENS, LOOP_REPEATS = 32, 8
 #: How long to wait for a killed process; one stuck in a driver is left to end when it can.
 KILL_SECONDS = 5.0
 
 
 class VllmEngine:
-    """A Whisper model in one vLLM engine. Loading takes 35 to 60 s on a CPU; raises ModelLoadError."""
+    """A Whisper model in one vLLM engine. Loading takes 35 to 60 s on a CPU; raises ModelLoadError.
 
-    def __init__(self, settings: Settings) -> None:
+    ``engine_args`` and ``sampling`` win over what vLLM's engine and each of its requests get: measurements need that.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        engine_args: Mapping[str, Any] | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        model: ResolvedModel | None = None,
+        parts: Startup | None = None,
+    ) -> None:
+        """``model``: what `prepare` gave, if it was called before. ``parts`` notes how long each part takes."""
+        parts = parts or Startup()
+        model = model or prepare(settings, parts)
         self._settings = settings
+        self._engine_args = dict(engine_args or {})
+        self._sampling_args = dict(sampling or {})
         self._lost: str | None = None
-        self._progress = Progress()
         self._in_flight: set[Future[WindowResult]] = set()
         device = device_kind()
-        model = resolve_model(settings.model, device, settings.model_cache)
-        self._max_num_seqs = max_num_seqs(settings)
-        _prepare_environment(settings, device)
+        self._progress = Progress(batch(settings).max_num_seqs)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="vllm-loop", daemon=True).start()
         try:
-            self._llm = self._run(self._start(model, device)).result()
+            with parts.part(startup.ENGINE):
+                self._llm = self._run(self._start(model)).result()
         except ModelLoadError:
             raise
         except Exception as error:
             raise ModelLoadError(f"cannot load the model {model.name}: {_first_line(error)}") from error
         unlink_shared_memory()
         self._tokenizer = self._llm.get_tokenizer()
-        self._tokens = self._find_tokens()
+        self._tokens = find_tokens(self._llm.model_config, self._tokenizer)
         self._facts = self._describe(model, device)
         # The first request initialises kernels lazily; no user's record should wait for that.
         try:
-            self._warm_up()
+            with parts.part(startup.WARM_UP):
+                self._warm_up()
         except (EngineLostError, TranscriptionError) as error:
             self.close()
             raise ModelLoadError(f"the model {model.name} loads but does not answer: {error}") from error
@@ -102,6 +116,10 @@ class VllmEngine:
         """How long the windows in flight have given no token; 0.0 without any."""
         return self._progress.stalled_seconds()
 
+    def load(self) -> EngineLoad:
+        """How busy it is."""
+        return self._progress.load()
+
     def fail(self, reason: str) -> None:
         """Take the engine for dead: windows in flight fail now, whatever its processes do."""
         self._lost = self._lost or reason
@@ -126,45 +144,14 @@ class VllmEngine:
     def _run(self, coroutine: Any) -> Future[Any]:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
-    async def _start(self, model: ResolvedModel, device: Device) -> Any:
+    async def _start(self, model: ResolvedModel) -> Any:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        settings = self._settings
-        encode_batch = settings.encode_batch or ENCODE_BATCH[device]
-        eager = settings.enforce_eager if settings.enforce_eager is not None else device == "cpu"
-        dtype = cpu_dtype() if settings.dtype == "auto" and device == "cpu" else settings.dtype
-        llm = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(
-                model=model.path_or_id,
-                dtype=dtype,
-                tensor_parallel_size=settings.tensor_parallel_size,
-                gpu_memory_utilization=settings.gpu_memory_utilization,
-                max_num_seqs=self._max_num_seqs,
-                max_num_batched_tokens=ENCODER_POSITIONS * encode_batch,
-                enforce_eager=eager,
-                limit_mm_per_prompt={"audio": 1},
-                logits_processors=["workers.logits_processor:WhisperRules"],
-                disable_log_stats=True,
-            )
-        )
+        arguments = engine_arguments(model.path_or_id, self._settings)
+        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**(arguments | self._engine_args)))
         _note_outputs(llm, self._progress)
         return llm
-
-    def _find_tokens(self) -> decoding.Tokens:
-        from vllm.transformers_utils.config import try_get_generation_config
-
-        config = self._llm.model_config
-        generation = try_get_generation_config(config.model, trust_remote_code=False, revision=config.revision)
-        suppressed = getattr(generation, "suppress_tokens", None) or ()
-        at_begin = getattr(generation, "begin_suppress_tokens", None) or ()
-        marks = [self._encode(space + mark) for mark in decoding.PUNCTUATION for space in ("", " ")]
-        return decoding.Tokens.of(
-            self._tokenizer.get_vocab(),
-            suppressed=tuple(suppressed),
-            suppressed_at_begin=tuple(at_begin),
-            punctuation=sorted({ids[0] for ids in marks if len(ids) == 1}),
-        )
 
     def _describe(self, model: ResolvedModel, device: Device) -> EngineFacts:
         facts = model_facts_from(self._llm.model_config.hf_config.to_dict(), self._tokenizer.get_vocab())
@@ -175,7 +162,9 @@ class VllmEngine:
             version=metadata.version("whisper-fleet"),
             tasks=facts.tasks,
             languages=facts.languages,
-            max_num_seqs=self._max_num_seqs,
+            max_num_seqs=batch(self._settings).max_num_seqs,
+            tensor_parallel_size=self._settings.tensor_parallel_size,
+            max_tokens=self._settings.max_tokens,
         )
 
     def _warm_up(self) -> None:
@@ -193,34 +182,14 @@ class VllmEngine:
     def _render(self, request: WindowRequest, ids: list[int]) -> Any:
         from vllm.renderers.inputs.preprocess import parse_model_prompt
 
-        prompt = {
-            "encoder_prompt": {"prompt": "", "multi_modal_data": {"audio": (request.samples, SAMPLE_RATE_HZ)}},
-            "decoder_prompt": {"prompt_token_ids": ids},
-        }
+        prompt = prompt_of(request, ids)
         (rendered,) = self._llm.renderer.render_cmpl([parse_model_prompt(self._llm.model_config, prompt)])
         # vLLM puts a start-of-transcript before a prompt that does not begin with one.
         rendered["decoder_prompt"]["prompt_token_ids"] = list(ids)
         return rendered
 
     def _sampling(self, request: WindowRequest, prompt_length: int) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
-
-        rules = decoding.rules_of(request, self._tokens)
-        room = decoding.DECODER_POSITIONS - prompt_length
-        wanted = rules.forced_steps + min(self._settings.max_tokens, decoding.most_tokens(request))
-        return SamplingParams(
-            temperature=request.temperature,
-            seed=request.seed if request.temperature else None,
-            max_tokens=min(room, wanted),
-            logprob_token_ids=[self._tokens.no_speech],
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            repetition_detection=RepetitionDetectionParams(
-                max_pattern_size=LOOP_PATTERN_TOKENS, min_pattern_size=1, min_count=LOOP_REPEATS
-            ),
-            extra_args={"whisper": rules.as_dict()},
-        )
+        return sampling_of(request, self._tokens, self._settings.max_tokens, prompt_length, self._sampling_args)
 
     async def _decode(self, request: WindowRequest, rendered: Any, sampling: Any) -> WindowResult:
         from vllm.exceptions import VLLMValidationError
@@ -254,24 +223,16 @@ class VllmEngine:
         return decoding.parse_output(result.token_ids, logprobs, request, self._tokens, self._decode_text, flags)
 
 
-def _prepare_environment(settings: Settings, device: Device) -> None:
-    """What vLLM reads from the environment; has to stand there before it is imported."""
-    defaults = {
-        # A worker has threads; a forked engine can inherit a lock that is held for ever.
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    if device == "cpu":
-        binding = settings.cpu_threads_bind or cpu_binding(usable_cores(), settings.tensor_parallel_size)
-        defaults["VLLM_CPU_OMP_THREADS_BIND"] = binding
-        defaults["VLLM_CPU_KVCACHE_SPACE"] = str(settings.cpu_kv_cache_gib)
-    else:
-        # The second model runner takes another kind of logits processor.
-        defaults["VLLM_USE_V2_MODEL_RUNNER"] = "0"
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
+def prepare(settings: Settings, parts: Startup) -> ResolvedModel:
+    """What an engine needs besides its own processes: the model's files, and vLLM. Raises ModelLoadError."""
+    device = device_kind()
+    with parts.part(startup.MODEL):
+        model = resolve_model(settings.model, device, settings.model_cache)
+    prepare_environment(settings, device)
+    with parts.part(startup.LIBRARIES):
+        import vllm.engine.arg_utils
+        import vllm.v1.engine.async_llm  # noqa: F401
+    return model
 
 
 def _settle(answer: Future[WindowResult], outcome: WindowResult | BaseException) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain
 from typing import cast
@@ -28,17 +29,38 @@ av.logging.set_level(None)
 
 def ffmpeg_pieces(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
     """The pieces of ``file``. Raises FaultError where it cannot go on; TranscriptionError as `open_audio` does."""
+    with _container(file, job.source) as container:
+        yield from _audio_track(container, file, job)
+
+
+@contextmanager
+def _container(file: LocalFile, source: str) -> Iterator[av.container.InputContainer]:
     try:
         # Play lists and the like name other files and addresses to open. This one is open already, no other will be.
         options = {"protocol_whitelist": "none"}
         with file.open() as opened, av.open(opened, "r", options=options, metadata_errors="ignore") as container:
-            yield from _audio_track(container, file, job)
+            yield container
     except av.error.FFmpegError as error:  # "no such file" and "not permitted" too are what it makes of bad content
         raise FaultError(error.strerror or type(error).__name__) from None
     except OSError as error:  # Python's own, of reading the file
         if error.errno == errno.EINVAL:  # the content asks for a place before the file's start
             raise FaultError("it refers to a place outside the file") from None
-        raise os_error(error, job.source) from None
+        raise os_error(error, source) from None
+
+
+def told_seconds(file: LocalFile) -> float:
+    """How long ``file`` says it is, 0.0 where it does not say it for certain. Raises as `ffmpeg_pieces` does."""
+    with _container(file, file.path) as container:
+        track = container.streams.best("audio")
+        if track is None or track.codec_context is None:
+            return 0.0
+        stream = cast(av.AudioStream, track)
+        if not EXACT_CONTAINERS.isdisjoint(container.format.name.split(",")):
+            return float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+        if container.format.name == "mp3":
+            told_s = _told_seconds(file, stream.codec_context, next(container.demux(stream)))
+            return min(told_s, longest_s(file.descriptor))
+    return 0.0
 
 
 def _audio_track(container: av.container.InputContainer, file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
@@ -89,6 +111,9 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
             yield rate, samples[begin:stop]
         if position_s >= job.end_s:
             return
+    told_s = float(stream.duration * tick_s) if stream.duration else 0.0
+    if not job.start_s and not position_s and told_s > LENGTH_TOLERANCE_SECONDS:
+        raise FaultError(f"{name} of which nothing can be decoded")
     if not job.channels:  # no frame told
         job.found_channels(stream.codec_context.channels)
     if job.start_s and (position_s or 0.0) <= job.start_s:

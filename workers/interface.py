@@ -76,6 +76,22 @@ class EngineFacts:
     tasks: tuple[Task, ...]
     languages: tuple[str, ...]
     max_num_seqs: int
+    #: What a caller may have asked for by name: devices that share the engine, most text tokens of a window.
+    tensor_parallel_size: int | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """How busy an engine is. ``running``: windows in its batch; ``waiting``: beyond what the batch holds.
+
+    ``busy_seconds``: how long it has had any window; ``full_seconds``: how long enough of them to fill its batch.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    busy_seconds: float = 0.0
+    full_seconds: float = 0.0
 
 
 class Engine(Protocol):
@@ -97,6 +113,9 @@ class Engine(Protocol):
 
     def stalled_seconds(self) -> float:
         """How long the windows in flight have shown no sign of progress; 0.0 without any in flight."""
+
+    def load(self) -> EngineLoad:
+        """How busy it is now, and was until now."""
 
     def fail(self, reason: str) -> None:
         """Take the engine for dead: it is not healthy any more, and windows in flight fail with EngineLostError."""

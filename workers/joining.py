@@ -5,18 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Protocol
 
-from workers.interface import WindowResult
 from workers.languages import LANGUAGES_WITHOUT_SPACES, UNSPACED_LETTERS
 from workers.messages import Segment
 
 _UNSPACED = re.compile(f"[{UNSPACED_LETTERS}]")
 
 
-def joined_text(results: Sequence[WindowResult]) -> str:
+class Said(Protocol):
+    """The answer to a window, or the transcript of a span."""
+
+    @property
+    def text(self) -> str:
+        """What was said."""
+
+    @property
+    def language(self) -> str | None:
+        """Whisper's code of the language spoken."""
+
+
+def joined_text(results: Sequence[Said]) -> str:
     """The windows' texts as one: each may have its own language, and a translation has spaces whatever was spoken."""
 
-    def unspaced(result: WindowResult) -> bool:
+    def unspaced(result: Said) -> bool:
         return result.language in LANGUAGES_WITHOUT_SPACES and bool(_UNSPACED.search(result.text))
 
     runs = [list(run) for _, run in groupby((result for result in results if result.text), unspaced)]

@@ -4,17 +4,19 @@
 key                              type    content
 ===============================  ======  ==============================================================================
 ``whisper:jobs``                 hash    job id -> registration (JSON, `producer.registry.Registration`)
-``whisper:job:{id}:results``     stream  entries ``{"r": RowResult as JSON}``, deleted once journaled;
+``whisper:job:{id}:results``     stream  entries ``{"r": RowResult or PartResult as JSON}``, deleted once journaled;
                                          expires two weeks after the last answer
 ``whisper:job:{id}:progress``    hash    the collector's published state: rows, answered, failed, audio_seconds, reasons
                                          (JSON), state (``running`` or ``complete``), step_path
 ``whisper:worker:{name}``        string  what a worker is and can do (JSON, `workers.presence.Presence`), expires
+``whisper:starting:{name}``       string  which part of its start a worker is in (JSON, `workers.startup.Starting`),
+                                         expires
 ``whisper:task:{id}``            hash    what workers know of a message that was begun and not ended: ``holder`` (the
                                          process that runs it), ``alone`` (``1``: nothing else ran there), ``deaths``,
                                          ``deaths_alone`` (how often its worker died), a field ``row:{n}`` per row that
                                          needs nothing more from this message; expires after a day
 ``whisper:task:{id}:held``       string  the process that runs it now, renewed by it; ``done`` for two minutes after the
-                                         end; expires
+                                         end, a day for spans (`workers.split`); expires
 ===============================  ======  ==============================================================================
 
 Celery's: the lists ``transcribe`` and ``translate`` (with a suffix for priorities other than 0), ``unacked``,
@@ -25,6 +27,7 @@ from __future__ import annotations
 
 JOBS = "whisper:jobs"
 WORKERS_PATTERN = "whisper:worker:*"
+STARTING_PATTERN = "whisper:starting:*"
 #: Longer than any message waits for its next run; what is forgotten only costs another try.
 TASK_EXPIRES_SECONDS = 86_400
 #: From the last answer on: what nobody has collected by then belongs to a job that was given up or replaced.
@@ -45,6 +48,11 @@ def progress(job: str) -> str:
 def worker(name: str) -> str:
     """What a live worker says of itself."""
     return f"whisper:worker:{name}"
+
+
+def starting(name: str) -> str:
+    """How far a worker's start is."""
+    return f"whisper:starting:{name}"
 
 
 def task(task_id: str) -> str:

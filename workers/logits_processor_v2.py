@@ -1,12 +1,13 @@
 """Whisper's decode rules inside vLLM's V2 model runner, its default on CUDA: same rules, state kept on the device.
 
-Not used before it has run on a GPU: `workers.engine` pins the V1 runner. The tokens said are read from the runner's
-own buffers, so that no step waits for the host.
+Needs vLLM 0.31 (before, the V2 runner takes no custom logits processors). Not used before it has run on a GPU:
+`workers.vllm_options` pins the V1 runner. The tokens said are read from the runner's own buffers, and nothing here
+waits for the device: V2 prepares a step while the one before is still running.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from vllm.sampling_params import SamplingParams
@@ -19,9 +20,12 @@ from workers.rules import STAMPS, Rows, constrain, pause_mask
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
+#: What is kept of a slot's request: whether it has rules, and what they ask for.
+HAS_RULES, LANGUAGE, TASK, TIMESTAMPS, HAS_PAUSES = range(5)
+
 
 class WhisperRulesV2(LogitsProcessor):
-    """Applies each request's `workers.decoding.Rules`, all rows of a batch at once."""
+    """Applies each request's `workers.decoding.Rules`, all rows of a batch at once. Knows no speculative decoding."""
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -31,12 +35,11 @@ class WhisperRulesV2(LogitsProcessor):
     def __init__(self, vllm_config: VllmConfig, req_states: LogitsProcRequestState) -> None:
         self._states = req_states
         slots = req_states.max_num_reqs
-        # Per slot: has rules, language, task, timestamps.
-        self._host = torch.zeros((slots, 4), dtype=torch.long)
+        self._host = torch.zeros((slots, 5), dtype=torch.long)
         self._device = self._host.to(req_states.device)
         self._host_pauses = torch.zeros((slots, STAMPS), dtype=torch.bool)
         self._pauses = self._host_pauses.to(req_states.device)
-        self._changed = False
+        self._changed = self._changed_pauses = False
         self._rules: Rules | None = None
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
@@ -47,31 +50,38 @@ class WhisperRulesV2(LogitsProcessor):
             self._host[req_idx] = 0
             return False
         self._rules = rules
-        self._host[req_idx] = torch.tensor([1, rules.language, rules.task, int(rules.timestamps)])
-        self._host_pauses[req_idx] = pause_mask(rules.pauses)
+        asked = [1, rules.language, rules.task, int(rules.timestamps), int(bool(rules.pauses))]
+        self._host[req_idx] = torch.tensor(asked)
+        if rules.pauses:
+            self._host_pauses[req_idx] = pause_mask(rules.pauses)
+            self._changed_pauses = True
         return True
 
     def apply_staged_writes(self) -> None:
         """Copy what `add_request` changed."""
         if self._changed:
-            self._device.copy_(self._host, non_blocking=True)
-            self._pauses.copy_(self._host_pauses, non_blocking=True)
-            self._changed = False
+            _upload(self._host, self._device)
+        if self._changed_pauses:
+            _upload(self._host_pauses, self._pauses)
+        self._changed = self._changed_pauses = False
 
     def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
         """Mask what the requests with rules may not say next."""
-        if self._rules is None or not bool(self._host[ctx.idx_mapping_np, 0].any()):
+        in_batch = self._host[ctx.idx_mapping_np]
+        if self._rules is None or not bool(in_batch[:, HAS_RULES].any()):
             return logits
         table = table_of(self._rules, logits.shape[-1], logits.device)
         slots = ctx.expanded_idx_mapping.long()
-        has_rules, language, task, timestamps = self._device[slots].unbind(1)
-        rows = self._rows(slots, language, task, timestamps.bool(), self._rules.no_timestamps + 1)
-        timed = bool(self._host[ctx.idx_mapping_np, 3].any())
-        plain = logits.clone() if not bool(self._host[ctx.idx_mapping_np, 0].all()) else logits
-        constrained = constrain(logits, rows, table, any_timestamps=timed)
-        return constrained if plain is logits else torch.where(has_rules.bool()[:, None], constrained, plain)
+        asked = self._device[slots]
+        # A slot's pauses stay behind when its next request has none.
+        has_pauses = bool(in_batch[:, HAS_PAUSES].any())
+        pauses = self._pauses[slots] & asked[:, HAS_PAUSES, None].bool() if has_pauses else None
+        rows = self._rows(slots, asked, pauses, self._rules.no_timestamps + 1)
+        plain = None if bool(in_batch[:, HAS_RULES].all()) else logits.clone()
+        constrained = constrain(logits, rows, table, any_timestamps=bool(in_batch[:, TIMESTAMPS].any()))
+        return constrained if plain is None else torch.where(asked[:, HAS_RULES, None].bool(), constrained, plain)
 
-    def _rows(self, slots: torch.Tensor, language: Any, task: Any, timestamps: Any, begin: int) -> Rows:
+    def _rows(self, slots: torch.Tensor, asked: torch.Tensor, pauses: torch.Tensor | None, begin: int) -> Rows:
         """Read what each row's request has said from the runner's buffers."""
         tokens = self._states.all_token_ids.gpu[slots].long()
         prompt = self._states.prompt_len.gpu[slots].long()
@@ -84,6 +94,22 @@ class WhisperRulesV2(LogitsProcessor):
             found = tokens.gather(1, (total - steps).clamp(min=0)[:, None])[:, 0]
             return torch.where(total - prompt >= steps, found, -1)
 
-        # Timestamps never go back, so the latest is the greatest.
-        stamp = stamps.max(dim=1).values
-        return Rows(language, task, timestamps, total - prompt, back(1), back(2), stamp, self._pauses[slots])
+        return Rows(
+            language=asked[:, LANGUAGE],
+            task=asked[:, TASK],
+            timestamps=asked[:, TIMESTAMPS].bool(),
+            step=total - prompt,
+            last=back(1),
+            before=back(2),
+            # Timestamps never go back, so the latest is the greatest.
+            stamp=stamps.max(dim=1).values,
+            pauses=pauses,
+        )
+
+
+def _upload(source: torch.Tensor, target: torch.Tensor) -> None:
+    """Copy to the device without waiting for it. From pageable memory CUDA would wait; torch keeps a pinned copy
+    until it is read, so ``source`` may change at once.
+    """
+    staged = source.pin_memory() if target.is_cuda else source
+    target.copy_(staged, non_blocking=True)

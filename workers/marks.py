@@ -157,14 +157,14 @@ class TaskMarks:
         with self._lock:
             self._running.add(task_id)
 
-    def end(self, task_id: str, *, done: bool) -> None:
-        """Take the mark off a message that has ended. ``done``: should it come back, nobody has to run it."""
+    def end(self, task_id: str, *, done_seconds: int) -> None:
+        """Take the mark off a message that has ended. Should it come back in ``done_seconds``, nobody has to run it."""
 
         def write() -> None:
             with self._redis.pipeline() as pipe:
                 pipe.delete(keys.task(task_id), keys.held(task_id))
-                if done:
-                    pipe.set(keys.held(task_id), DONE, ex=DONE_SECONDS)
+                if done_seconds:
+                    pipe.set(keys.held(task_id), DONE, ex=done_seconds)
                 pipe.execute()
 
         self._forget(task_id)

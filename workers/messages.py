@@ -1,18 +1,32 @@
 """What travels: the records and options of a task, and the results that come back. All of it JSON.
 
-The models refuse unknown fields by name. They are the one place where the message format is written down.
+The models refuse unknown fields by name, and values of another JSON type. They are the one place where the message
+format is written down: `workers.contract` makes its JSON Schema of them, and contract.md explains it to people.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from workers.errors import TranscriptionError, TransientError
 
 #: Version of the message format; a change that an older worker would misread raises it.
 VERSION = 1
+#: That of messages which name none.
+FIRST_VERSION = 1
 
 #: The queues, one per task type.
 Task = Literal["transcribe", "translate"]
@@ -40,28 +54,57 @@ MAX_NAME_CHARACTERS = 1000
 #: answered one by one, so that a chunk of them has no limit of its own.)
 MAX_RECORDS = 1000
 MAX_RECORDS_CHARACTERS = 2**22
+#: Largest body of a message, whatever it holds: enough for any record, however its characters are escaped.
+MAX_MESSAGE_BYTES = 2**24
 
+
+def _whole(value: Any) -> Any:
+    """JSON knows one kind of number: 1.0 is the integer 1."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+#: Integers from 0 and from 1. (The limit first: behind the validator, pydantic's schema would not know it.)
+Number = Annotated[int, Field(ge=0), BeforeValidator(_whole)]
+Count = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+_SOURCE_SCHEMA = {"type": "string", "maxLength": MAX_SOURCE_CHARACTERS}
+Audio = Annotated[
+    str | list[str],
+    Field(min_length=1),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {**_SOURCE_SCHEMA, "minLength": 1},
+                {"type": "array", "items": _SOURCE_SCHEMA, "minItems": 1, "maxItems": MAX_SOURCES},
+            ],
+            "description": "A path or URL, or a list of them.",
+        }
+    ),
+]
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
 #: Of a language or a model.
 Name = Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)]
 
 
 class Message(BaseModel):
-    """Base of everything that travels: frozen, and unknown fields are refused."""
+    """Base of everything that travels: frozen, of JSON's types, and unknown fields are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, json_schema_serialization_defaults_required=True
+    )
 
 
 class Record(Message):
-    """One row's audio and its own options. ``audio`` is a path or URL, or a list of them."""
+    """One row's audio and its own options; row and attempt are for jobs."""
 
-    audio: str | list[str] = Field(min_length=1)
-    row: int | None = Field(None, ge=0)
+    audio: Audio
+    row: Number | None = None
     language: Name | None = None
     prompt: Prompt | None = None
     start_s: float | None = Field(None, ge=0, allow_inf_nan=False)
     end_s: float | None = Field(None, gt=0, allow_inf_nan=False)
-    attempt: int = Field(1, ge=1)
+    attempt: Count = 1
+    #: Set by workers only: this is a span of the row's recording of this number, from ``start_s`` to ``end_s``.
+    span_of: Number | None = None
 
     @field_validator("audio")
     @classmethod
@@ -93,7 +136,13 @@ class Options(Message):
     timestamps: bool = False
     channels: ChannelMode = "mix"
     model: Name | None = None
-    version: int = VERSION
+    version: Count = VERSION
+
+    @model_serializer(mode="wrap")
+    def _keep_version(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What leaves out defaults still says its version, unless that is what a message without one has."""
+        fields: dict[str, Any] = handler(self)
+        return fields if self.version == FIRST_VERSION else {**fields, "version": self.version}
 
 
 class Segment(Message):
@@ -137,7 +186,7 @@ class Failure(Message):
 
 
 class ChannelTranscripts(Message):
-    """A recording of several channels, each transcribed on its own (``channels="split"``): one entry a channel."""
+    """A recording of several channels, each transcribed on its own (option channels): one entry a channel."""
 
     channels: list[Transcript | Failure] = Field(min_length=2)
 
@@ -151,6 +200,30 @@ class RowResult(Message):
 
     row: int = Field(ge=0)
     items: list[Item]
+    version: int = VERSION
+
+
+class Span(Message):
+    """A stretch of a row's recording that a worker does on its own, in seconds; without ``end_s`` to the end."""
+
+    recording: int = Field(ge=0)
+    start_s: float
+    end_s: float | None = None
+
+
+class Part(Message):
+    """What of a row's answer this is: that of a ``span``, or the first, which names the spans that the row awaits."""
+
+    span: Span | None = None
+    awaits: tuple[Span, ...] = ()
+
+
+class PartResult(Message):
+    """A part of a row's answer on its way to the collector, which joins them (`workers.spans`)."""
+
+    row: int = Field(ge=0)
+    items: list[Item]
+    part: Part
     version: int = VERSION
 
 
@@ -184,8 +257,22 @@ def parse_record(record: Any, number: int) -> Record:
 
 
 def parse_options(options: Any) -> Options:
-    """The options of a task. Raises TranscriptionError ``bad_argument`` that names the field."""
-    return _parse(Options, options or {}, "options")
+    """The options of a task. Raises TranscriptionError ``bad_argument`` that names the field, or ``newer_version``."""
+    if (version := newer_version(options)) is not None:
+        message = f"options: version {version} of the message format, this program reads versions up to {VERSION}"
+        raise TranscriptionError("newer_version", f"{message}: update it")
+    if options is None or isinstance(options, dict):
+        options = {"version": FIRST_VERSION, **(options or {})}
+    return _parse(Options, options, "options")
+
+
+def newer_version(options: Any) -> int | None:
+    """The version of a message with these ``options``, if it is newer than what this program reads.
+
+    To be looked at before anything else: what the other fields mean may have changed.
+    """
+    version = _whole(options.get("version")) if isinstance(options, dict) else None
+    return version if type(version) is int and version > VERSION else None
 
 
 def _parse(model: type[M], value: Any, where: str) -> M:
@@ -201,6 +288,8 @@ def first_problem(error: ValidationError) -> str:
     field = ".".join(str(part) for part in item["loc"])[:100]
     if item["type"] == "extra_forbidden":
         return f"unknown field {field!r}"
+    if item["type"] == "model_type":
+        return f"{field}: must be an object" if field else "must be an object"
     problem = str(item["msg"]).removeprefix("Value error, ")
     return f"{field}: {problem}" if field else problem
 

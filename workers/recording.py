@@ -56,10 +56,16 @@ class Recording:
     flags: tuple[str, ...] = ()
     channels: int = 1
     failure: Failure | None = None
+    #: The spans after the first cut before which the language is known (`workers.cuts`); length and flags are here.
+    rest: list[Recording] = field(default_factory=list)
+
+    def all_windows(self) -> list[Sent]:
+        """Its windows, those of the rest too."""
+        return [window for span in (self, *self.rest) for window in span.windows]
 
     def done(self) -> bool:
         """Whether nothing of it is in the engine any more."""
-        return all(window.future.done() for window in self.windows)
+        return all(window.future.done() for window in self.all_windows())
 
     def voters(self) -> list[Sent]:
         """The windows that decide on the language."""

@@ -135,8 +135,11 @@ def _by_sentinel(url: str, options: dict[str, Any]) -> Redis:
     user = next((unquote(part.username) for part in parts if part.username), None)
     password = next((unquote(part.password) for part in parts if part.password), None)
     database = next((part.path.strip("/") for part in parts if part.path.strip("/")), "0")
-    sentinel: Any = Sentinel(hosts, socket_timeout=5.0)  # type: ignore[no-untyped-call]
+    tls = tls_options(url)
+    if tls:
+        tls["ssl"] = True
+    sentinel: Any = Sentinel(hosts, sentinel_kwargs={"socket_timeout": 5.0, **tls})  # type: ignore[no-untyped-call]
     client = sentinel.master_for(
-        sentinel_master(url), redis_class=Redis, db=int(database), username=user, password=password, **options
+        sentinel_master(url), redis_class=Redis, db=int(database), username=user, password=password, **options, **tls
     )
     return cast("Redis", client)

@@ -2,15 +2,18 @@
 
 Certificates are named in the URL's query, as Celery spells it
 (``rediss://user:password@host:6379/0?ssl_ca_certs=/etc/fleet/ca.pem``). Unlike Celery's own default, a server's
-certificate is always verified unless the URL says ``ssl_cert_reqs=none``.
+certificate is always verified unless the URL says ``ssl_cert_reqs=none``. ``sentinel://`` with any of these
+options is TLS, to the Sentinels and to the servers that they name.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import SplitResult, parse_qs, urlencode, urlsplit
+
+Chosen = TypeVar("Chosen")
 
 SCHEMES = ("redis://", "rediss://", "unix://", "redis+socket://", "sentinel://")
 _CLUSTER_SCHEMES = (
@@ -32,7 +35,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "rediss": _TLS_OPTIONS,
     "unix": ("db",),
     "redis+socket": ("virtual_host",),
-    "sentinel": ("master_name",),
+    "sentinel": ("master_name", *_TLS_OPTIONS),
 }
 #: Celery's and redis-py's words for how a server's certificate is verified.
 _CERT_REQS = {
@@ -63,12 +66,11 @@ def check_url(url: str) -> None:
     known = _OPTIONS[scheme]
     for name in options:
         if name in _TLS_OPTIONS and name not in known:
-            raise ValueError(f"{name} goes with rediss:// only: {scheme}:// is not encrypted here")
+            raise ValueError(f"{name} goes with rediss:// and sentinel:// only: {scheme}:// is not encrypted")
         if name not in known:  # not shown: it may be the end of a password
             words = f"only {', '.join(known)}" if known else "none"
             raise ValueError(f"has an option that {scheme}:// does not take (it takes {words}); {_ESCAPED}")
-    if scheme == "rediss":
-        tls_options(url)
+    tls_options(url)
 
 
 def _split(address: str) -> SplitResult:
@@ -95,25 +97,28 @@ def tls_options(url: str) -> dict[str, Any]:
 
     Raises ValueError for an option that cannot be meant or a file that is not there.
     """
-    if not url.startswith("rediss://"):
-        return {}
     given = {name: values[-1] for name, values in parse_qs(url.partition("?")[2], keep_blank_values=True).items()}
+    if not url.startswith("rediss://") and not (url.startswith("sentinel://") and given.keys() & set(_TLS_OPTIONS)):
+        return {}
     for name in _TLS_FILES:
         if name in given and not Path(given[name]).is_file():
             raise ValueError(f"{name}={given[name]}: no such file on this machine")
     if "ssl_keyfile" in given and "ssl_certfile" not in given:
         raise ValueError("ssl_keyfile needs ssl_certfile beside it")
-    reqs, hostname = given.get("ssl_cert_reqs", "required"), given.get("ssl_check_hostname", "true").lower()
-    if reqs not in _CERT_REQS:
-        raise ValueError(f"ssl_cert_reqs={reqs}: must be required, optional or none")
-    if hostname not in _BOOLEANS:
-        raise ValueError(f"ssl_check_hostname={hostname}: must be true or false")
-    verified = _CERT_REQS[reqs] != "none"
+    reqs = _chosen("ssl_cert_reqs", given.get("ssl_cert_reqs", "required"), _CERT_REQS, "required, optional or none")
+    hostname = _chosen("ssl_check_hostname", given.get("ssl_check_hostname", "true"), _BOOLEANS, "true or false")
     return {
         **{name: given[name] for name in _TLS_FILES if name in given},
-        "ssl_cert_reqs": _CERT_REQS[reqs],
-        "ssl_check_hostname": verified and _BOOLEANS[hostname],
+        "ssl_cert_reqs": reqs,
+        "ssl_check_hostname": reqs != "none" and hostname,
     }
+
+
+def _chosen(name: str, value: str, choices: dict[str, Chosen], words: str) -> Chosen:
+    for written in (value, value.lower()):
+        if written in choices:
+            return choices[written]
+    raise ValueError(f"{name}={value}: must be {words}")
 
 
 def client_url(url: str) -> str:
@@ -139,7 +144,9 @@ def celery_url(url: str) -> str:
 
 
 def broker_url(url: str) -> str:
-    """`celery_url` for the broker, with the TLS options that keep kombu from warning of a server not verified."""
+    """`celery_url` for the broker; ``rediss://`` with the options that keep kombu from warning of no verification."""
+    if url.startswith("sentinel://"):
+        return celery_url(url)
     words = {
         name: str(value).lower() if value is True or value is False else value
         for name, value in tls_options(url).items()

@@ -10,7 +10,7 @@ from workers.errors import EngineLostError
 from workers.messages import ChannelTranscripts, Failure, Item, Options, Record, Task, failures_of
 
 if TYPE_CHECKING:
-    from workers.transcriber import Transcriber
+    from workers.transcriber import Share, Transcriber
 
 Deliver = Callable[[Record, list[Item]], None]
 
@@ -30,6 +30,7 @@ def transcribe(
     *,
     pause_seconds: float,
     stopping: threading.Event,
+    share: Share | None = None,
 ) -> list[tuple[Record, list[Item]]]:
     """`Transcriber.transcribe`, where what fails for a moment gets up to two more tries after short pauses.
 
@@ -46,7 +47,7 @@ def transcribe(
             raise EngineLostError("the worker is ending and its grace is over")
         failed.append((record, items))
 
-    transcriber.transcribe(records, task, options, sort)
+    transcriber.transcribe(records, task, options, sort, share)
     for number in range(1, TRIES_IN_PLACE):
         again = [record for record, items in failed if not any(one.type in SLOW for one in _failures(items))]
         if not again:
@@ -56,7 +57,7 @@ def transcribe(
             raise EngineLostError("the worker is ending and its grace is over")
         chosen = {id(record) for record in again}
         failed[:] = [one for one in failed if id(one[0]) not in chosen]
-        transcriber.transcribe(again, task, options, sort)
+        transcriber.transcribe(again, task, options, sort, share)
     return failed
 
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from workers import retries
+from workers import keys, retries
 from workers.delivery import Envelope
 from workers.errors import TranscriptionError
-from workers.marks import Claim
-from workers.messages import Failure, Item, Options, Record, RowResult, Task, failures_of, parse_record
+from workers.marks import DONE_SECONDS, Claim
+from workers.messages import Failure, Item, Options, Record, Task, failures_of, parse_record
 from workers.runtime import Runtime
 from workers.singles import send_single, single_id
+from workers.split import Splitter
 
 
 @dataclass(slots=True)
@@ -31,16 +32,24 @@ class RowsWork:
     job: str
     retry_seconds: float
     of_job: bool = True
+    _splitter: Splitter = field(init=False)
     _counts: Counter[str] = field(default_factory=Counter)
     _reasons: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
+        self._splitter = Splitter(self.runtime, self.envelope, self.options, self.job)
         if not isinstance(self.records, list):
             raise TranscriptionError("bad_argument", "records must be a list")
         for number, record in enumerate(self.records):
             row = record.get("row") if isinstance(record, dict) else None
             if type(row) is not int or row < 0:
                 raise TranscriptionError("bad_argument", f"record {number}: a record of a job needs its row number")
+
+    @property
+    def done_seconds(self) -> int:
+        """A row may be sent on with its spans long after they were done."""
+        is_span = any(record.get("span_of") is not None for record in self.records)
+        return keys.TASK_EXPIRES_SECONDS if is_span else DONE_SECONDS
 
     @property
     def divisible(self) -> bool:
@@ -57,7 +66,9 @@ class RowsWork:
             self._deliver,
             pause_seconds=self.retry_seconds,
             stopping=self.runtime.stopping,
+            share=None if self.envelope.id is None else self._splitter.share,
         )
+        self._counts["spans"] = self._splitter.count
         for record, items in failed:
             if record.attempt < retries.MAX_ATTEMPTS and self.envelope.id is not None:
                 attempt = record.attempt + 1
@@ -103,7 +114,7 @@ class RowsWork:
         failures = [failure for item in items for failure in failures_of(item)]
         self._counts["failed"] += bool(failures)
         self._reasons.update(failure.type for failure in failures)
-        self.runtime.sink.add(self.job, RowResult(row=record.row or 0, items=items), self.envelope.id)
+        self.runtime.sink.add(self.job, self._splitter.answer(record, items), self.envelope.id)
 
     def _send_on(self, record: Record, suffix: str, claim: Claim) -> None:
         """Sent before it is settled here, so that at no moment it is neither queued nor held."""
@@ -119,7 +130,9 @@ class RowsWork:
 
     def _summary(self) -> dict[str, Any]:
         """Counts for whoever watches the tasks; those of the uncommon are there when they are not 0."""
-        uncommon = {name: self._counts[name] for name in ("skipped", "retried", "suspects") if self._counts[name]}
+        uncommon = {
+            name: self._counts[name] for name in ("skipped", "retried", "suspects", "spans") if self._counts[name]
+        }
         return {
             "rows": len(self.records),
             "failed": self._counts["failed"],

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from workers.delivery import Deliveries
 from workers.device import usable_cores
+from workers.loading import Loading
 from workers.marks import TaskMarks
 from workers.redis_client import connect
 from workers.settings import DEFAULT_REDIS_URL, Settings
 from workers.sink import ResultSink
+from workers.startup import DECODERS, Startup
 
 if TYPE_CHECKING:
     from workers.audio import DecodePool
     from workers.interface import Engine
     from workers.transcriber import Transcriber
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -46,24 +47,34 @@ class Runtime:
         self.engine.close()
 
 
-def build(settings: Settings, threads: int) -> Runtime:
-    """Load the engine and start the decode processes. Raises ModelLoadError."""
-    # Imported here: this module is loaded by everyone who knows the tasks.
+def build(
+    settings: Settings, threads: int, parts: Startup | None = None, check: Callable[[], None] = lambda: None
+) -> Runtime:
+    """Load the engine and start the decode processes, side by side. Raises ModelLoadError.
+
+    ``check`` is called meanwhile; what it raises ends the loading.
+    """
+    # Imported here: this module is loaded by everyone who knows the tasks. And before the engine's thread imports too.
     from workers.audio import AudioLimits, DecodePool
     from workers.transcriber import Transcriber
 
+    parts = parts or Startup()
     stopping = threading.Event()
-    redis = connect(settings.redis_url or DEFAULT_REDIS_URL)
-    # Renewed from here on: what a fresh worker knows of the others has to be of some age.
-    marks = TaskMarks(redis, stopping, settings)
-    pool = DecodePool(settings.decode_processes or min(8, len(usable_cores())), AudioLimits.from_settings(settings))
-    marks.start()
-    try:
-        engine = _engine(settings)
-    except BaseException:
-        marks.close(release=False)
-        pool.close()
-        raise
+    loading = Loading(settings, parts)
+    with contextlib.ExitStack() as undo:
+        undo.callback(loading.give_up)
+        check()
+        redis = connect(settings.redis_url or DEFAULT_REDIS_URL)
+        # Renewed from here on: what a fresh worker knows of the others has to be of some age.
+        marks = TaskMarks(redis, stopping, settings)
+        with parts.part(DECODERS):
+            processes = settings.decode_processes or min(8, len(usable_cores()))
+            pool = DecodePool(processes, AudioLimits.from_settings(settings))
+        undo.callback(pool.close)
+        marks.start()
+        undo.callback(marks.close, release=False)
+        engine = loading.result()
+        undo.pop_all()
     return Runtime(
         engine=engine,
         pool=pool,
@@ -72,25 +83,6 @@ def build(settings: Settings, threads: int) -> Runtime:
         deliveries=Deliveries(marks, stopping, engine.healthy),
         stopping=stopping,
     )
-
-
-def _engine(settings: Settings) -> Engine:
-    if settings.engine == "standin":
-        from workers.standin import StandInEngine
-
-        log.warning("STAND-IN ENGINE: this worker transcribes nothing; its texts are made up for load tests.")
-        return StandInEngine(settings)
-    from workers import golden
-    from workers.engine import VllmEngine
-
-    engine = VllmEngine(settings)
-    if settings.golden_check:
-        try:
-            golden.check(engine)
-        except BaseException:
-            engine.close()
-            raise
-    return engine
 
 
 _current: Runtime | None = None

@@ -40,11 +40,13 @@ class Settings(BaseSettings):
         description="Weights and activations; auto: the checkpoint's own on GPU, float32 (with AMX bfloat16) on CPU.",
     )
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of GPU memory that the engine may take.")
-    max_num_seqs: int | None = Field(None, ge=1, description="Windows decoded together (8 on CPU, 128 on GPU).")
+    max_num_seqs: int | None = Field(
+        None, ge=1, description="Windows decoded together (8 on CPU; on GPU by its memory, at most 128)."
+    )
     encode_batch: int | None = Field(
         None,
         ge=1,
-        description="Windows encoded per step: max_num_batched_tokens / 1500 (1 on CPU, 8 on GPU).",
+        description="Windows encoded per step: max_num_batched_tokens / 1500 (1 on CPU, 4 or 8 on GPU).",
     )
     max_tokens: int = Field(224, ge=1, le=448, description="Most text tokens of one window.")
     cpu_kv_cache_gib: int = Field(1, ge=1, description="Attention cache of a CPU engine, in GiB.")
@@ -63,7 +65,11 @@ class Settings(BaseSettings):
     model_cache: str | None = Field(None, description="Folder for converted models (default: the user's cache folder).")
 
     # The worker.
-    concurrency: int | None = Field(None, ge=1, description="Tasks at once (default: half of max_num_seqs).")
+    concurrency: int | None = Field(
+        None,
+        ge=1,
+        description="Tasks at once; of more than 2 one is for interactive calls only (half of max_num_seqs, and one).",
+    )
     decode_processes: int | None = Field(None, ge=1, description="Audio decode processes (default: cores, at most 8).")
     worker_restarts: int = Field(10, ge=0, description="Times in a row that a worker which failed is started again.")
     drain_seconds: float = Field(60, ge=0, description="Grace for running records after SIGTERM.")
@@ -78,6 +84,12 @@ class Settings(BaseSettings):
 
     # Audio.
     max_audio_seconds: float = Field(24 * 3600, gt=0, description="Longest recording.")
+    span_seconds: float = Field(
+        600, ge=10, description="Long recordings are cut into spans of about this length, each at a pause."
+    )
+    split_seconds: float = Field(
+        1200, ge=0, description="A job's recordings beyond this are shared span by span by all workers; 0: never."
+    )
     max_audio_bytes: int = Field(8 * 2**30, gt=0, description="Largest audio file.")
     max_channels: int = Field(8, ge=1, description="Most channels of a recording that `--channels split` takes apart.")
     max_sample_rate_hz: int = Field(768_000, ge=8_000, description="Highest sample rate.")
@@ -121,8 +133,12 @@ class Settings(BaseSettings):
     speech_pad_seconds: float = Field(0.3, ge=0, description="Kept around each stretch of speech.")
 
     # The producer.
-    window_rows: int = Field(2000, ge=1, description="Most rows of a job between sent and journaled.")
-    chunk_rows: int | None = Field(None, ge=1, le=64, description="Rows per message (default: from the job's size).")
+    window_rows: int | None = Field(
+        None, ge=1, description="Most rows of a job between sent and journaled (2000, more for large fleets)."
+    )
+    chunk_rows: int | None = Field(
+        None, ge=1, le=64, description="Rows per message (default: 1 to 64, about 60 s of audio in large jobs)."
+    )
     stall_seconds: float = Field(
         15, gt=0, description="A job that stands still for so long is looked after: lost rows are sent again."
     )

@@ -7,7 +7,7 @@ import threading
 from redis import Redis
 
 from workers import keys
-from workers.messages import RowResult
+from workers.messages import PartResult, RowResult
 from workers.outage import outlast
 
 
@@ -18,8 +18,8 @@ class ResultSink:
         self._redis = redis
         self._stopping = stopping
 
-    def add(self, job: str, result: RowResult, task_id: str | None = None) -> None:
-        """Add one row's answer, waiting for Redis as long as it takes.
+    def add(self, job: str, result: RowResult | PartResult, task_id: str | None = None) -> None:
+        """Add one row's answer, or a part of it, waiting for Redis as long as it takes.
 
         With the id of its message the row is noted as settled in the same transaction: if the message comes back, the
         row is not run again. Raises EngineLostError (the record goes back to the queue) if the worker has to end first.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from workers.errors import EngineLostError
-from workers.interface import EngineFacts, WindowRequest, WindowResult, WindowSegment
+from workers.interface import EngineFacts, EngineLoad, WindowRequest, WindowResult, WindowSegment
 from workers.languages import LANGUAGES
 from workers.messages import TASKS
 from workers.progress import Progress
@@ -44,11 +44,13 @@ class StandInEngine:
             tasks=TASKS,
             languages=tuple(LANGUAGES),
             max_num_seqs=settings.max_num_seqs or 8,
+            tensor_parallel_size=settings.tensor_parallel_size,
+            max_tokens=settings.max_tokens,
         )
         self._waiting: deque[_Running] = deque()
         self._changed = threading.Condition()
         self._lost: str | None = None
-        self._progress = Progress()
+        self._progress = Progress(self._facts.max_num_seqs)
         threading.Thread(target=self._work, name="standin", daemon=True).start()
 
     @property
@@ -75,6 +77,10 @@ class StandInEngine:
     def stalled_seconds(self) -> float:
         """How long the windows in flight have made no step; 0.0 without any."""
         return self._progress.stalled_seconds()
+
+    def load(self) -> EngineLoad:
+        """How busy it is."""
+        return self._progress.load()
 
     def fail(self, reason: str) -> None:
         """Fail what is left."""

@@ -15,11 +15,11 @@ from workers.messages import TASK_NAMES, Task, parse_options, parse_records
 from workers.rows import RowsWork
 from workers.settings import settings
 
-#: By name: only a worker loads it.
-REQUEST = "workers.request:FleetRequest"
+#: By name: only a worker loads them.
+IN_WORKERS = {"Request": "workers.request:FleetRequest", "Strategy": "workers.versions:strategy"}
 
 
-@app.task(name=TASK_NAMES["transcribe"], bind=True, throws=(TranscriptionError,), Request=REQUEST)  # type: ignore[untyped-decorator]
+@app.task(name=TASK_NAMES["transcribe"], bind=True, throws=(TranscriptionError,), **IN_WORKERS)  # type: ignore[untyped-decorator]
 def transcribe(
     self: CeleryTask, records: list[dict[str, Any]], options: dict[str, Any] | None = None, job: str | None = None
 ) -> Any:
@@ -27,7 +27,7 @@ def transcribe(
     return _run(self, "transcribe", records, options, job)
 
 
-@app.task(name=TASK_NAMES["translate"], bind=True, throws=(TranscriptionError,), Request=REQUEST)  # type: ignore[untyped-decorator]
+@app.task(name=TASK_NAMES["translate"], bind=True, throws=(TranscriptionError,), **IN_WORKERS)  # type: ignore[untyped-decorator]
 def translate(
     self: CeleryTask, records: list[dict[str, Any]], options: dict[str, Any] | None = None, job: str | None = None
 ) -> Any:

@@ -5,32 +5,54 @@ Records overlap: while the engine works on one record's windows, the thread prep
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from workers.audio import DecodePool
+from workers.audio import AudioStream, DecodePool
 from workers.errors import EngineLostError, TranscriptionError
 from workers.fallback import FallbackDecoder
 from workers.gates import Gates
 from workers.interface import Engine, WindowRequest, WindowResult
 from workers.languages import AUTO, canonical_language, language_code
-from workers.messages import ChannelTranscripts, Failure, Item, Options, Record, Task, Transcript
+from workers.messages import ChannelTranscripts, Failure, Item, Options, Record, Span, Task, Transcript
 from workers.pauses import Speech, pauses_after
 from workers.recording import VOTERS, Recording, Sent, Vote, join, silence, vote
 from workers.seek import SeekingDecoder
 from workers.settings import Settings
+from workers.spans import join_spans
 from workers.speech_spans import WindowOptions
-from workers.windows import speech_windows
+from workers.windows import Window, speech_windows
 
 log = logging.getLogger(__name__)
+
+#: Takes a record, spans of one of its recordings for others to do, and the language that was voted for, if it was.
+Share = Callable[[Record, list[Span], str | None], None]
 
 #: How often a thread that waits for the engine looks whether the worker is ending.
 CHECK_SECONDS = 0.5
 #: A record holds no more windows in the engine at once: 61 MB of audio.
 MOST_WINDOWS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is wanted of recording ``number`` of a record, or of one channel of it."""
+
+    record: Record
+    number: int
+    task: Task
+    options: Options
+    room: threading.Semaphore
+    share: Share | None
+    channel: int | None = None
+
+    @property
+    def source(self) -> str:
+        return self.record.sources[self.number]
 
 
 class Transcriber:
@@ -50,9 +72,13 @@ class Transcriber:
         self._pool = pool
         self._decoder = SeekingDecoder(FallbackDecoder(engine, Gates.from_settings(settings)))
         self._window_options = WindowOptions.from_settings(settings)
-        # All threads together keep twice the engine's batch waiting or running, so that it never runs dry.
-        wanted = -(-2 * engine.facts.max_num_seqs // threads)
-        self._windows_per_task = max(2, min(wanted, MOST_WINDOWS))
+        self._split_seconds = settings.split_seconds
+        # Twice the engine's batch waits or runs, so that it never runs dry, whichever threads these windows are of:
+        # a thread that waits for room keeps a decode process, and others cannot read meanwhile.
+        wanted = max(2 * engine.facts.max_num_seqs, threads)
+        self._room = threading.Semaphore(wanted)
+        # Those that read long recordings fill it together.
+        self._windows_per_task = max(2, min(-(-wanted // min(threads, pool.processes)), MOST_WINDOWS))
 
     def close(self) -> None:
         """Start no more retries; windows that wait for one are lost. Call it before the engine is closed."""
@@ -64,9 +90,12 @@ class Transcriber:
         task: Task,
         options: Options,
         deliver: Callable[[Record, list[Item]], None],
+        share: Share | None = None,
     ) -> None:
         """Transcribe records in order; ``deliver`` gets each one's items (one per audio file) as soon as it is done.
 
+        With ``share`` the later spans of a long recording are left to whom they are shared with: its item is without
+        them. What is shared is known before the record is delivered.
         A failure of a record is an item of it. Raises EngineLostError when the engine is gone: records that were
         not delivered were not done.
         """
@@ -77,65 +106,38 @@ class Transcriber:
             deliver(record, [self._item(channels, record, options) for channels in files])
 
         for record in records:
-            files = [self._begin_channels(record, source, task, options, room) for source in record.sources]
+            files = [
+                self._begin_channels(_Asked(record, number, task, options, room, share))
+                for number in range(len(record.sources))
+            ]
             waiting.append((record, files))
             while waiting and all(recording.done() for channels in waiting[0][1] for recording in channels):
                 finish(*waiting.pop(0))
         for record, files in waiting:
             finish(record, files)
 
-    def _begin_channels(
-        self, record: Record, source: str, task: Task, options: Options, room: threading.Semaphore
-    ) -> list[Recording]:
+    def _begin_channels(self, asked: _Asked) -> list[Recording]:
         """Begin one file: as a whole, or each channel on its own. The first one tells how many there are."""
-        if options.channels == "mix":
-            return [self._begin(record, source, task, options, room)]
-        first = self._begin(record, source, task, options, room, channel=0)
+        if asked.options.channels == "mix":
+            return [self._begin(asked)]
+        first = self._begin(replace(asked, channel=0))
         others = range(1, first.channels if first.failure is None else 1)
-        return [first, *(self._begin(record, source, task, options, room, channel=channel) for channel in others)]
+        return [first, *(self._begin(replace(asked, channel=channel)) for channel in others)]
 
-    def _begin(
-        self,
-        record: Record,
-        source: str,
-        task: Task,
-        options: Options,
-        room: threading.Semaphore,
-        channel: int | None = None,
-    ) -> Recording:
+    def _begin(self, asked: _Asked) -> Recording:
         """Read one file (or one channel of it) and put all its windows into the engine, waiting for room there."""
         recording = Recording()
-        name = f"{source}#{channel}" if channel else source
+        record, options = asked.record, asked.options
+        later = record.span_of is not None
         try:
-            language = self._check(record, source, task, options)
+            language = self._check(record, asked.source, asked.task, options)
             recording.votes = language is None and canonical_language(record.language or options.language) == AUTO
-            with self._pool.open(source, record.start_s, record.end_s, channel) as stream:
-                for window in speech_windows(stream, self._window_options):
-                    if recording.votes and len(recording.windows) == VOTERS:
-                        language = self._vote(recording).language
-                    prompt = record.prompt or options.prompt
-                    # With timestamps whether they are asked for or not: only they tell what the model left out.
-                    pauses = pauses_after(window.speech, 0.0) if options.timestamps else ()
-                    request = WindowRequest(
-                        window.samples, task, language, timestamps=True, prompt=prompt, pauses=pauses
-                    )
-                    identity = f"{record.row}/{name}/{window.index}"
-                    future = self._submit(request, window.speech, identity, room)
-                    # Windows of a span record count from the span, its segments from the start of the recording.
-                    offset_s = record.start_s or 0.0
-                    kept = request if recording.votes and len(recording.windows) < VOTERS else None
-                    recording.windows.append(
-                        Sent(
-                            window.start_s + offset_s,
-                            window.end_s + offset_s,
-                            window.speech_s,
-                            future,
-                            kept,
-                            window.speech,
-                            identity,
-                            window.cuts,
-                        )
-                    )
+            with self._pool.open(
+                *(asked.source, record.start_s, record.end_s, asked.channel),
+                cut=asked.channel is None and not later,
+                later=later,
+            ) as stream:
+                self._read(recording, stream, asked, language)
                 recording.duration_s = stream.duration_s
                 recording.flags = stream.flags
                 recording.channels = stream.channels
@@ -148,17 +150,80 @@ class Transcriber:
             recording.failure = Failure(type="internal_error", message=f"{type(error).__name__}: {error}")
         return recording
 
+    def _read(self, recording: Recording, stream: AudioStream, asked: _Asked, language: str | None) -> None:
+        """Put the windows into the engine, span by span, or those of the first spans where the others are shared.
+
+        Spans go by themselves from the first cut on before which the language is known.
+        """
+        span, number, start_s, shared = recording, 0, asked.record.start_s or 0.0, False
+        while True:
+            for window in speech_windows(stream, self._window_options):
+                language = self._voted(recording, language)
+                shared = shared or self._share(recording, stream, asked, number, language)
+                voter = span.votes and len(span.windows) < VOTERS
+                span.windows.append(self._sent(window, start_s, asked, language, voter))
+            if not stream.at_cut:
+                return
+            language = self._voted(recording, language)
+            shared = shared or self._share(recording, stream, asked, number, language)
+            if not stream.next_span(wanted=not shared):
+                return
+            start_s, number = stream.cuts[number], number + 1
+            if language is not None or not recording.votes:
+                span = Recording()
+                recording.rest.append(span)
+
+    def _voted(self, recording: Recording, language: str | None) -> str | None:
+        if language is None and recording.votes and len(recording.windows) >= VOTERS:
+            return self._vote(recording).language
+        return language
+
+    def _share(
+        self, recording: Recording, stream: AudioStream, asked: _Asked, number: int, language: str | None
+    ) -> bool:
+        """Whether the spans after span ``number`` are now done by others; not before the language is known."""
+        starts = stream.cuts[number:]
+        undecided = recording.votes and language is None
+        if asked.share is None or undecided or not starts or not 0 < self._split_seconds < stream.told_s:
+            return False
+        ends = (*starts[1:], asked.record.end_s)
+        spans = [
+            Span(recording=asked.number, start_s=start, end_s=end) for start, end in zip(starts, ends, strict=True)
+        ]
+        asked.share(asked.record, spans, language if recording.votes else None)
+        return True
+
+    def _sent(self, window: Window, start_s: float, asked: _Asked, language: str | None, voter: bool) -> Sent:
+        """Put one window into the engine. ``start_s``: where its span starts in the recording."""
+        record, options = asked.record, asked.options
+        # With timestamps whether they are asked for or not: only they tell what the model left out.
+        request = WindowRequest(
+            window.samples,
+            asked.task,
+            language,
+            timestamps=True,
+            prompt=record.prompt or options.prompt,
+            pauses=pauses_after(window.speech, 0.0) if options.timestamps else (),
+        )
+        # The same whoever does it: a span record has one recording, and starts where its span does.
+        name = f"{asked.source}#{asked.channel}" if asked.channel else asked.source
+        identity = f"{record.row}/{name}/{start_s:.2f}/{window.index}"
+        future = self._submit(request, window.speech, identity, asked.room)
+        kept = request if voter else None
+        begin_s, end_s = window.start_s + start_s, window.end_s + start_s
+        return Sent(begin_s, end_s, window.speech_s, future, kept, window.speech, identity, window.cuts)
+
     def _submit(
         self, request: WindowRequest, speech: Speech, identity: str, room: threading.Semaphore
     ) -> Future[WindowResult]:
-        while not room.acquire(timeout=CHECK_SECONDS):
-            self._check_stopping()
-        try:
+        with contextlib.ExitStack() as left:
+            for one in (room, self._room):
+                while not one.acquire(timeout=CHECK_SECONDS):
+                    self._check_stopping()
+                left.callback(one.release)
             future = self._decoder.submit(request, speech, identity)
-        except BaseException:
-            room.release()
-            raise
-        future.add_done_callback(lambda _: room.release())
+            leave = left.pop_all().close
+        future.add_done_callback(lambda _: leave())
         return future
 
     def _vote(self, recording: Recording) -> Vote:
@@ -205,7 +270,7 @@ class Transcriber:
         try:
             if recording.failure is None:
                 return self._transcript(recording, record, options)
-            for window in recording.windows:
+            for window in recording.all_windows():
                 self._wait(window.future)  # so that a lost engine is told from a broken file
             return recording.failure
         except TranscriptionError as error:
@@ -217,6 +282,9 @@ class Transcriber:
             return Failure(type="internal_error", message=f"{type(error).__name__}: {error}")
 
     def _transcript(self, recording: Recording, record: Record, options: Options) -> Transcript:
+        return join_spans([self._span_transcript(span, record, options) for span in (recording, *recording.rest)])
+
+    def _span_transcript(self, recording: Recording, record: Record, options: Options) -> Transcript:
         model, attempts = self._engine.facts.model, record.attempt
         results = [self._wait(window.future) for window in recording.windows]
         if not results:

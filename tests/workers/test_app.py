@@ -107,10 +107,10 @@ def test_own_settings_reach_celery() -> None:
 @pytest.mark.parametrize(
     ("given", "threads"),
     [
-        ({}, 4),
-        ({"max_num_seqs": 1}, 2),
-        ({"max_num_seqs": 16}, 8),
-        ({"max_num_seqs": 512}, 64),
+        ({}, 5),
+        ({"max_num_seqs": 1}, 3),
+        ({"max_num_seqs": 16}, 9),
+        ({"max_num_seqs": 512}, 65),
         ({"concurrency": 3}, 3),
     ],
 )
@@ -129,6 +129,6 @@ def test_worker_really_has_threads_and_both_tasks(standin_fleet: Fleet) -> None:
         app.close()
 
     assert pool["implementation"] == "celery.concurrency.thread:TaskPool"
-    assert pool["max-concurrency"] == 4
+    assert pool["max-concurrency"] == 5
     assert sorted(tasks) == sorted(TASK_NAMES.values())
     assert sorted(queue["name"] for queue in queues) == sorted(TASKS)

@@ -28,6 +28,7 @@ class Told:
     """A message's work that tells what was asked of it; its run waits to be let go."""
 
     of_job: bool = True
+    done_seconds: int = 60
     divisible: bool = False
     error: Exception | None = None
     go: threading.Event = field(default_factory=threading.Event)

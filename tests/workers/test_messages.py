@@ -62,7 +62,8 @@ def test_record_with_nothing_but_audio() -> None:
 
 
 def test_record_with_everything() -> None:
-    plain = {"audio": ["a", "b"], "row": 3, "language": "de", "prompt": "Ada", "start_s": 1, "end_s": 2.5, "attempt": 2}
+    plain = {"audio": ["a", "b"], "row": 3, "language": "de", "prompt": "Ada", "start_s": 1, "end_s": 2.5}
+    plain |= {"attempt": 2, "span_of": 1}
 
     (record,) = parse_records([plain])
 

@@ -9,8 +9,8 @@ import pytest
 
 from fleet import Fleet, wait_for
 from workers import keys
-from workers.interface import EngineFacts
-from workers.presence import EXPIRES_SECONDS, Presence, PresencePublisher, live_workers
+from workers.interface import EngineFacts, EngineLoad
+from workers.presence import EXPIRES_SECONDS, Presence, Publisher, live_workers
 
 FACTS = EngineFacts(
     model="openai/whisper-tiny",
@@ -42,7 +42,8 @@ def test_workers_are_seen_while_they_live_and_gone_when_they_stop(fleet: Fleet) 
 
     # Given two workers with different models
     other = presence("two@host", replace(FACTS, model="openai/whisper-large-v3-turbo", tasks=("transcribe",)))
-    first, second = PresencePublisher(fleet.redis, presence()), PresencePublisher(fleet.redis, other)
+    first = Publisher(fleet.redis, keys.worker("one@host"), presence)
+    second = Publisher(fleet.redis, keys.worker("two@host"), lambda: other)
     first.start()
     second.start()
     try:
@@ -59,6 +60,32 @@ def test_workers_are_seen_while_they_live_and_gone_when_they_stop(fleet: Fleet) 
         finally:
             second.stop()
     assert live_workers(redis) == []
+
+
+def test_news_are_published_at_once(fleet: Fleet) -> None:
+    # Given a worker that says each time what is true then
+    queues = ["transcribe", "translate"]
+    publisher = Publisher(fleet.redis, keys.worker("one@host"), lambda: Presence.of("one@host", queues, FACTS, 4))
+    publisher.start()
+    try:
+        wait_for(lambda: live_workers(fleet.redis))
+        # When that changes, and it is told so
+        queues.remove("translate")
+        publisher.refresh()
+        # Then nobody has to wait for its next word, which comes after 10 s
+        wait_for(lambda: [worker.queues for worker in live_workers(fleet.redis)] == [["transcribe"]], 5.0)
+    finally:
+        publisher.stop()
+
+
+def test_presence_tells_how_busy_the_engine_is() -> None:
+    said = Presence.of("one@host", [], FACTS, 4, EngineLoad(running=8, waiting=3), {"total": 3.5})
+
+    assert (said.windows_running, said.windows_waiting) == (8, 3)
+    assert said.startup_seconds == {"total": 3.5}
+    # A worker of an older version does not say
+    older = {name: value for name, value in said.model_dump().items() if not name.startswith(("windows_", "startup"))}
+    assert Presence.model_validate(older).windows_running == 0
 
 
 def test_worker_in_a_fleet_publishes_what_it_is(standin_fleet: Fleet) -> None:

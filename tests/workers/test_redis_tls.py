@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -12,13 +13,17 @@ from pathlib import Path
 import httpx
 import pytest
 from celery import Celery
+from redis.exceptions import RedisError
 
 from fleet import CLI, READY_SECONDS, clean_environment, ended, free_port, run_cli, wait_for
 from producer.embedded import end, start_guarded, worker_command
 from redis_server import Certificates, TlsServer, acl_user, tls_server_or_skip
+from workers.app import create_app
 from workers.errors import SettingsError
 from workers.presence import live_workers
 from workers.redis_client import check_server, connect
+from workers.redis_url import check_url
+from workers.settings import load_settings
 
 README = Path(__file__).parents[2] / "README.md"
 #: A password that a URL has to escape.
@@ -29,7 +34,7 @@ FLOWER = ("someone", "a-word")
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
     binary, folder = tls_server_or_skip(), tmp_path_factory.mktemp("tls")
-    with TlsServer(binary, Certificates(folder / "certificates"), folder / "redis", "the admin's") as running:
+    with TlsServer(binary, Certificates(folder / "certificates"), folder / "redis", "the-admins") as running:
         yield running
 
 
@@ -80,6 +85,50 @@ def running(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runn
     finally:
         for process in processes:
             end(process, 20.0)
+
+
+@pytest.fixture(scope="module")
+def by_sentinel(server: TlsServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Sentinel that only TLS reaches, and that knows the server as ``the-master``."""
+    port, folder = free_port(), tmp_path_factory.mktemp("sentinel")
+    certificates = server.certificates
+    certificate, key = certificates.server
+    config = folder / "sentinel.conf"
+    lines = (
+        *("bind 127.0.0.1", "port 0", f"tls-port {port}", "tls-auth-clients yes", "tls-replication yes"),
+        *(f"tls-cert-file {certificate}", f"tls-key-file {key}", f"tls-ca-cert-file {certificates.ca}"),
+        *("sentinel resolve-hostnames yes", "sentinel announce-hostnames yes"),
+        f"sentinel monitor the-master localhost {server.port} 1",
+        f"sentinel auth-pass the-master {server.password}",
+    )
+    config.write_text("\n".join(lines) + "\n")
+    command = [str(server.binary.path), str(config), "--sentinel"]
+    process = start_guarded(command, server.binary.environment, folder / "sentinel.log")
+    options = "&".join(f"{name}={value}" for name, value in certificates.by_client.items())
+    made = f"sentinel://:{server.password}@localhost:{port}/0?master_name=the-master&{options}"
+    try:
+        wait_for(lambda: _answers(made))
+        yield made
+    finally:
+        end(process, 10.0)
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(RedisError), connect(url) as redis:
+        return bool(redis.ping())
+    return False
+
+
+def test_sentinels_and_the_server_that_they_name_are_spoken_to_by_tls(
+    running: Running, by_sentinel: str, samples: Path
+) -> None:
+    check_url(by_sentinel)
+    with create_app(load_settings(REDIS_URL=by_sentinel)) as client:
+        # A call goes by the broker, its answer by the result backend, and a worker's reply by remote control.
+        recording = str(next(samples.glob("*.wav")))
+        (transcript,) = client.send_task("whisper.transcribe", [[{"audio": recording}]]).get(timeout=READY_SECONDS)
+        assert transcript["text"].startswith("stand-in ")
+        assert client.control.inspect(timeout=60, limit=1).ping()
 
 
 def test_a_job_goes_through_tls_to_its_step_file(

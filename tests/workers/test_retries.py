@@ -17,9 +17,10 @@ from celery.result import AsyncResult
 
 from fleet import Fleet, wait_for
 from producer.in_flight import rows_in_flight
-from workers import keys, retries
+from workers import keys, retries, runtime
 from workers.errors import EngineLostError, TranscriptionError
 from workers.messages import ChannelTranscripts, Failure, Item, Options, Record, RowResult, Transcript
+from workers.settings import load_settings
 from workers.singles import single_id
 
 DEADLINE_SECONDS = 60.0
@@ -188,6 +189,36 @@ def test_call_is_tried_again_in_place_only(client: Celery, storage: Storage) -> 
 # Without a worker.
 
 
+def test_row_whose_decoder_ends_with_its_worker_goes_back_and_has_no_error(storage: Storage) -> None:
+    # Given a worker's inside whose only decode process waits for a recording
+    inside = runtime.build(load_settings(engine="standin", decode_processes=1, allow_private_addresses=True), threads=1)
+    storage.go.clear()
+    url = storage.url(1, "held")
+    held = storage.requests["/1?held"]
+
+    def end_it() -> None:
+        wait_for(lambda: storage.requests["/1?held"] > held)
+        inside.close()
+
+    # When the worker ends
+    ending = threading.Thread(target=end_it)
+    ending.start()
+    try:
+        with pytest.raises(EngineLostError, match="the worker is ending"):
+            retries.transcribe(
+                inside.transcriber,
+                [Record(audio=url, row=0)],
+                "transcribe",
+                Options(),
+                lambda *_: pytest.fail("it was answered"),
+                pause_seconds=0.0,
+                stopping=inside.stopping,
+            )
+    finally:
+        ending.join()
+        storage.go.set()
+
+
 def test_message_ids_stay_short_however_often_a_row_goes_on() -> None:
     assert single_id("j", 7, "j.5.ab", "s") == "j.7.ab-s"
     assert single_id("j", 7, "j.7.ab-s", "a2") == "j.7.ab-a2"
@@ -217,7 +248,9 @@ class Failing:
         self.tries = 0
         self.failure = Failure(type=type, message="x", transient=True)
 
-    def transcribe(self, records: Any, task: str, options: Options, deliver: retries.Deliver) -> None:
+    def transcribe(
+        self, records: Any, task: str, options: Options, deliver: retries.Deliver, share: Any = None
+    ) -> None:
         for record in records:
             self.tries += 1
             deliver(record, [self.failure])

@@ -71,7 +71,7 @@ class Clock:
 @given(st.lists(st.tuples(st.sampled_from(["started", "moved", "ended"]), st.integers(0, 100))))
 def test_stall_is_the_time_since_the_last_sign_while_windows_wait(events: list[tuple[str, int]]) -> None:
     clock = Clock()
-    progress = Progress(clock)
+    progress = Progress(clock=clock)
     in_flight, last_sign = 0, 0.0
     for name, seconds in events:
         clock.now += seconds

@@ -1,0 +1,54 @@
+"""NVIDIA's library by way of the file that vLLM ships."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+#: As far as it is used: two GPUs of 80 and 24 GiB.
+PYNVML = """
+import sys
+sys.modules[__name__]  # the real one looks itself up, too
+class NVMLError(Exception): ...
+class Info:
+    def __init__(self, total): self.total = total
+def nvmlInit(): FAILS
+def nvmlDeviceGetCount(): return COUNT
+def nvmlDeviceGetHandleByIndex(index): return index
+def nvmlDeviceGetMemoryInfo(handle): return Info([80, 24][handle] * 2**30)
+"""
+
+
+@pytest.mark.parametrize(
+    ("fails", "count", "found"), [("pass", 2, 24 * 2**30), ("pass", 0, None), ("raise NVMLError('no driver')", 2, None)]
+)
+def test_memory_is_that_of_the_smallest_gpu(fails: str, count: int, found: int | None, tmp_path: Path) -> None:
+    # Given a vLLM that must not be imported, with NVIDIA's file in it
+    (tmp_path / "vllm" / "third_party").mkdir(parents=True)
+    (tmp_path / "vllm" / "__init__.py").write_text("raise RuntimeError('vLLM was imported')")
+    source = PYNVML.replace("FAILS", fails).replace("COUNT", str(count))
+    (tmp_path / "vllm" / "third_party" / "pynvml.py").write_text(source)
+
+    # When another process asks for the memory
+    code = "from workers.nvml import gpu_memory_bytes; print(gpu_memory_bytes())"
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
+    printed = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True, timeout=120)
+
+    assert printed.strip() == str(found)
+
+
+def test_without_vllm_there_is_no_memory_to_ask_for() -> None:
+    code = (
+        "import importlib.util; importlib.util.find_spec = lambda name: None\n"
+        "from workers.nvml import gpu_memory_bytes; print(gpu_memory_bytes())"
+    )
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    printed = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True, timeout=120)
+
+    assert printed.strip() == "None"

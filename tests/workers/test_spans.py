@@ -1,0 +1,84 @@
+"""The spans of a recording as one transcript."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.messages import Failure, Segment, Transcript
+from workers.spans import join_spans, joined
+
+
+def span(text: str = "some words", **figures: object) -> Transcript:
+    given = {"language": "en", "duration": 600.0, "speech_seconds": 100.0, "model": "m", **figures}
+    return Transcript(text=text, **given)  # type: ignore[arg-type]
+
+
+SILENT = Transcript(text="", duration=600.0, model="m", flags=["no_speech"])
+
+
+def test_texts_segments_and_lengths_add_up() -> None:
+    one = span("One two.", segments=[Segment(start=0.0, end=9.5, text="One two.")])
+    two = span("Three.", segments=[Segment(start=600.3, end=601.0, text="Three.")], duration=400.5, speech_seconds=50.0)
+    whole = join_spans([one, two])
+    assert whole.text == "One two. Three."
+    assert whole.segments == [*(one.segments or ()), *(two.segments or ())]
+    assert (whole.duration, whole.speech_seconds) == (1000.5, 150.0)
+
+
+def test_without_segments_there_are_none() -> None:
+    assert join_spans([span(), span()]).segments is None
+    assert join_spans([SILENT.model_copy(update={"segments": []}), span(segments=[])]).segments == []
+
+
+def test_scripts_without_spaces_are_joined_without_and_translations_with() -> None:
+    assert join_spans([span("你好。", language="zh"), span("再见。", language="zh")]).text == "你好。再见。"
+    assert join_spans([span("Hello.", language="zh"), span("Goodbye.", language="zh")]).text == "Hello. Goodbye."
+
+
+def test_figures_are_those_of_the_windows() -> None:
+    one = span(avg_logprob=-0.2, no_speech_prob=0.1, compression_ratio=1.2, temperature=0.0, attempts=1)
+    two = span(
+        avg_logprob=-0.8, no_speech_prob=0.4, compression_ratio=2.0, temperature=0.4, attempts=3, speech_seconds=50.0
+    )
+    whole = join_spans([one, SILENT, two])
+    assert whole.avg_logprob == pytest.approx(-0.4)
+    assert whole.no_speech_prob == pytest.approx(0.2)
+    assert (whole.compression_ratio, whole.temperature, whole.attempts) == (2.0, 0.4, 3)
+
+
+def test_language_is_the_one_with_the_most_speech_and_its_vote() -> None:
+    spans = [
+        span(language="de", language_probability=0.6, speech_seconds=80.0),
+        span(language="en", language_probability=0.9, speech_seconds=100.0),
+        span(language="de", language_probability=1.0, speech_seconds=90.0),
+    ]
+    whole = join_spans(spans)
+    assert (whole.language, whole.language_probability) == ("de", 0.6)
+    assert join_spans([SILENT, SILENT]).language is None
+
+
+def test_silence_is_flagged_only_if_nobody_speaks_at_all() -> None:
+    assert join_spans([SILENT, SILENT]).flags == ["no_speech"]
+    assert join_spans([SILENT, span(flags=["truncated"])]).flags == ["truncated"]
+    assert join_spans([SILENT, span("", flags=["empty"])]).flags == ["empty"]
+
+
+def test_one_span_is_the_recording() -> None:
+    assert join_spans([SILENT]) is SILENT
+
+
+def test_the_first_failure_is_that_of_the_recording() -> None:
+    first, second = Failure(type="quarantined", message="a"), Failure(type="file_not_found", message="b")
+    assert joined([span(), first, span(), second]) == first
+    assert joined([span("a"), span("b")]) == join_spans([span("a"), span("b")])
+
+
+texts = st.lists(st.text(st.characters(codec="utf-8", categories=["L", "P", "Zs"]), max_size=8), min_size=2, max_size=6)
+
+
+@given(texts, st.sampled_from(["en", "zh", "ja"]))
+def test_no_letter_is_lost(parts: list[str], language: str) -> None:
+    whole = join_spans([span(part, language=language) for part in parts])
+    assert "".join(whole.text.split()) == "".join("".join(parts).split())

@@ -1,0 +1,105 @@
+"""Every vLLM name that the engine, the logits processors and the benchmarks use, in the vLLM that is installed.
+
+The real engine's tests would find most of these, too; this says by name what another vLLM has changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+import pytest
+from vllm import SamplingParams
+from vllm import exceptions as vllm_exceptions
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.renderers.base import BaseRenderer
+from vllm.renderers.inputs.preprocess import parse_model_prompt
+from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
+from vllm.transformers_utils.config import try_get_generation_config
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+from vllm.v1.engine import exceptions as engine_exceptions
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.core_client import AsyncMPClient
+from vllm.v1.metrics.stats import SchedulerStats
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
+from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+
+from workers.logits_processor import WhisperRules
+from workers.settings import load_settings
+from workers.vllm_options import engine_arguments
+from workers.vllm_requests import LOOP_PATTERN_TOKENS, LOOP_REPEATS
+
+
+def parameters(function: Any) -> set[str]:
+    return set(inspect.signature(function).parameters)
+
+
+def test_the_engine_takes_every_argument() -> None:
+    names = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+
+    # Benchmarks without weights set `load_format`.
+    assert {*engine_arguments("a-model", load_settings()), "load_format"} <= names
+
+
+def test_requests_take_every_sampling_parameter() -> None:
+    sampling = SamplingParams(
+        temperature=0.2,
+        seed=7,
+        max_tokens=5,
+        ignore_eos=True,
+        logprob_token_ids=[50_362],
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        repetition_detection=RepetitionDetectionParams(
+            max_pattern_size=LOOP_PATTERN_TOKENS, min_pattern_size=1, min_count=LOOP_REPEATS
+        ),
+        extra_args={"whisper": {}},
+    )
+
+    assert (sampling.max_tokens, sampling.logprob_token_ids, sampling.extra_args) == (5, [50_362], {"whisper": {}})
+
+
+@pytest.mark.parametrize(
+    ("function", "wanted"),
+    [
+        (AsyncLLM.from_engine_args, {"engine_args"}),
+        (AsyncLLM.generate, {"prompt", "sampling_params", "request_id"}),
+        (AsyncLLM.shutdown, {"self"}),
+        (AsyncLLM.get_tokenizer, {"self"}),
+        (BaseRenderer.render_cmpl, {"prompts"}),
+        (BaseRenderer.render_cmpl_async, {"prompts"}),
+        (parse_model_prompt, {"model_config", "prompt"}),
+        (try_get_generation_config, {"model", "trust_remote_code", "revision"}),
+        (LogitsProcessor.__init__, {"vllm_config", "device", "is_pin_memory"}),
+        (process_dict_updates, {"req_entries", "batch_update", "new_state"}),
+    ],
+)
+def test_functions_take_what_they_are_given(function: Any, wanted: set[str]) -> None:
+    assert wanted <= parameters(function)
+
+
+def test_the_rules_are_a_whole_logits_processor() -> None:
+    assert issubclass(WhisperRules, LogitsProcessor)
+    assert not inspect.isabstract(WhisperRules)
+    assert {"batch_size", "removed", "added", "moved"} <= parameters(BatchUpdate)
+
+
+def test_what_the_engine_process_sends_is_where_it_is_listened_to() -> None:
+    # `workers.engine._note_outputs` takes the place of the client's method; the handler has to look it up anew.
+    assert inspect.iscoroutinefunction(AsyncMPClient.get_output_async)
+    assert "engine_core.get_output_async()" in inspect.getsource(AsyncLLM._run_output_handler)
+    assert {"outputs", "scheduler_stats"} <= set(EngineCoreOutputs.__struct_fields__)
+    assert "new_token_ids" in EngineCoreOutput.__struct_fields__
+    assert {"num_running_reqs", "num_waiting_reqs"} <= {field.name for field in dataclasses.fields(SchedulerStats)}
+
+
+def test_ends_and_failures_have_the_names_that_the_engine_tells_apart() -> None:
+    assert {"stop", "length", "abort", "repetition"} <= {str(reason) for reason in FinishReason}
+    for module, name in (
+        (vllm_exceptions, "VLLMValidationError"),
+        (engine_exceptions, "EngineDeadError"),
+        (engine_exceptions, "EngineGenerateError"),
+    ):
+        assert issubclass(getattr(module, name), Exception)
+    assert isinstance(AsyncLLM.errored, property)

@@ -1,0 +1,78 @@
+"""The worker's hold on one decode process: starts it, talks to it, ends it. Part of `workers.audio.DecodePool`."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from workers.decode_wire import REQUEST
+
+REAP_SECONDS = 2.0
+
+
+class DecodeChild:
+    """One decode process and this side of its socket pair. ``limits``: the fields of `workers.audio.AudioLimits`.
+
+    Raises OSError when it cannot be started.
+    """
+
+    def __init__(self, limits: Mapping[str, Any]) -> None:
+        self._connection, theirs = multiprocessing.Pipe()
+        # Not multiprocessing.Process: that would import the worker's main module again. Descriptors are closed on
+        # exec, so a child holds its own end only and sees end-of-file when the worker is gone.
+        command = [sys.executable, "-m", "workers.decode_process", str(theirs.fileno()), str(os.getpid())]
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        with theirs:
+            self._process = subprocess.Popen(
+                [*command, json.dumps(limits)],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, **threads},
+            )
+
+    def request(self, wanted: Mapping[str, Any]) -> None:
+        """Ask for a recording: the fields of `workers.decode_wire`'s ``Q``."""
+        self._connection.send_bytes(REQUEST + json.dumps(wanted).encode())
+
+    def answer(self, word: bytes) -> None:
+        """GO_ON or HALT at the end of a span."""
+        self._connection.send_bytes(word)
+
+    def receive(self, timeout_seconds: float) -> bytes:
+        """The next message. Raises TimeoutError, or EOFError or OSError when the child is gone."""
+        if not self._connection.poll(timeout_seconds):
+            raise TimeoutError(f"no message for {timeout_seconds:g} s")
+        return self._connection.recv_bytes()
+
+    def idle(self) -> bool:
+        """Whether it can take a request: it lives, and has nothing to say (end-of-file would be something)."""
+        return self._process.poll() is None and not self._connection.poll()
+
+    def kill(self) -> None:
+        """SIGKILL: a decode process ignores the polite signals, and has nothing to tidy up."""
+        self._process.kill()
+
+    def reap(self) -> None:
+        """Wait for a killed child's end. One stuck in the kernel (a dead network mount) is left to end when it can."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(REAP_SECONDS)
+
+    def release(self) -> None:
+        """Reap a killed child and close this side of the pair."""
+        self.reap()
+        self._connection.close()
+
+    def cause_of_death(self) -> str:
+        try:
+            code = self._process.wait(REAP_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "it closed its pipe"
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -1,0 +1,43 @@
+"""NVIDIA's management library, by the Python file that vLLM ships: light, and there wherever a GPU engine can be.
+
+Only that file is loaded; importing vLLM itself would take seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from importlib import util
+from pathlib import Path
+from types import ModuleType
+
+
+@cache
+def nvml() -> ModuleType | None:
+    """The initialised module (NVIDIA's `pynvml`); None without vLLM, without a driver or without a GPU."""
+    package = util.find_spec("vllm")  # finds without importing
+    path = Path(package.origin or "").parent / "third_party" / "pynvml.py" if package else None
+    if path is None or not path.is_file():
+        return None
+    spec = util.spec_from_file_location("whisper_fleet_pynvml", path)
+    if spec is None or spec.loader is None:
+        return None
+    module = sys.modules[spec.name] = util.module_from_spec(spec)  # it looks itself up there
+    spec.loader.exec_module(module)
+    try:
+        module.nvmlInit()
+        return module if module.nvmlDeviceGetCount() else None
+    except module.NVMLError:
+        return None
+
+
+@cache
+def gpu_memory_bytes() -> int | None:
+    """Memory of the machine's smallest GPU; None where it cannot be asked."""
+    if (library := nvml()) is None:
+        return None
+    try:
+        handles = [library.nvmlDeviceGetHandleByIndex(index) for index in range(library.nvmlDeviceGetCount())]
+        return min(int(library.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles)
+    except library.NVMLError:
+        return None

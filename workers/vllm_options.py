@@ -1,0 +1,61 @@
+"""What vLLM is told: its environment, which has to stand before vLLM is imported, and its engine's arguments.
+
+Holds for vLLM 0.26 to 0.33. Imports nothing of it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from workers.device import Device, batch, cpu_binding, cpu_dtype, device_kind, usable_cores
+from workers.settings import Settings
+
+#: Which of its two model runners vLLM takes on a GPU: each has its own kind of logits processor.
+RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
+#: Encoder positions of one window; vLLM's budget per step counts them (vLLM `encoder_cache_manager.py`).
+ENCODER_POSITIONS = 1500
+
+
+def prepare_environment(settings: Settings, device: Device) -> None:
+    """Set what the user has not set himself."""
+    defaults = {
+        # A worker has threads; a forked engine can inherit a lock that is held for ever.
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if device == "cpu":
+        binding = settings.cpu_threads_bind or cpu_binding(usable_cores(), settings.tensor_parallel_size)
+        defaults["VLLM_CPU_OMP_THREADS_BIND"] = binding
+        defaults["VLLM_CPU_KVCACHE_SPACE"] = str(settings.cpu_kv_cache_gib)
+    else:
+        # vLLM 0.26 to 0.30 have no custom logits processors in the V2 runner, and no GPU has run ours in it yet.
+        defaults[RUNNER] = "0"
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def logits_processor() -> str:
+    """The decode rules for the model runner that the environment names, as vLLM loads them."""
+    if os.environ.get(RUNNER, "0") not in ("", "0"):
+        return "workers.logits_processor_v2:WhisperRulesV2"
+    return "workers.logits_processor:WhisperRules"
+
+
+def engine_arguments(path_or_id: str, settings: Settings) -> dict[str, Any]:
+    """`AsyncEngineArgs` for a model."""
+    device, windows = device_kind(), batch(settings)
+    return {
+        "model": path_or_id,
+        "dtype": cpu_dtype() if settings.dtype == "auto" and device == "cpu" else settings.dtype,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "max_num_seqs": windows.max_num_seqs,
+        "max_num_batched_tokens": ENCODER_POSITIONS * windows.encode_batch,
+        "enforce_eager": settings.enforce_eager if settings.enforce_eager is not None else device == "cpu",
+        "limit_mm_per_prompt": {"audio": 1},
+        "logits_processors": [logits_processor()],
+        "disable_log_stats": True,
+    }
