@@ -25,6 +25,8 @@ Stamp = tuple[int, int] | None
 _THREADS = 16
 _ROWS_A_THREAD = 64
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
 
 def stamped(records: Iterable[Record | Failure]) -> Iterator[tuple[Record | Failure, list[Stamp]]]:
     """Each record with the stamps of its recordings, in order; a few thousand rows are in memory."""
@@ -45,7 +47,7 @@ def write_stamps(path: Path, stamps: Iterable[Sequence[Stamp]]) -> None:
 
 def line_of(stamps: Sequence[Stamp]) -> bytes:
     """A row's line."""
-    return json.dumps(stamps, separators=(",", ":")).encode("ascii") + b"\n"
+    return _ENCODER.encode(stamps).encode("ascii") + b"\n"
 
 
 def read_stamps(path: Path) -> Iterator[list[Stamp]]:

@@ -4,6 +4,7 @@
 {cache_path}/{prefix}_step{N}.job/        the job that makes it (mode 0700):
     job.json                              what it does (`producer.header`)
     journal.jsonl                         the answers so far (`producer.journal`)
+    parts.jsonl                           parts of answers, of long recordings (`producer.spans`)
     audio.jsonl                           size and time of each row's audio when the job began (`producer.audio_files`)
     retried.txt                           the rows that are being done again (`producer.retry`)
     stopped                               there when its producer was stopped on purpose (`producer.reconcile`)
@@ -91,6 +92,11 @@ class Step:
         return self.job_path / "journal.jsonl"
 
     @property
+    def parts_path(self) -> Path:
+        """The job's `producer.spans.PartStore`."""
+        return self.job_path / "parts.jsonl"
+
+    @property
     def audio_path(self) -> Path:
         """Size and time of each row's audio: `producer.audio_files`."""
         return self.job_path / "audio.jsonl"
@@ -146,7 +152,8 @@ class Step:
 
     def forget(self) -> None:
         """Start over: remove what the job is. Hold the job's locks; these stay, and so does the step's file."""
-        for path in (self.journal_path, self.header_path, self.audio_path, self.retried_path, self.stopped_path):
+        job = (self.journal_path, self.parts_path, self.header_path)
+        for path in (*job, self.audio_path, self.retried_path, self.stopped_path):
             path.unlink(missing_ok=True)
 
 

@@ -17,24 +17,26 @@ from redis import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
 
-from producer import cli_failed, registry, replace, services
+from producer import cli_failed, registry, services
 from producer.collect import serve
 from producer.display import Display, result_table
 from producer.enqueue import enqueuer_for
 from producer.errors import FleetError, UsageError
 from producer.follow import Follower
 from producer.interruption import Terminated, resumable
-from producer.job import Job, JobSpec, open_job
+from producer.job import Job, JobSpec
 from producer.options import takes_job
 from producer.reconcile import producing
 from producer.registry import Progress
-from producer.run import RunOptions, failed_limit, reach, run_job
+from producer.run import RunOptions, reach, run_job
+from producer.step import check_limit, check_outcome, open_replacing
 from workers import discretion
 from workers.app import create_app
 from workers.errors import SettingsError
 from workers.presence import live_workers
-from workers.redis_client import connect, reason, shown_url
+from workers.redis_client import reason, shown_url
 from workers.settings import DEFAULT_REDIS_URL, Settings, settings
+from workers.startup import starting_workers
 
 app = typer.Typer(
     name="whisper-fleet",
@@ -61,12 +63,9 @@ def run(
     Without REDIS_URL a private Valkey and a local worker are started and stopped again; with it, that fleet is used.
     The same command again resumes what was interrupted.
     """
-    try:
-        failed_limit(max_failed, 0)
-    except ValueError:
-        raise UsageError(f"--max-failed {max_failed}: must be a number of rows or a percentage like 5%") from None
+    check_limit(max_failed)
     config = settings()
-    job = _open(_with_model(spec, config), config)
+    job = open_replacing(_with_model(spec, config), config)
     with resumable(job), Display() as display:
         job = run_job(job, RunOptions(workers, tensor_parallel_size, max_failed), config, display)
     result = job.progress()
@@ -74,11 +73,7 @@ def run(
     if table:
         Console().print(result_table(job.step.path, spec.media_key, spec.output_key))
     typer.echo(str(job.step.path))
-    limit = failed_limit(max_failed, result.rows)
-    if limit is not None and result.failed > limit:
-        raise FleetError(f"more rows failed than --max-failed {max_failed} allows")
-    if result.rows and result.failed == result.rows:
-        raise FleetError("no row succeeded")
+    check_outcome(result, max_failed)
 
 
 @app.command()
@@ -91,7 +86,7 @@ def enqueue(spec: JobSpec) -> None:
     """
     config = settings()
     url, redis = _broker(config)
-    job = _open(spec, config)
+    job = open_replacing(spec, config)
     if job.is_complete():
         typer.echo(f"{job.step.path} is complete already", err=True)
         typer.echo(job.id)
@@ -145,10 +140,14 @@ def workers(
     _, redis = _broker(settings())
     wanted = None if name is None else host_format(default_nodename(name))
     live = sorted((one for one in live_workers(redis) if wanted in (None, one.name)), key=lambda one: one.name)
+    for starting in starting_workers(redis):
+        if wanted in (None, starting.name):
+            typer.echo(f"{starting.name}: {starting.doing} ({starting.total_seconds:.0f} s)", err=True)
     if not live:
         raise FleetError("no live worker" if wanted is None else f"{wanted} is not among the live workers")
     for one in live:
-        typer.echo(f"{one.name}: {one.model} on {one.device}, queues {', '.join(one.queues)}")
+        load = f"{one.windows_running} windows running, {one.windows_waiting} waiting"
+        typer.echo(f"{one.name}: {one.model} on {one.device}, {load}, queues {', '.join(one.queues) or 'none'}")
 
 
 @app.command(context_settings=PASS_ON)
@@ -184,15 +183,6 @@ def _with_model(spec: JobSpec, config: Settings) -> JobSpec:
     if spec.model is None and config.redis_url is None:
         return dataclasses.replace(spec, model=config.model)
     return spec
-
-
-def _open(spec: JobSpec, config: Settings) -> Job:
-    """The job, and nothing left of the one that it replaces on the fleet."""
-    replaced = replace.standing(spec)
-    job = open_job(spec)
-    if replaced is not None and config.redis_url is not None:
-        replace.forget(connect(config.redis_url), replaced)
-    return job
 
 
 def _send(job: Job, redis: Redis, config: Settings) -> int:

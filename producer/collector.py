@@ -23,11 +23,14 @@ from producer.errors import FleetError
 from producer.job import Job, load_job
 from producer.journal import Journal
 from producer.registry import Progress
+from producer.spans import PartStore
 from workers import keys
 
 log = logging.getLogger(__name__)
 
 READ_COUNT = 500
+#: Answers that come a few at a time are gathered for so long: each read ends with a write that waits for the disk.
+GATHER_SECONDS = 0.05
 #: How often a job's registration and progress are repeated, which a flushed Redis has lost.
 ANNOUNCE_SECONDS = 5.0
 
@@ -38,6 +41,7 @@ class OwnedJob:
 
     job: Job
     journal: Journal
+    parts: PartStore
     lock: FileLock
     #: Whether its step file is written.
     complete: bool = field(default=False)
@@ -66,7 +70,7 @@ class Collector:
         self._redis = redis
         self._owned: dict[str, OwnedJob] = {}
         self._paused_until: dict[str, float] = {}
-        self._next_announcement = 0.0
+        self._next_announcement = self._next_read = 0.0
         self._said: dict[str, str] = {}
 
     @property
@@ -90,7 +94,9 @@ class Collector:
                 lock.release()
                 return None
             journal = Journal.open(job.step.journal_path, job.rows)
-            owned = OwnedJob(job, journal, lock)
+            parts = PartStore(job.step.parts_path, job.rows, journal)
+            journal.append(parts.take([]))
+            owned = OwnedJob(job, journal, parts, lock)
             self.announce(owned)
         except BaseException:
             if journal is not None:
@@ -145,6 +151,7 @@ class Collector:
         streams = {keys.results(id): "0" for id, owned in self._owned.items() if not owned.complete}
         new = 0
         if streams and not self._finish_complete():
+            time.sleep(max(0.0, min(block_seconds, self._next_read - time.monotonic())))
             # Journaled entries are deleted, so whatever a stream holds is still to be done: always read from its start.
             answer = self._redis.xread(cast("Any", streams), count=READ_COUNT, block=max(1, int(block_seconds * 1000)))
             by_stream = dict(cast("Any", answer or ()))
@@ -153,6 +160,7 @@ class Collector:
                 if entries:
                     with _failing(owned):
                         new += self._take(owned, _flat(entries))
+            self._next_read = time.monotonic() + (GATHER_SECONDS if new < READ_COUNT // 2 else 0.0)
             self._finish_complete()
         return new
 
@@ -169,10 +177,11 @@ class Collector:
             self.release(owned)
 
     def _take(self, owned: OwnedJob, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> int:
-        new = owned.journal.append(fields.get(keys.RESULT_FIELD, b"") for _, fields in entries)
-        self._redis.xdel(keys.results(owned.job.id), *(id for id, _ in entries))
-        with _unless_full():
-            registry.publish(self._redis, owned.job.id, owned.progress())
+        new = owned.journal.append(owned.parts.take(fields.get(keys.RESULT_FIELD, b"") for _, fields in entries))
+        with _unless_full(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.xdel(keys.results(owned.job.id), *(id for id, _ in entries))
+            registry.publish(pipe, owned.job.id, owned.progress())
+            pipe.execute()
         return new
 
     def _finish_complete(self) -> bool:
@@ -187,6 +196,7 @@ class Collector:
                 with _unless_full():
                     registry.publish(self._redis, owned.job.id, replace(owned.progress(), complete=True))
                 registry.forget(self._redis, owned.job.id)
+                owned.parts.remove()
                 owned.complete = True
                 log.info("job %s: complete, %s", owned.job.id, owned.job.step.path)
         return any(owned.complete for owned in answered)

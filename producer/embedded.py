@@ -27,6 +27,7 @@ from producer.processes import end, last_line, log_lines, start_guarded
 from producer.restarts import Restarts
 from producer.valkey import Valkey
 from workers.presence import Presence, live_workers
+from workers.startup import in_words, starting_workers
 
 __all__ = ["EmbeddedFleet", "Valkey", "end", "start_guarded", "worker_command"]
 
@@ -84,20 +85,26 @@ class EmbeddedFleet:
         """Where a worker's output goes."""
         return self._folder / f"worker-{number}.log"
 
-    def wait_ready(self, redis: Redis, waiting: Callable[[float], None] = lambda seconds: None) -> list[Presence]:
-        """Wait until every worker has loaded its engine; ``waiting`` is called with the seconds so far.
+    def wait_ready(self, redis: Redis, waiting: Callable[[str], None] = lambda what: None) -> list[Presence]:
+        """Wait until every worker has loaded its engine; ``waiting`` is told what they do meanwhile, and how long.
 
         Raises FleetError with the worker's own words when one ends instead.
         """
         began = time.monotonic()
         while True:
             self.check()
+            doing = ""
             with contextlib.suppress(RedisError):  # it is started again
                 present = live_workers(redis)
                 if len(present) >= self._count:
                     return present
-            waiting(time.monotonic() - began)
+                doing = doing or in_words(starting_workers(redis))
+            waiting(f"{doing or self._first_words()} ({time.monotonic() - began:.0f} s)")
             time.sleep(0.2)
+
+    def _first_words(self) -> str:
+        workers = "a local worker" if self._count == 1 else f"{self._count} local workers"
+        return f"starting {workers}, log in {self.log_path()}"
 
     def check(self) -> None:
         """Start what has ended again: Valkey at once, a worker when it is time. Raises FleetError for the hopeless."""

@@ -16,6 +16,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from producer import registry, room
+from producer.chunks import Chunk, ChunkLimits, window_rows_for
 from producer.errors import FleetError
 from producer.follow import RowSet
 from producer.in_flight import rows_on_their_way, task_id
@@ -29,7 +30,8 @@ from workers.settings import Settings
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.2
+#: How soon room in the window is looked for, at first and later; as long an eighth of it is waited for.
+LOOK_SECONDS, GATHER_SECONDS = 0.02, 0.2
 RETRY_SECONDS = 2.0
 #: Between the two looks after which a row counts as lost: a message on its way is nowhere for a moment.
 LOOK_AGAIN_SECONDS = 1.0
@@ -43,11 +45,6 @@ _TROUBLE = (OperationalError, BatchPublishError, RedisError, OSError)
 Value = TypeVar("Value")
 
 
-def chunk_rows_for(rows: int, threads: int) -> int:
-    """Rows per message: 1 in small jobs, so that every thread of the fleet gets work; at most 64 in large ones."""
-    return max(1, min(64, rows // (8 * max(1, threads))))
-
-
 def enqueuer_for(
     job: Job,
     app: Celery,
@@ -59,7 +56,7 @@ def enqueuer_for(
 ) -> Enqueuer:
     """An enqueuer whose queue and chunk size suit the live workers. Raises UsageError for what none of them can do."""
     header = job.header
-    threads = sum(worker.threads for worker in present) or 8
+    limits = ChunkLimits.of(job.rows, present, rows=config.chunk_rows, window_rows=config.window_rows)
     # An own fleet was started with the job's model, whatever name the model gives itself.
     model = None if config.redis_url is None else header.options["model"]
     return Enqueuer(
@@ -67,8 +64,8 @@ def enqueuer_for(
         app,
         redis,
         queue=choose_queue(present, job.task, header.options["language"], model),
-        chunk_rows=config.chunk_rows or chunk_rows_for(job.rows, threads),
-        window_rows=config.window_rows,
+        limits=limits,
+        window_rows=config.window_rows or window_rows_for(present, limits),
         answered=answered,
         stop=stop,
         stall_seconds=config.stall_seconds,
@@ -88,7 +85,7 @@ class Enqueuer:
         redis: Redis,
         *,
         queue: str,
-        chunk_rows: int,
+        limits: ChunkLimits,
         window_rows: int,
         answered: Callable[[], RowSet],
         stop: threading.Event,
@@ -99,8 +96,8 @@ class Enqueuer:
         self._redis = redis
         self._queue = queue
         self._queues = {queue, *queues_for(job.task, job.header.options["model"])}
-        self._chunk_rows = chunk_rows
-        self._window_rows = max(window_rows, chunk_rows)
+        self._limits = limits
+        self._window_rows = max(window_rows, limits.rows)
         self._answered = answered
         self._stop = stop
         self._stall_seconds = stall_seconds
@@ -108,6 +105,10 @@ class Enqueuer:
         #: The rows that were journaled when last looked, and those between sent and journaled: what the window limits.
         self._done: RowSet = ()
         self._out: set[int] = set()
+        #: How many rows were journaled when those were last taken out of `_out`.
+        self._pruned_at = 0
+        #: Seconds of audio of a row that does not say how long it is: the mean of the answered ones.
+        self._typical_seconds = 0.0
         #: Rows sent by this producer or on their way from an earlier one.
         self.sent = 0
 
@@ -129,25 +130,29 @@ class Enqueuer:
     def _send(self, wanted: Callable[[int], bool], *, again: bool = False) -> None:
         """Send the rows that are ``wanted``; those that are sent ``again`` have their place in the window."""
         batch: list[list[Record]] = []
-        chunk: list[Record] = []
+        chunk = Chunk(self._limits)
 
         def close_chunk() -> None:
-            if chunk:
+            if records := chunk.take():
                 if not again:
-                    self._admit([record.row or 0 for record in chunk], batch)
-                batch.append(chunk.copy())
-                chunk.clear()
+                    self._admit([record.row or 0 for record in records], batch)
+                batch.append(records)
             if len(batch) >= BATCH_MESSAGES:
                 self._flush(batch)
 
-        for row, record in self._job.records():
+        for row, record, known_seconds in self._job.timed_records():
             if self._stop.is_set():
                 return
             if not wanted(row):
                 continue
             if isinstance(record, Record):
-                chunk.append(record)
-                if len(chunk) == self._chunk_rows:
+                seconds = self._typical_seconds if known_seconds is None else known_seconds
+                if not chunk.records:
+                    chunk.limits = self._limits.towards_end(self._job.rows - row)
+                if not chunk.has_room(seconds):
+                    close_chunk()
+                chunk.add(record, seconds)
+                if chunk.is_full:
                     close_chunk()
             else:
                 if not again:
@@ -158,20 +163,30 @@ class Enqueuer:
 
     def _admit(self, rows: list[int], batch: list[list[Record]]) -> None:
         """Wait until ``rows`` have room in the window; what is not sent yet goes first."""
-        if len(self._out) + len(rows) > self._window_rows:
+        if self._free() < len(rows):
             self._prune()
-        if len(self._out) + len(rows) > self._window_rows:
+        if self._free() < len(rows):
             self._flush(batch)
             self._wait_for_room(len(rows))
         self._out.update(rows)
         self.sent += len(rows)
 
+    def _free(self) -> int:
+        return self._window_rows - len(self._out)
+
     def _wait_for_room(self, rows: int) -> None:
+        """Wait for an eighth of the window, so that batches stay large; after a while for ``rows`` alone."""
+        much = max(rows, self._window_rows // 8)
         last, since, patience_seconds = len(self._out), time.monotonic(), self._stall_seconds
-        while len(self._out) + rows > self._window_rows and not self._stop.wait(POLL_SECONDS):
+        gather_until, pause_seconds = since + GATHER_SECONDS, LOOK_SECONDS
+        while self._free() < rows and not self._stop.wait(pause_seconds):
+            pause_seconds = min(2 * pause_seconds, GATHER_SECONDS)
             self._announce()
-            self._prune()
             now = time.monotonic()
+            # A look at each row of the window costs more than one at their number.
+            if now >= gather_until or len(self._answered()) - self._pruned_at >= much - self._free():
+                self._prune()
+                gather_until = now + GATHER_SECONDS
             if len(self._out) != last:
                 last, since = len(self._out), now
             elif now - since >= patience_seconds:
@@ -186,6 +201,7 @@ class Enqueuer:
         self._stop.wait(LOOK_AGAIN_SECONDS)
         there |= self._retried(self._look)
         # Answers come before acknowledgements, so what was answered meanwhile is in the stream or in the journal.
+        self._pruned_at = -1  # a row that was answered as it was sent again is in the window, and no new answer
         self._prune()
         lost = self._out - there
         if lost and not self._stop.is_set():
@@ -202,8 +218,10 @@ class Enqueuer:
         return False
 
     def _prune(self) -> None:
-        self._done = self._answered()
-        self._out = {row for row in self._out if row not in self._done}
+        self._done = done = self._answered()
+        if len(done) != self._pruned_at:
+            self._pruned_at = len(done)
+            self._out = {row for row in self._out if row not in done}
 
     def _answer(self, row: int, failure: Failure) -> None:
         """A row without a record needs no worker: its answer is known."""
@@ -253,6 +271,9 @@ class Enqueuer:
         self._retried(lambda: registry.register(self._redis, self._job.registration()))
         if self._job.reload().is_complete():  # by another, just now
             self._retried(lambda: registry.forget(self._redis, self._job.id))
+        progress = self._retried(lambda: registry.read(self._redis, self._job.id))
+        if progress is not None and (transcribed := progress.answered - progress.failed - progress.reused) > 0:
+            self._typical_seconds = progress.audio_seconds / transcribed
 
     def _wait_for_memory(self) -> None:
         while not self._stop.is_set() and (why := self._retried(lambda: room.full(self._redis))):

@@ -15,6 +15,8 @@ class RowSet(Protocol):
 
     def __contains__(self, row: int, /) -> bool: ...
 
+    def __len__(self) -> int: ...
+
 
 class Follower:
     """Reads what has come to the journal since it last did; one bit of memory a row.

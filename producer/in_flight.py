@@ -54,6 +54,13 @@ def rows_on_their_way(redis: Redis, queues: Iterable[str], jobs: Collection[str]
     return found
 
 
+def calls_on_their_way(redis: Redis, queues: Iterable[str]) -> set[str]:
+    """The ids of the messages that are queued before all bulk ones, or held. Look twice, as above."""
+    found = {_id_of(message) for queue in queues for message in _queued(redis, queue)}
+    found |= {_id_of(held) for _, held in redis.hscan_iter(UNACKED, count=PAGE)}
+    return {id for id in found if id is not None}
+
+
 def withdraw(redis: Redis, queues: Iterable[str], job: str) -> int:
     """Take the queued messages of ``job`` back; returns how many. What workers hold is theirs."""
     taken = 0
@@ -97,12 +104,15 @@ def _queued(redis: Redis, key: str) -> Iterator[bytes]:
 
 def _job_of(message: bytes) -> str | None:
     """Whose message it is, None for one that is no bulk message."""
+    job, *parts = (_id_of(message) or "").rsplit(".", 2)
+    return job if len(parts) == 2 else None
+
+
+def _id_of(message: bytes) -> str | None:
     found = _ID.search(message)
-    if found is None:
-        return None
-    with contextlib.suppress(ValueError):
-        job, *parts = str(json.loads(found[1])).rsplit(".", 2)
-        return job if len(parts) == 2 else None
+    if found is not None:
+        with contextlib.suppress(ValueError):
+            return str(json.loads(found[1]))
     return None
 
 

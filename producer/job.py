@@ -28,7 +28,7 @@ from producer.inputs import default_prefix, expand_inputs, read_rows
 from producer.journal import Journal
 from producer.merge import Kept, picked, write_step
 from producer.registry import Progress, Registration
-from producer.rows import ScanRules, record_of, scan
+from producer.rows import ScanRules, scan, timed_record_of
 from producer.spec import JobSpec, audio_root
 from workers.languages import canonical_language
 from workers.messages import TASKS, Failure, Options, Record, Task
@@ -101,8 +101,13 @@ class Job:
 
     def records(self) -> Iterator[tuple[int, Record | Failure]]:
         """The number of each row of the job and the record that it asks for, or why there is none."""
+        return ((row, record) for row, record, _ in self.timed_records())
+
+    def timed_records(self) -> Iterator[tuple[int, Record | Failure, float | None]]:
+        """`records`, each with the seconds of audio that its row says it has."""
+        media_key, audio_root = self.media_key, self.header.audio_root
         for row, line in enumerate(self._lines_to_do()):
-            yield row, record_of(row, line, self.media_key, self.header.audio_root)
+            yield row, *timed_record_of(row, line, media_key, audio_root)
 
     def _lines_to_do(self) -> Iterable[bytes]:
         return self.lines() if self.header.retry is None else picked(self.lines(), self.retried())

@@ -10,22 +10,22 @@ import logging
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from producer.cache import disk_errors, fsync_folder
-from producer.columns import is_failure, is_split, parts_of
+from producer.columns import is_failure, parts_of
 from producer.errors import FleetError
+from producer.journal_lines import Answer, read_answer, row_of
 
 logger = logging.getLogger(__name__)
 
 _UNANSWERED = -1
 _READ_BYTES = 8192
 
-# A recording of more than 30 years is a mistake of its worker.
-_LONGEST_SECONDS = 1e9
+Value = TypeVar("Value")
 
 
 class Journal:
@@ -61,7 +61,7 @@ class Journal:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             journal = cls(path, rows, fd)
             try:
-                for answer, offset, size in _answers(path, rows):
+                for answer, offset, size in _answers(path, rows, read_answer):
                     if answer.row not in journal:
                         journal._count(answer, offset)
                     journal._size = offset + size
@@ -83,8 +83,8 @@ class Journal:
         """
         answered = Answered(rows) if known is None else known
         if path.exists():
-            for answer, offset, size in _answers(path, rows, answered.read_bytes):
-                answered.add(answer.row)
+            for row, offset, size in _answers(path, rows, row_of, answered.read_bytes):
+                answered.add(row)
                 answered.read_bytes = offset + size
         return answered
 
@@ -92,7 +92,7 @@ class Journal:
     def read_answers(path: Path, rows: int) -> Iterator[Answer]:
         """The answers so far, of each row the one that counts, for a process that does not own the journal."""
         seen = Answered(rows)
-        for answer, _, _ in _answers(path, rows) if path.exists() else ():
+        for answer, _, _ in _answers(path, rows, read_answer) if path.exists() else ():
             if answer.row not in seen:
                 seen.add(answer.row)
                 yield answer
@@ -106,7 +106,7 @@ class Journal:
         fresh: dict[int, tuple[Answer, bytes]] = {}
         for raw in results:
             try:
-                answer = _read(raw, self.rows)
+                answer = read_answer(raw, self.rows)
             except ValueError as error:
                 logger.warning("%s: an answer is ignored: %s", self.path, error)
                 continue
@@ -124,6 +124,9 @@ class Journal:
     def __contains__(self, row: int) -> bool:
         return self._offsets[row] != _UNANSWERED
 
+    def __len__(self) -> int:
+        return self.answered
+
     def line(self, row: int) -> bytes:
         """The answer of ``row`` as it was received, without newline. Raises FleetError where there is none."""
         offset = self._offsets[row]
@@ -140,7 +143,7 @@ class Journal:
 
     def items(self, row: int) -> list[dict[str, Any]]:
         """The items of the answer of ``row``: the fields of a `Transcript`, `Failure` or `ChannelTranscripts` each."""
-        return _read(self.line(row), self.rows).items
+        return read_answer(self.line(row), self.rows).items
 
     def unanswered(self) -> Iterator[int]:
         """The rows without an answer, in order."""
@@ -176,7 +179,7 @@ class Journal:
         if answer.reused:
             self.reused += 1
             return
-        self.audio_seconds += sum(max(map(_duration_s, parts_of(item))) for item in answer.items)
+        self.audio_seconds += answer.audio_seconds
 
 
 @dataclass(slots=True)
@@ -205,68 +208,13 @@ class Answered:
         return self.count
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What of a `RowResult` is looked at here."""
+def _answers(
+    path: Path, rows: int, read: Callable[[bytes, int], Value], start: int = 0
+) -> Iterator[tuple[Value, int, int]]:
+    """What ``read`` makes of each whole line from byte ``start`` on, with offset and size.
 
-    row: int
-    items: list[dict[str, Any]]
-    fields: dict[str, Any]
-
-    @property
-    def reused(self) -> bool:
-        """Whether it was taken from an earlier step instead of being sent."""
-        return self.fields.get("reused") is True
-
-    def as_dict(self) -> dict[str, Any]:
-        """The whole of it, unknown fields too."""
-        return self.fields
-
-
-def _read(raw: bytes, rows: int) -> Answer:
-    """An answer, checked as far as the merge relies on it. Raises ValueError that says what is wrong."""
-    try:
-        fields = json.loads(raw.decode("utf-8"))
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-    if not isinstance(fields, dict):
-        raise ValueError("not an object")
-    row, items = fields.get("row"), fields.get("items")
-    if type(row) is not int or not 0 <= row < rows:
-        raise ValueError(f"row {str(row)[:40]} is not one of the job's {rows}")
-    if not isinstance(items, list) or not items or not all(_is_item(item) for item in items):
-        raise ValueError(f"row {row}: items are no transcripts or failures")
-    return Answer(row, items, fields)
-
-
-def _is_item(item: Any) -> bool:
-    if isinstance(item, dict) and is_split(item):
-        channels = item["channels"]
-        return isinstance(channels, list) and bool(channels) and all(map(_is_part, channels))
-    return _is_part(item)
-
-
-def _is_part(item: Any) -> bool:
-    if not isinstance(item, dict) or is_split(item):
-        return False
-    if is_failure(item):
-        return isinstance(item.get("type"), str) and isinstance(item.get("message"), str)
-    segments = item.get("segments") or []
-    return isinstance(item["text"], str) and isinstance(segments, list) and all(map(_is_segment, segments))
-
-
-def _is_segment(segment: Any) -> bool:
-    return isinstance(segment, dict) and segment.keys() >= {"start", "end", "text"}
-
-
-def _duration_s(item: dict[str, Any]) -> float:
-    duration = item.get("duration")
-    # Compared before it is converted: a foreign worker's figure may be NaN or an integer that no float holds.
-    return float(duration) if isinstance(duration, int | float) and 0 < duration < _LONGEST_SECONDS else 0.0
-
-
-def _answers(path: Path, rows: int, start: int = 0) -> Iterator[tuple[Answer, int, int]]:
-    """Each whole line from byte ``start`` on, with offset and size; a last line that a crash spoiled is left out."""
+    A last line that a crash spoiled is left out.
+    """
     offset = start
     spoiled: str | None = None
     with path.open("rb", buffering=2**18) as handle:
@@ -277,7 +225,7 @@ def _answers(path: Path, rows: int, start: int = 0) -> Iterator[tuple[Answer, in
             if not line.endswith(b"\n"):
                 return
             try:
-                answer = _read(line, rows)
+                value = read(line, rows)
             except UnicodeDecodeError as error:
                 spoiled = f"{_place(path, offset)}: not valid UTF-8 ({error.reason})"
             except json.JSONDecodeError as error:
@@ -285,7 +233,7 @@ def _answers(path: Path, rows: int, start: int = 0) -> Iterator[tuple[Answer, in
             except ValueError as error:
                 raise FleetError(f"{_place(path, offset)}: {error}: start over with --force") from None
             else:
-                yield answer, offset, len(line)
+                yield value, offset, len(line)
                 offset += len(line)
         else:
             return  # at most the last line was spoiled: blocks of a batch may reach the disk out of order

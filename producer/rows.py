@@ -37,11 +37,15 @@ __all__ = [
     "record_of",
     "recording_count",
     "scan",
+    "timed_record_of",
     "with_columns",
 ]
 
 #: Fields of a row that set something for this row alone (`workers.messages.Record`).
 RECORD_OPTIONS = ("language", "prompt", "start_s", "end_s")
+
+#: Where datasets keep the length of a row's audio, in seconds.
+DURATION_COLUMN = "duration"
 
 #: Deepest nesting of a row. The JSON scanner shares the interpreter's limit of 1000 frames with its callers, so a
 #: fixed bound below it makes a row that passed the check readable everywhere else too.
@@ -140,7 +144,16 @@ def record_of(row: int, line: bytes, media_key: str, audio_root: str) -> Record 
     a list that is null becomes ``""`` and keeps its place; the worker answers it with ``no_audio``. A media key named
     like a record option is the audio only. Blank options count as absent.
     """
+    return _record(row, _checked(line), media_key, audio_root)
+
+
+def timed_record_of(row: int, line: bytes, media_key: str, audio_root: str) -> tuple[Record | Failure, float | None]:
+    """`record_of`, and the seconds of audio that the row says it has: None where it says nothing (of use)."""
     fields = _checked(line)
+    return _record(row, fields, media_key, audio_root), _seconds(fields)
+
+
+def _record(row: int, fields: Mapping[str, Any], media_key: str, audio_root: str) -> Record | Failure:
     media = fields.get(media_key)
     items = media if isinstance(media, list) else [media]
     if not any(items):
@@ -157,6 +170,15 @@ def record_of(row: int, line: bytes, media_key: str, audio_root: str) -> Record 
         return Failure.of(error)
     except ValidationError as error:
         return Failure(type="bad_argument", message=first_problem(error))
+
+
+def _seconds(fields: Mapping[str, Any]) -> float | None:
+    """The length of a row's audio by its own columns. Only a hint: a wrong one changes nothing but the messages."""
+    end, start = fields.get("end_s") or fields.get(DURATION_COLUMN), fields.get("start_s")
+    if not isinstance(end, float):
+        return None
+    seconds = end - (start if isinstance(start, float) else 0.0)
+    return seconds if 0 < seconds < math.inf else None
 
 
 def _located(source: str, audio_root: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -24,6 +25,10 @@ from workers.app import create_app
 from workers.presence import Presence, live_workers
 from workers.redis_client import check_server, connect, reason, shown_url
 from workers.settings import Settings, load_settings
+from workers.startup import in_words, starting_workers
+
+#: How often it is looked for workers that start, where none is ready. A look goes through all keys of Redis.
+AWAIT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +40,30 @@ class RunOptions:
     max_failed: str | None = None
 
 
+class PrivateFleet(Protocol):
+    """A fleet on this machine that only this process uses: `EmbeddedFleet`, or what keeps one."""
+
+    @property
+    def url(self) -> str:
+        """The private broker's URL."""
+
+    def wait_ready(self, redis: Redis, waiting: Callable[[str], None]) -> list[Presence]:
+        """Wait until every worker has loaded its engine. Raises FleetError when one cannot."""
+
+    def check(self) -> None:
+        """Raise FleetError once the fleet is hopeless."""
+
+
 class TooManyFailedError(FleetError):
     """More rows failed than ``--max-failed`` allows; the job can be resumed."""
 
 
-def run_job(job: Job, options: RunOptions, settings: Settings, display: Display) -> Job:
+def run_job(
+    job: Job, options: RunOptions, settings: Settings, display: Display, fleet: PrivateFleet | None = None
+) -> Job:
     """Do what is left of ``job`` and return it complete. A second caller of a running job follows its progress.
 
+    ``fleet``: one that is running already and goes on when the job is done; without it, that of ``settings``.
     Raises FleetError; what is answered by then stays in the journal, and the same call resumes.
     """
     display.begin(job.task)
@@ -53,7 +75,7 @@ def run_job(job: Job, options: RunOptions, settings: Settings, display: Display)
             elif job.rows == 0:
                 _finish_empty(job)
             else:
-                _run(job, options, settings, display)
+                _run(job, options, settings, display, fleet)
     return job
 
 
@@ -80,12 +102,12 @@ def failed_limit(text: str | None, rows: int) -> int | None:
     return int(text)
 
 
-def _run(job: Job, options: RunOptions, settings: Settings, display: Display) -> None:
-    with _fleet(job, options, settings, display) as (url, fleet):
+def _run(job: Job, options: RunOptions, settings: Settings, display: Display, standing: PrivateFleet | None) -> None:
+    with _fleet(job, options, settings, display, standing) as (url, fleet):
         redis = reach(url)
         collection = Collection(Collector(redis), redis, job)
         try:
-            _take(collection, private=fleet is not None)
+            _take(collection, private=fleet is not None, own=standing is None)
             if collection.progress().complete:
                 return
             present = _await_workers(redis, fleet, display)
@@ -99,9 +121,12 @@ def _run(job: Job, options: RunOptions, settings: Settings, display: Display) ->
 
 @contextlib.contextmanager
 def _fleet(
-    job: Job, options: RunOptions, settings: Settings, display: Display
-) -> Iterator[tuple[str, EmbeddedFleet | None]]:
+    job: Job, options: RunOptions, settings: Settings, display: Display, standing: PrivateFleet | None
+) -> Iterator[tuple[str, PrivateFleet | None]]:
     """The broker's URL, and the own fleet if there is one."""
+    if standing is not None:
+        yield standing.url, standing
+        return
     if settings.redis_url is not None:
         yield settings.redis_url, None
         return
@@ -111,15 +136,15 @@ def _fleet(
         environment["WHISPER_MODEL"] = job.header.options["model"]
     if options.tensor_parallel_size is not None:
         environment["WHISPER_TENSOR_PARALLEL_SIZE"] = str(options.tensor_parallel_size)
-    display.waiting("starting a private Valkey and a local worker")
+    display.waiting("starting a private Valkey")
     with EmbeddedFleet(
         job.step.job_path, workers=options.workers, environment=environment, restarts=settings.worker_restarts
     ) as fleet:
         yield fleet.url, fleet
 
 
-def _take(collection: Collection, *, private: bool) -> None:
-    """Begin with the answers that are there already, and with nothing else in a private Valkey.
+def _take(collection: Collection, *, private: bool, own: bool) -> None:
+    """Begin with the answers that are there already, and with nothing else in a private Valkey of this job's own.
 
     Answers that an earlier run left there count; its messages do not: their rows are sent again.
     """
@@ -128,16 +153,21 @@ def _take(collection: Collection, *, private: bool) -> None:
             pass
     if private:
         _check_alone(collection.job, collection.owned)
-        if collection.owned is not None and not collection.owned.complete:
+        if own and collection.owned is not None and not collection.owned.complete:
             collection.redis.flushdb()
             collection.collector.announce(collection.owned)
 
 
-def _await_workers(redis: Redis, fleet: EmbeddedFleet | None, display: Display) -> list[Presence]:
+def _await_workers(redis: Redis, fleet: PrivateFleet | None, display: Display) -> list[Presence]:
     if fleet is not None:
-        log = fleet.log_path()
-        return fleet.wait_ready(redis, lambda s: display.waiting(f"loading the engine, log in {log} ({s:.0f} s)"))
+        return fleet.wait_ready(redis, display.waiting)
     return live_workers(redis)
+
+
+def _say_who_is_awaited(redis: Redis, url: str, display: Display) -> None:
+    """Nobody works on the rows yet: say whether anybody is about to."""
+    doing = in_words(starting_workers(redis))
+    display.waiting(doing or f"no worker is live on {shown_url(url)}: rows wait in its queue")
 
 
 def _transfer(
@@ -147,7 +177,7 @@ def _transfer(
     options: RunOptions,
     settings: Settings,
     display: Display,
-    fleet: EmbeddedFleet | None,
+    fleet: PrivateFleet | None,
 ) -> None:
     """Send and collect until the step file is written."""
     job = collection.job
@@ -156,15 +186,16 @@ def _transfer(
     with contextlib.closing(connect(url)) as redis, producing(job):
         reconciler = Reconciler(
             redis,
-            create_app(load_settings(REDIS_URL=url)),
+            create_app(load_settings(REDIS_URL=url), set_as_current=False),
             settings,
             lambda _, error: failures.append(error),
             is_producer=True,
         )
         try:
             reconciler.send(collection.watched())
+            said = time.monotonic()
             if not present:
-                display.waiting(f"no worker is live on {shown_url(url)}: rows wait in its queue")
+                _say_who_is_awaited(redis, url, display)
             if collection.owned is None:
                 display.waiting(f"{job.step.lock('collector').holder()} collects this job")
             while True:
@@ -184,6 +215,9 @@ def _transfer(
                     raise failures[0]
                 if progress.answered or present:
                     display.progress(progress)
+                elif time.monotonic() - said >= AWAIT_SECONDS:
+                    _say_who_is_awaited(redis, url, display)
+                    said = time.monotonic()
                 if limit is not None and progress.failed > limit:
                     raise TooManyFailedError(
                         f"{progress.failed} of {job.rows} rows failed, more than --max-failed {options.max_failed}: "

@@ -27,8 +27,11 @@ START_SECONDS = 15.0
 GRACE_SECONDS = 20.0
 #: How often a server that ends is started again. One that ends that often is broken (a full disk, no memory).
 MOST_REVIVALS = 5
-#: Sockets lie in the system's folder for temporary files: ``whisper-fleet-XXXXXXXX/valkey.sock``.
+#: Sockets lie in the folder for temporary files: ``whisper-fleet-XXXXXXXX/valkey.sock``.
 RUN_FOLDER_PREFIX = "whisper-fleet-"
+SOCKET = "valkey.sock"
+#: The longest path of a unix socket (Linux `sun_path`, without its end).
+SOCKET_PATH_BYTES = 107
 IN_USE = "in-use.lock"
 STALE_SECONDS = 60.0
 
@@ -42,8 +45,8 @@ class Valkey:
         self._process: subprocess.Popen[bytes] | None = None
         self._revivals = 0
         _remove_stale()
-        # A unix socket's path holds at most 107 bytes, so it cannot live in the job's folder.
-        self._run_folder = Path(tempfile.mkdtemp(prefix=RUN_FOLDER_PREFIX))
+        # The path of a job's folder may be too long for a socket.
+        self._run_folder = Path(tempfile.mkdtemp(prefix=RUN_FOLDER_PREFIX, dir=run_parent(tempfile.gettempdir())))
         # Says that the folder is in use, and ends with this process, however it ends.
         self._in_use = FileLock(self._run_folder / IN_USE)
         self._in_use.acquire()
@@ -54,7 +57,7 @@ class Valkey:
         """Where clients find it, password included."""
         if self._port:
             return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
-        return f"unix://:{self._password}@{self._run_folder}/valkey.sock?db=0"
+        return f"unix://:{self._password}@{self._run_folder}/{SOCKET}?db=0"
 
     @property
     def pid(self) -> int:
@@ -69,7 +72,7 @@ class Valkey:
         config = self._run_folder / "valkey.conf"
         config.touch(mode=0o600)
         config.write_text(
-            f"bind 127.0.0.1\nport {self._port}\nunixsocket {self._run_folder}/valkey.sock\nunixsocketperm 700\n"
+            f"bind 127.0.0.1\nport {self._port}\nunixsocket {self._run_folder}/{SOCKET}\nunixsocketperm 700\n"
             f'requirepass {self._password}\ndir {_quoted(self._folder)}\nsave ""\nappendonly yes\n'
             "appendfsync everysec\nmaxmemory-policy noeviction\ndaemonize no\n"
         )
@@ -118,9 +121,15 @@ class Valkey:
         self.stop()
 
 
+def run_parent(temporary: str) -> Path:
+    """Where run folders are made: in the folder for temporary files, or in /tmp where a socket's path were too long."""
+    socket = Path(temporary, f"{RUN_FOLDER_PREFIX}{'X' * 8}", SOCKET)
+    return Path(temporary) if len(os.fsencode(socket)) <= SOCKET_PATH_BYTES else Path("/tmp")
+
+
 def _remove_stale() -> None:
     """Remove the run folders that killed processes of this user left behind."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{RUN_FOLDER_PREFIX}*"):
+    for folder in run_parent(tempfile.gettempdir()).glob(f"{RUN_FOLDER_PREFIX}*"):
         with contextlib.suppress(OSError, FleetError):
             seen = folder.lstat()
             if seen.st_uid != os.getuid() or folder.is_symlink():

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import resources
 
 import pytest
 
 HEAVY = ("numpy", "torch", "vllm")
 
 
-@pytest.mark.parametrize("module", ["producer", "workers.app", "workers.tasks"])
+@pytest.mark.parametrize(
+    "module",
+    ["producer", "producer.client", "producer.async_client", "producer.dataflow", "workers.app", "workers.tasks"],
+)
 def test_import_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
 
@@ -18,3 +22,8 @@ def test_import_loads_nothing_heavy(module: str) -> None:
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("package", ["producer", "workers"])
+def test_type_checkers_read_the_packages(package: str) -> None:
+    assert (resources.files(package) / "py.typed").is_file()

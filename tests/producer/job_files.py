@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from redis import Redis
 
 from fleet import wait_for
 from producer.job import Job, JobSpec, open_job
+from producer.journal import Journal
 from workers import keys
 
 SPEECH = Path(__file__).parents[1] / "samples" / "audio" / "en_weather.wav"
@@ -40,7 +41,21 @@ def speech_rows(folder: Path, count: int, name: str = "data.jsonl") -> Path:
 def new_job(folder: Path, rows: int = 5, **options: Any) -> Job:
     """A job on files that need not exist: nothing here listens to them."""
     source = write_rows(folder / "data.jsonl", ({"audio": f"{number}.wav"} for number in range(rows)))
-    return open_job(JobSpec(inputs=(str(source),), cache_path=str(folder / "cache"), **options))
+    return open_job(spec_of(source, **options))
+
+
+def spec_of(source: Path, **options: Any) -> JobSpec:
+    """What makes a job of ``source``, with its files in ``cache`` beside it."""
+    return JobSpec(inputs=(str(source),), cache_path=str(source.parent / "cache"), **options)
+
+
+def finished(job: Job, answers: Sequence[bytes]) -> Job:
+    """The job with these answers and its step file."""
+    journal = Journal.open(job.step.journal_path, job.rows)
+    journal.append(answers)
+    done = job.finish(journal)
+    journal.close()
+    return done
 
 
 def answer(row: int, text: str | None = None) -> bytes:

@@ -83,7 +83,9 @@ def test_a_killed_retry_is_resumed(alone: dict[str, str], tmp_path: Path) -> Non
     failed = step.path.read_bytes()
     shutil.copy(SPEECH, tmp_path / "late.wav")
     # A window of 4 keeps the worker from running ahead of what this test sees.
-    slow = {**alone, "WHISPER_STANDIN_STEP_MS": "50", "WHISPER_WINDOW_ROWS": "4"}
+    # A row a message: the worker's log names the first one of each.
+    single = {**alone, "WHISPER_CHUNK_ROWS": "1"}
+    slow = {**single, "WHISPER_STANDIN_STEP_MS": "50", "WHISPER_WINDOW_ROWS": "4"}
 
     def answered() -> set[int]:
         found = Journal.read_answered(step.journal_path, rows)
@@ -99,7 +101,7 @@ def test_a_killed_retry_is_resumed(alone: dict[str, str], tmp_path: Path) -> Non
     assert "a retry of 12 rows is not finished" in run_cli("failed", str(step.path), environment=alone).stdout
     size = log.stat().st_size
     # When: the same command is given again.
-    done = run_cli("retry", str(step.path), environment=alone)
+    done = run_cli("retry", str(step.path), environment=single)
     assert done.returncode == 0, done.stderr
     # Then: what was answered is not sent again.
     received = re.findall(r"Task whisper\.transcribe\[[^.\]]*\.(\d+)\.\w+\] received", log.read_text()[size:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,22 @@ def poll_all(collector: Collector) -> int:
 
 def texts(job: Job) -> list[str | None]:
     return [row["transcription"] for row in read_rows(job.step.path)]
+
+
+def test_answers_that_come_one_by_one_are_gathered(
+    redis: Redis, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each write waits for the disk."""
+    job = new_job(tmp_path, rows=4)
+    collector.add(job)
+    # Given: the last read brought a single answer.
+    deliver(redis, job, answer(0))
+    assert collector.poll(1) == 1
+    # When: another one is there, and one comes while the collector waits.
+    deliver(redis, job, answer(1))
+    monkeypatch.setattr(time, "sleep", lambda seconds: deliver(redis, job, *([answer(2)] if seconds > 0 else ())))
+    # Then: they are written together.
+    assert collector.poll(1) == 2
 
 
 def test_answers_in_any_order_become_the_step_file(redis: Redis, collector: Collector, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,25 @@ def test_a_valkey_is_private_and_its_data_stay(folder: Path) -> None:
         assert connect(valkey.url).get("key") == b"value"
 
 
+@pytest.mark.parametrize(("length", "stays"), [(72, True), (73, False), (200, False)])
+def test_a_folder_for_temporary_files_may_be_deep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int, stays: bool
+) -> None:
+    # Given one in which a socket just has room, and some in which it has none
+    parent = Path(tempfile.mkdtemp(prefix="wf-", dir="/tmp"))
+    deep = parent / ("d" * (length - len(str(parent)) - 1))
+    deep.mkdir()
+    try:
+        monkeypatch.setattr(tempfile, "tempdir", str(deep))
+        with Valkey(tmp_path) as valkey:
+            socket = Path(valkey.url.partition("@")[2].partition("?")[0])
+            assert connect(valkey.url).ping()
+            assert socket.is_relative_to(deep) == stays
+        assert not socket.parent.exists()
+    finally:
+        shutil.rmtree(parent)
+
+
 def test_a_valkey_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "appendonlydir").write_text("in the way")
     with pytest.raises(FleetError, match=r"the private Valkey did not start: .*append.*\(see .*valkey\.log\)"):
@@ -55,7 +75,7 @@ def test_a_valkey_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 
 def test_a_fleet_is_ready_when_its_engines_are_and_ends_with_the_block(folder: Path) -> None:
-    waited: list[float] = []
+    waited: list[str] = []
     with EmbeddedFleet(folder, workers=2, environment=STANDIN) as fleet:
         redis = connect(fleet.url)
         present = fleet.wait_ready(redis, waited.append)
@@ -64,7 +84,9 @@ def test_a_fleet_is_ready_when_its_engines_are_and_ends_with_the_block(folder: P
         assert "STAND-IN ENGINE" in fleet.log_path(2).read_text()
         assert processes_at(folder)
         fleet.check()
-    assert waited
+    # What is waited for is told from the first moment on, in words of the workers' own
+    assert waited[0].startswith("starting 2 local workers, log in ")
+    assert any("worker1: " in said and said.endswith(" s)") for said in waited), waited
     assert processes_at(folder) == []
     assert not (folder / "valkey").exists(), "nobody needs its data any more"
 

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from job_files import answer, deliver, new_job, write_rows
 
 from fleet import Fleet, wait_for
 from producer import registry
 from producer.cache import FileLock
-from producer.enqueue import Enqueuer, chunk_rows_for
+from producer.chunks import ChunkLimits
+from producer.enqueue import Enqueuer
 from producer.follow import Follower
 from producer.in_flight import rows_in_flight, rows_uncollected
 from producer.job import Job, JobSpec, open_job
 from producer.journal import Journal
+from producer.registry import Progress
 from workers import keys
 from workers.app import create_app
 from workers.settings import load_settings
@@ -44,7 +45,16 @@ def clean(broker: Fleet) -> Fleet:
 class Sending:
     """An enqueuer in a thread of its own, and the journal of its job, which the test writes."""
 
-    def __init__(self, fleet: Fleet, job: Job, *, chunk_rows: int = 1, window_rows: int = 1000) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        job: Job,
+        *,
+        chunk_rows: int = 1,
+        chunk_seconds: float = math.inf,
+        window_rows: int = 1000,
+        limits: ChunkLimits | None = None,
+    ) -> None:
         self.stop = threading.Event()
         self._job = job
         self.enqueuer = Enqueuer(
@@ -52,7 +62,7 @@ class Sending:
             create_app(load_settings(REDIS_URL=fleet.url)),
             fleet.redis,
             queue="transcribe",
-            chunk_rows=chunk_rows,
+            limits=limits or ChunkLimits(chunk_rows, chunk_seconds),
             window_rows=window_rows,
             answered=Follower(job).read,
             stop=self.stop,
@@ -89,13 +99,6 @@ def queued(fleet: Fleet, job: Job) -> Callable[[], set[int]]:
     return lambda: rows_in_flight(fleet.redis, "transcribe", job.id)
 
 
-@given(st.integers(0, 10**8), st.integers(0, 2000))
-def test_chunks_leave_work_for_every_thread(rows: int, threads: int) -> None:
-    size = chunk_rows_for(rows, threads)
-    assert 1 <= size <= 64
-    assert size == 1 or rows / size >= 8 * threads, "every thread gets several messages"
-
-
 def test_a_message_is_a_plain_task_that_says_whose_rows_it_has(clean: Fleet, tmp_path: Path) -> None:
     job = new_job(tmp_path, rows=3, language="de", timestamps=True)
     with Sending(clean, job, chunk_rows=2):
@@ -112,6 +115,40 @@ def test_a_message_is_a_plain_task_that_says_whose_rows_it_has(clean: Fleet, tmp
     assert kwargs == {"options": {"language": "de", "timestamps": True}, "job": job.id}
     (rest,), _, _ = json.loads(base64.b64decode(second["body"]))
     assert [record["row"] for record in rest] == [2]
+
+
+def rows_by_message(fleet: Fleet) -> list[list[int]]:
+    bodies = [json.loads(base64.b64decode(message["body"])) for message in messages(fleet)]
+    return [[record["row"] for record in records] for (records,), _, _ in bodies]
+
+
+def test_the_last_messages_of_a_job_are_small(clean: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=100)
+    with Sending(clean, job, limits=ChunkLimits(8, threads=2, fill=2)):
+        wait_for(lambda: queued(clean, job)() == set(range(100)))
+    sizes = [len(rows) for rows in rows_by_message(clean)]
+    assert sizes[:9] == [8] * 9
+    assert sizes[9:] == sorted(sizes[9:], reverse=True)
+    assert sizes[-2] == 2
+
+
+def test_rows_that_say_how_long_they_are_make_messages_of_that_much_audio(clean: Fleet, tmp_path: Path) -> None:
+    spans = [{"start_s": 5, "end_s": 30}, {"duration": 30}, {"duration": 20, "end_s": 3}, {}, {"duration": 4000}, {}]
+    source = write_rows(tmp_path / "d.jsonl", ({"audio": "a.wav", **span} for span in spans))
+    job = open_job(JobSpec((str(source),), cache_path=str(tmp_path)))
+    with Sending(clean, job, chunk_rows=64, chunk_seconds=60):
+        wait_for(lambda: queued(clean, job)() == set(range(6)))
+    assert rows_by_message(clean) == [[0, 1, 2, 3], [4], [5]]
+
+
+def test_rows_that_do_not_say_how_long_they_are_count_as_the_answered_ones(clean: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=10)
+    # Given: of the rows so far, two were transcribed, and were 20 s long.
+    progress = Progress(rows=10, answered=4, failed=1, reused=1, audio_seconds=40.0)
+    registry.publish(clean.redis, job.id, progress)
+    with Sending(clean, job, chunk_rows=64, chunk_seconds=60):
+        wait_for(lambda: queued(clean, job)() == set(range(10)))
+    assert rows_by_message(clean) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
 
 
 def test_translations_go_to_their_own_task(clean: Fleet, tmp_path: Path) -> None:
@@ -286,3 +323,15 @@ def test_the_jobs_lock_is_free_for_its_collector(clean: Fleet, tmp_path: Path) -
         lock: FileLock = job.step.lock("collector")
         assert lock.acquire()
         lock.release()
+
+
+def test_a_row_that_is_answered_as_it_is_sent_does_not_close_the_window(clean: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=3)
+    with Sending(clean, job, window_rows=1) as sending:
+        wait_for(lambda: queued(clean, job)() == {0})
+        # Given: row 0 is journaled and its message gone, and the window is thought to hold it all the same.
+        clean.redis.delete(BULK)
+        sending.enqueuer._pruned_at = 1
+        sending.journal([0])
+        # Then: when nothing moves for a while, it is found out.
+        wait_for(lambda: queued(clean, job)() == {1})

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,26 @@ def test_a_step_that_was_changed_meanwhile_is_left_alone(tmp_path: Path, step: b
 def test_lines_are_picked_by_their_number() -> None:
     assert list(picked(LINES, [0, 2, 6])) == [LINES[0], LINES[2], LINES[6]]
     assert list(picked(LINES, [])) == []
+
+
+def test_a_row_takes_eight_bytes_until_it_is_written(tmp_path: Path) -> None:
+    rows = 60_000
+    lines = tmp_path / "in.jsonl"
+    lines.write_bytes(b"".join(b'{"audio": "%d.wav"}\n' % row for row in range(rows)))
+    # Given: a journal of many answers, in any order.
+    text = "ten words or so that somebody said in a recording " * 2
+    order = range(rows - 1, -1, -1)
+    (tmp_path / "journal.jsonl").write_bytes(
+        b"".join(b'{"row":%d,"items":[{"text":"%s"}]}\n' % (row, text.encode()) for row in order)
+    )
+    # When: it is read and merged.
+    tracemalloc.start()
+    try:
+        journal = Journal.open(tmp_path / "journal.jsonl", rows)
+        assert write_step(tmp_path / "out.jsonl", read_rows([lines]), journal, Columns(), "audio") == rows
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    journal.close()
+    # Then: beside what any merge needs it took 8 bytes a row (an int in a list takes 40).
+    assert peak_bytes <= 8 * rows + 2**21

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from job_files import answer, deliver, failed_answer, read_rows, write_rows
+from job_files import answer, deliver, failed_answer, finished, read_rows, spec_of, write_rows
 
 from fleet import Fleet
 from producer import registry
 from producer.collector import Collector
 from producer.errors import FleetError, UsageError
-from producer.job import Job, JobSpec, load_job, open_job
+from producer.job import Job, load_job, open_job
 from producer.journal import Journal
 from producer.retry import begin_retry
 from workers.messages import Failure, Record
@@ -22,22 +21,10 @@ from workers.messages import Failure, Record
 FAILED = {1: "timeout", 2: "not_audio", 5: "timeout"}
 
 
-def spec_of(folder: Path, **options: object) -> JobSpec:
-    return JobSpec(inputs=(str(folder / "data.jsonl"),), cache_path=str(folder / "cache"), **options)  # type: ignore[arg-type]
-
-
-def finished(job: Job, answers: Sequence[bytes]) -> Job:
-    journal = Journal.open(job.step.journal_path, job.rows)
-    journal.append(answers)
-    done = job.finish(journal)
-    journal.close()
-    return done
-
-
 def made_step(folder: Path, **options: object) -> Job:
     """A finished step of six rows, three of which failed."""
     write_rows(folder / "data.jsonl", ({"audio": f"{row}.wav", "big": 10**30} for row in range(6)))
-    job = open_job(spec_of(folder, **options))
+    job = open_job(spec_of(folder / "data.jsonl", **options))
     return finished(job, [failed_answer(row, FAILED[row]) if row in FAILED else answer(row) for row in range(6)])
 
 
@@ -87,7 +74,7 @@ def test_only_failed_rows_are_done_again(tmp_path: Path) -> None:
         "producer.lock",
     ]
     # And: the step is that of the same job.
-    assert open_job(spec_of(tmp_path, details=True)) == done == done.reload()
+    assert open_job(spec_of(tmp_path / "data.jsonl", details=True)) == done == done.reload()
 
 
 def test_rows_that_failed_for_other_reasons_are_kept(tmp_path: Path) -> None:
@@ -110,7 +97,9 @@ def test_rows_that_failed_in_part_are_done_whole(tmp_path: Path) -> None:
     write_rows(tmp_path / "data.jsonl", [{"audio": ["a.wav", "b.wav"]}, {"audio": ["c.wav", "d.wav"]}, {"audio": None}])
     text, failure = {"text": "a"}, {"type": "not_audio", "message": "no"}
     lines = [json.dumps({"row": 0, "items": [text, failure]}), json.dumps({"row": 1, "items": [text, text]})]
-    step = finished(open_job(spec_of(tmp_path)), [*(line.encode() for line in lines), failed_answer(2, "no_audio")])
+    step = finished(
+        open_job(spec_of(tmp_path / "data.jsonl")), [*(line.encode() for line in lines), failed_answer(2, "no_audio")]
+    )
     job = begin_retry(step)
     assert job
     (first, record), (last, none) = job.records()
@@ -132,7 +121,7 @@ def test_an_interrupted_retry_is_resumed(tmp_path: Path) -> None:
     journal.close()
     # Then: the same command, and the one that made the step, go on with it; another one does not.
     assert begin_retry(job, ["timeout"]) == job == begin_retry(step, ["timeout"])
-    assert open_job(spec_of(tmp_path)) == job == load_job(step.step.path)
+    assert open_job(spec_of(tmp_path / "data.jsonl")) == job == load_job(step.step.path)
     with pytest.raises(UsageError, match="a retry with --reason timeout is not finished"):
         begin_retry(job)
     done = finished(job, [answer(0, "again"), answer(1, "five")])
@@ -156,7 +145,7 @@ def test_a_crash_between_the_step_and_its_header_changes_nothing(tmp_path: Path)
 def test_what_cannot_be_done_again_is_refused_in_words(tmp_path: Path) -> None:
     write_rows(tmp_path / "data.jsonl", [{"audio": "a.wav"}] * 6)
     with pytest.raises(UsageError, match="not finished: run the command"):
-        begin_retry(open_job(spec_of(tmp_path)))
+        begin_retry(open_job(spec_of(tmp_path / "data.jsonl")))
     step = made_step(tmp_path / "other")
     write_rows(tmp_path / "other" / "data.jsonl", [{"audio": "b.wav"}] * 6)
     with pytest.raises(UsageError, match=r"data\.jsonl: the input changed since .*data_step1\.jsonl was made"):
@@ -180,13 +169,13 @@ def test_a_step_that_is_changed_meanwhile_is_left_alone(tmp_path: Path) -> None:
     assert job.step.path.read_bytes() == changed
     # Without its step file a retry is nothing: the job starts over.
     job.step.path.unlink()
-    assert open_job(spec_of(tmp_path)).rows == 6
+    assert open_job(spec_of(tmp_path / "data.jsonl")).rows == 6
 
 
 def test_force_ends_a_retry(tmp_path: Path) -> None:
     job = begin_retry(made_step(tmp_path))
     assert job
-    forced = open_job(spec_of(tmp_path, force=True))
+    forced = open_job(spec_of(tmp_path / "data.jsonl", force=True))
     assert (forced.rows, forced.header.retry) == (6, None)
     assert not forced.step.retried_path.exists()
 

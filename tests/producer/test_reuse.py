@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job_files import answer, failed_answer, read_rows, write_rows
+from job_files import answer, failed_answer, finished, read_rows, spec_of, write_rows
 
 from producer.errors import FleetError, UsageError
 from producer.header import JobHeader
-from producer.job import Job, JobSpec, open_job
+from producer.job import Job, open_job
 from producer.journal import Journal
 from producer.retry import begin_retry
 from workers.messages import ChannelTranscripts, RowResult, Segment, Transcript
@@ -24,18 +24,6 @@ OLD_ROWS = 6
 def audio(folder: Path, *names: str) -> None:
     for name in names:
         (folder / name).write_bytes(name.encode())
-
-
-def spec_of(source: Path, **options: object) -> JobSpec:
-    return JobSpec(inputs=(str(source),), cache_path=str(source.parent / "cache"), **options)  # type: ignore[arg-type]
-
-
-def finished(job: Job, answers: Sequence[bytes]) -> Job:
-    journal = Journal.open(job.step.journal_path, job.rows)
-    journal.append(answers)
-    done = job.finish(journal)
-    journal.close()
-    return done
 
 
 def made_step(folder: Path, **options: object) -> Job:

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from producer.errors import UsageError
-from producer.rows import ScanRules, record_of, recording_count, scan, with_columns
+from producer.rows import ScanRules, record_of, recording_count, scan, timed_record_of, with_columns
 from workers.messages import Failure, Record
 
 AUDIO = ScanRules("audio")
@@ -263,3 +264,29 @@ class TestRecords:
     )
     def test_the_number_of_recordings(self, line: str, count: int) -> None:
         assert recording_count(line.encode(), "audio") == count
+
+
+@pytest.mark.parametrize(
+    ("row", "seconds"),
+    [
+        ({}, None),
+        ({"duration": 4}, 4),
+        ({"duration": 4.5, "end_s": None}, 4.5),
+        ({"duration": 100, "start_s": 90}, 10),
+        ({"duration": 100, "start_s": 5, "end_s": 8.5}, 3.5),
+        ({"end_s": 3}, 3),
+        ({"start_s": 3}, None),
+        ({"start_s": 3, "end_s": 2}, None),
+        ({"duration": "4"}, None),
+        ({"duration": True}, None),
+        ({"duration": [1, 2]}, None),
+        ({"duration": math.nan}, None),
+        ({"duration": math.inf}, None),
+        ({"duration": -1}, None),
+    ],
+)
+def test_a_row_may_say_how_long_its_audio_is(row: dict[str, object], seconds: float | None) -> None:
+    line = json.dumps({"audio": "a.wav", **row}).encode()
+    record, known = timed_record_of(7, line, "audio", "/r")
+    assert known == seconds
+    assert record == record_of(7, line, "audio", "/r"), "the record is the same either way"

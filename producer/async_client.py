@@ -1,0 +1,200 @@
+"""`producer.Client` for asyncio: the same names, and nothing that blocks the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, overload
+
+from producer.calls import Audio, AudioList, CallOptions, ManyOptions, Outcome, Result, call_of
+from producer.client import WINDOW, Client, check_many
+from producer.handle import Handle
+from producer.many import many_async
+from workers.messages import ChannelMode, Item, Task, Transcript
+
+if TYPE_CHECKING:
+    from producer.step import JobOptions
+
+#: Celery has no asyncio, so calls are sent by threads: a few, each send being a round trip to Redis. Answers need none
+#: (`producer.answers`).
+SENDERS = 4
+
+T = TypeVar("T")
+X = TypeVar("X", bound=Audio | AudioList)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AsyncHandle(Generic[T]):
+    """One call (see `producer.Handle`). Tasks of any event loop may wait for it; their end does not cancel it."""
+
+    _handle: Handle[T]
+    _senders: ThreadPoolExecutor
+
+    @property
+    def id(self) -> str:
+        """That of its task, as Flower shows it."""
+        return self._handle.id
+
+    async def result(self, timeout: float | None = None) -> T:
+        """Wait for the answer, at most ``timeout`` seconds; raises as `Handle.result` does."""
+        waiting = asyncio.wrap_future(self._handle.future)
+        try:
+            await asyncio.wait([waiting], timeout=timeout)
+            if waiting.done():
+                return waiting.result()
+        finally:
+            waiting.cancel()  # it is the waiting that ends here
+        raise await _run(self._senders, self._handle.timed_out, timeout)
+
+    def done(self) -> bool:
+        """Whether there is an answer."""
+        return self._handle.done()
+
+    async def cancel(self) -> bool:
+        """Give the call up; False where it has its answer already (see `Handle.cancel`)."""
+        return await _run(self._senders, self._handle.cancel)
+
+
+class AsyncClient:
+    """Sends recordings to a fleet, as `Client` does, which see. Use as an asynchronous context manager."""
+
+    def __init__(self, url: str | None = None) -> None:
+        self._set_up(Client(url))
+
+    @classmethod
+    def embedded(
+        cls,
+        model: str | None = None,
+        *,
+        workers: int = 1,
+        tensor_parallel_size: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> AsyncClient:
+        """A client with a fleet of its own (see `Client.embedded`)."""
+        made = cls.__new__(cls)
+        made._set_up(
+            Client.embedded(model, workers=workers, tensor_parallel_size=tensor_parallel_size, environment=environment)
+        )
+        return made
+
+    def _set_up(self, client: Client) -> None:
+        self._client = client
+        self._connection = client._connection
+        self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="send")
+
+    async def open(self) -> AsyncClient:
+        """Open now, and not at the first call."""
+        await asyncio.to_thread(self._client.open)
+        return self
+
+    async def close(self) -> None:
+        """End it (see `Client.close`)."""
+        # The senders stay, idle, until the client is forgotten: handles ask them what is the matter.
+        await asyncio.to_thread(self._client.close)
+
+    async def __aenter__(self) -> AsyncClient:
+        return await self.open()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @overload
+    async def transcribe(
+        self, audio: Audio, *, channels: Literal["mix"] = ..., **options: Unpack[CallOptions]
+    ) -> AsyncHandle[Transcript]: ...
+    @overload
+    async def transcribe(
+        self, audio: Audio, *, channels: Literal["split"], **options: Unpack[CallOptions]
+    ) -> AsyncHandle[Result]: ...
+    @overload
+    async def transcribe(
+        self, audio: AudioList, *, channels: ChannelMode = ..., **options: Unpack[CallOptions]
+    ) -> AsyncHandle[list[Item]]: ...
+    async def transcribe(
+        self, audio: Audio | AudioList, *, channels: ChannelMode = "mix", **options: Unpack[CallOptions]
+    ) -> AsyncHandle[Any]:
+        """Send a recording to be written down in the language spoken (see `Client.transcribe`)."""
+        return await self._submit("transcribe", audio, {"channels": channels, **options})
+
+    @overload
+    async def translate(
+        self, audio: Audio, *, channels: Literal["mix"] = ..., **options: Unpack[CallOptions]
+    ) -> AsyncHandle[Transcript]: ...
+    @overload
+    async def translate(
+        self, audio: Audio, *, channels: Literal["split"], **options: Unpack[CallOptions]
+    ) -> AsyncHandle[Result]: ...
+    @overload
+    async def translate(
+        self, audio: AudioList, *, channels: ChannelMode = ..., **options: Unpack[CallOptions]
+    ) -> AsyncHandle[list[Item]]: ...
+    async def translate(
+        self, audio: Audio | AudioList, *, channels: ChannelMode = "mix", **options: Unpack[CallOptions]
+    ) -> AsyncHandle[Any]:
+        """Send a recording to be translated into English (see `Client.transcribe`)."""
+        return await self._submit("translate", audio, {"channels": channels, **options})
+
+    async def submit_many(
+        self,
+        items: Iterable[X] | AsyncIterable[X],
+        *,
+        task: Task = "transcribe",
+        window: int = WINDOW,
+        **options: Unpack[ManyOptions],
+    ) -> AsyncGenerator[tuple[X, Outcome], None]:
+        """Send ``items`` and give each with what came of it (see `Client.submit_many`).
+
+        An asynchronous iterable is waited for while answers are given; an ordinary one must not block.
+        """
+        await _run(self._senders, check_many, self._connection, task, window, options)
+
+        async def send(item: X) -> Handle[Any]:
+            return (await self._submit(task, item, options))._handle
+
+        async def cancel(ids: Iterable[str]) -> None:
+            await _run(self._senders, self._connection.cancel, list(ids))
+
+        given = many_async(items, send, cancel, window)
+        try:
+            async for pair in given:
+                yield pair
+        finally:
+            await given.aclose()
+
+    async def run_job(
+        self,
+        *inputs: str | os.PathLike[str],
+        max_failed: str | None = None,
+        progress: bool = False,
+        **options: Unpack[JobOptions],
+    ) -> Path:
+        """Transcribe the rows of JSONL files into the next step file (see `Client.run_job`), in a thread of its own.
+
+        Cancelled, it goes on to its end.
+        """
+        return await asyncio.to_thread(
+            self._client.run_job, *inputs, max_failed=max_failed, progress=progress, **options
+        )
+
+    async def _submit(self, task: Task, audio: Audio | AudioList, options: Mapping[str, Any]) -> AsyncHandle[Any]:
+        call = call_of(task, audio, options)
+        sending = self._senders.submit(self._connection.submit, call)
+        try:
+            handle = await asyncio.wrap_future(sending)
+        except asyncio.CancelledError:  # nobody has the handle of what may be sent all the same
+            sending.add_done_callback(_cancel_sent)
+            raise
+        return AsyncHandle(handle, self._senders)
+
+
+def _cancel_sent(sending: Future[Handle[Any]]) -> None:
+    if not sending.cancelled() and sending.exception() is None:
+        sending.result().cancel()
+
+
+async def _run(senders: ThreadPoolExecutor, call: Callable[..., T], *arguments: Any) -> T:
+    return await asyncio.get_running_loop().run_in_executor(senders, call, *arguments)

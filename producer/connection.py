@@ -1,0 +1,259 @@
+"""A client's way to its fleet: the one of ``REDIS_URL``, or one of its own. Sends calls and waits for their answers."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from producer.answers import Answers
+from producer.calls import Call
+from producer.errors import CallCancelledError, ClientClosedError, FleetError, FleetUnavailableError, UsageError
+from producer.handle import Handle
+from workers.errors import SettingsError
+from workers.messages import TASK_NAMES
+from workers.presence import Presence, live_workers
+from workers.redis_client import check_server, connect, reason, shown_url
+from workers.settings import Settings
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from producer.keeper import FleetKeeper
+    from producer.lost_calls import LostCalls
+
+log = logging.getLogger(__name__)
+
+#: For how long it is remembered which workers are live.
+PRESENCE_SECONDS = 5.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFleet:
+    """What a client's own fleet is made of; ``environment`` holds further settings of its workers."""
+
+    workers: int
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """What an open connection has."""
+
+    url: str
+    app: Celery
+    redis: Redis
+    answers: Answers
+    lost: LostCalls
+    #: The process that has its threads.
+    pid: int
+
+
+class Connection:
+    """Thread-safe. Opens at its first use, and can be used until it is closed."""
+
+    def __init__(self, config: Settings, own: OwnFleet | None) -> None:
+        self.config = config
+        self._own = own
+        self.keeper: FleetKeeper | None = None
+        self._opened: _Open | None = None
+        self._opening = threading.Lock()
+        self._closed = False
+        self._present: list[Presence] = []
+        self._present_at = float("-inf")
+
+    @property
+    def own_model(self) -> str | None:
+        """The model that an own fleet was started with; None for the default, and without an own fleet."""
+        return None if self._own is None else self._own.environment.get("WHISPER_MODEL")
+
+    def open(self) -> _Open:
+        """Reach the broker, or start the own fleet and wait until its workers are ready; once, whoever asks first.
+
+        Raises UsageError, FleetUnavailableError, ClientClosedError, and FleetError for an own fleet that cannot start.
+        """
+        opened = self._opened
+        if opened is None:
+            with self._opening:
+                opened = self._opened = self._opened or self._open()
+        if self._closed:
+            raise ClientClosedError("the client is closed: make another one")
+        if opened.pid != os.getpid():
+            raise UsageError("the client was opened before this process was forked: open one in each process")
+        return opened
+
+    def submit(self, call: Call[T]) -> Handle[T]:
+        """Send ``call``. Raises UsageError for what no live worker can do, and as `open` does."""
+        opened = self.open()
+        id = uuid.uuid4().hex
+        queue = self._queue_of(call, opened)
+        handle = Handle(id, opened.answers.expect(id, call.answer), self)
+        send = partial(self._send, opened.app, call, id, queue)
+        try:
+            send()
+        except BaseException as error:
+            opened.answers.give_up([id], CallCancelledError("the call was not sent"))
+            if _is_trouble(error):
+                raise FleetUnavailableError(f"{shown_url(opened.url)} does not answer: {reason(error)}") from error
+            raise
+        opened.lost.sent(id, queue, send)
+        if self._closed:  # meanwhile: nobody would look for its answer
+            opened.answers.give_up([id], ClientClosedError("the client was closed"))
+        return handle
+
+    def check(self, call: Call[Any]) -> None:
+        """Raise UsageError if no live worker can do ``call``, and as `open` does."""
+        self._queue_of(call, self.open())
+
+    def cancel(self, ids: Iterable[str], error: FleetError | None = None) -> list[str]:
+        """Give up those of ``ids`` that have no answer, here and (as far as it answers) in the fleet; returns them."""
+        opened = self._opened
+        if opened is None or opened.pid != os.getpid():
+            return []
+        cancelled = opened.answers.give_up(ids, error or CallCancelledError("the call was cancelled"))
+        if cancelled:
+            try:
+                opened.app.control.revoke(cancelled)
+            except Exception as trouble:
+                if not _is_trouble(trouble):
+                    raise
+                log.warning("%d calls are cancelled here, but not in the fleet: %s", len(cancelled), reason(trouble))
+        return cancelled
+
+    def why_waiting(self) -> str:
+        """What may keep an answer from coming, for messages; nothing where all is well."""
+        opened = self._opened
+        if opened is None:
+            return ""
+        where = shown_url(opened.url)
+        if opened.answers.trouble is not None:
+            return f": {where} does not answer ({opened.answers.trouble})"
+        with contextlib.suppress(RedisError):
+            if not live_workers(opened.redis):
+                return f": no worker is live on {where}"
+        return ""
+
+    def close(self) -> None:
+        """Give up what has no answer yet, and end the own fleet. Returns when all is gone; again: does nothing."""
+        atexit.unregister(self.close)
+        if self._opened is not None and self._opened.pid != os.getpid():
+            return  # a forked process has nothing of its own here to end
+        self._closed = True
+        if self.keeper is not None:
+            self.keeper.stop()
+        with self._opening:
+            opened, keeper = self._opened, self.keeper
+        if opened is not None:
+            opened.answers.close()
+            left, closed = opened.answers.outstanding(), ClientClosedError("the client was closed")
+            if keeper is None:
+                self.cancel(left, closed)
+            else:
+                opened.answers.give_up(left, closed)
+            opened.app.close()
+            opened.redis.close()
+        if keeper is not None:
+            keeper.stop()
+
+    def _open(self) -> _Open:
+        # Here, so that `from producer import Client` stays cheap.
+        from producer.lost_calls import LostCalls
+        from workers.app import create_app
+        from workers.settings import load_settings
+
+        if self._closed:
+            raise ClientClosedError("the client is closed: make another one")
+        url = self._reach()
+        app = create_app(load_settings(REDIS_URL=url), set_as_current=False)
+        app.conf.result_backend = "disabled"  # `Answers` reads them; Celery's own would subscribe to each
+        redis = connect(url)
+        atexit.register(self.close)
+        lost = LostCalls(redis, self.config.stall_seconds)
+        return _Open(url, app, redis, Answers(redis, self._check, lost.step), lost, os.getpid())
+
+    def _reach(self) -> str:
+        """The broker's URL, once the fleet is there."""
+        if self._own is None:
+            return _answering(str(self.config.redis_url))
+        from producer.keeper import FleetKeeper
+
+        keeper = self.keeper = FleetKeeper(self._own.workers, self._own.environment, self.config.worker_restarts)
+        try:
+            keeper.wait()
+        except BaseException:
+            keeper.stop()
+            self.keeper = None
+            raise
+        return keeper.url
+
+    def _check(self) -> None:
+        if self.keeper is not None:
+            self.keeper.check()
+
+    def _send(self, app: Celery, call: Call[Any], id: str, queue: str) -> None:
+        from workers.app import PRIORITY_INTERACTIVE
+
+        app.send_task(
+            TASK_NAMES[call.task],
+            args=[[call.record.model_dump(exclude_defaults=True)]],
+            kwargs={"options": call.options.model_dump(exclude_defaults=True)},
+            task_id=id,
+            queue=queue,
+            priority=PRIORITY_INTERACTIVE,
+            argsrepr="(1 record)",
+            kwargsrepr="{}",
+        )
+
+    def _queue_of(self, call: Call[Any], opened: _Open) -> str:
+        from producer.routing import choose_queue
+
+        model = call.options.model
+        if self._own is not None and model == self.own_model:
+            model = None  # whatever name it gives itself
+        try:
+            return choose_queue(self._workers(opened), call.task, call.language, model)
+        except UsageError:  # unless a worker came meanwhile
+            present = self._workers(opened, fresh=True)
+        try:
+            return choose_queue(present, call.task, call.language, model)
+        except UsageError as error:  # in the words of the command line's options
+            raise UsageError(error.message.removeprefix("--"), type="not_supported") from None
+
+    def _workers(self, opened: _Open, *, fresh: bool = False) -> list[Presence]:
+        self._check()
+        if fresh or time.monotonic() - self._present_at > PRESENCE_SECONDS:
+            try:
+                self._present = live_workers(opened.redis)
+            except RedisError as error:
+                raise FleetUnavailableError(f"{shown_url(opened.url)} does not answer: {reason(error)}") from error
+            self._present_at = time.monotonic()
+        return self._present
+
+
+def _answering(url: str) -> str:
+    try:
+        check_server(url)
+    except SettingsError as error:
+        raise UsageError(str(error)) from None
+    except RedisError as error:
+        raise FleetUnavailableError(f"REDIS_URL {shown_url(url)}: does not answer ({reason(error)})") from None
+    return url
+
+
+def _is_trouble(error: BaseException) -> bool:
+    from kombu.exceptions import OperationalError
+
+    return isinstance(error, OperationalError | RedisError | OSError)

@@ -1,0 +1,132 @@
+"""Tables as CSV. It has no types, so what is kept is the text of every cell.
+
+Written: null is an empty cell, an empty text is ``""``, a list or object its JSON. Read: a column becomes numbers only
+where each of them would be written as the very text that stands there ("007", "1.50" and "1e5" stay text).
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from producer.dataflow import optional
+from producer.dataflow.frames import Row, column_names, is_missing, plain
+from producer.errors import UsageError
+
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,4000}")
+_SPECIAL = re.compile(r'[",\r\n]|^\s|\s$')
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a CSV file, whole in memory. Raises UsageError for one that is damaged."""
+    names = _header(path)
+    if not names:
+        return []
+    pa, pacsv = optional.pyarrow("csv"), optional.pyarrow_csv()
+    try:
+        table = pacsv.read_csv(
+            path,
+            # A null in a table of one column is an empty line.
+            parse_options=pacsv.ParseOptions(newlines_in_values=True, ignore_empty_lines=len(names) > 1),
+            convert_options=pacsv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()),
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+                null_values=[""],
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise UsageError(f"{path}: not valid CSV ({str(error).splitlines()[0]}): make the file again") from None
+    columns = [_typed(table.column(name).to_pylist()) for name in names]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def chunks(rows: list[Row], names: list[str] | None = None) -> Iterator[bytes]:
+    """The file's bytes, line by line. Raises UsageError for text that is not valid in UTF-8."""
+    names = names or column_names(rows)
+    if not names:
+        return
+    yield _line(names, "the header")
+    for number, row in enumerate(rows):
+        yield _line([row.get(name) for name in names], f"row {number}")
+
+
+def listed(value: Any) -> Any:
+    """A media cell as it was meant: a list that was written as JSON, or as Python shows one, is a list again."""
+    if not isinstance(value, str) or not value.startswith("["):
+        return value
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            found = parse(value)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list):
+            return found
+    return value
+
+
+def number_of(value: Any) -> Any:
+    """The number that a cell's text says, or the cell as it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _header(path: Path) -> list[str]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            names = next(csv.reader(handle), [])
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not valid UTF-8: save the file as UTF-8") from None
+    except csv.Error as error:
+        raise UsageError(f"{path}:1: not valid CSV ({error})") from None
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{path}:1: two columns are named {twice!r}: rename one")
+    return names
+
+
+def _typed(texts: list[str | None]) -> list[Any]:
+    found = [text for text in texts if text is not None]
+    for kind in (_boolean, _number):
+        if found and all(kind(text) is not None for text in found):
+            return [None if text is None else kind(text) for text in texts]
+    return texts
+
+
+def _boolean(text: str) -> bool | None:
+    return {"True": True, "False": False}.get(text)
+
+
+def _number(text: str) -> int | float | None:
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and repr(number) == text else None
+
+
+def _line(cells: Sequence[Any], where: str) -> bytes:
+    line = ",".join(_cell(value, where) for value in cells) + "\n"
+    try:
+        return line.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UsageError(f"{where}: half a character (a lone surrogate), which CSV cannot hold") from None
+
+
+def _cell(value: Any, where: str) -> str:
+    if is_missing(value):
+        return ""
+    value = plain(value, where)
+    write: Callable[[Any], str] = repr if isinstance(value, float) else str
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else write(value)
+    return '"' + text.replace('"', '""') + '"' if not text or _SPECIAL.search(text) else text

@@ -1,0 +1,93 @@
+"""Rows as Python's own values, and DataFrames with the same in them.
+
+A row is a dict. What a DataFrame has no place for has a value of its own there: ``None`` stays None, and a key that a
+row does not have is NaN (as NaN, NaT and NA are keys that the row does not have).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import date, time
+from os import PathLike, fspath
+from typing import Any
+
+from producer.dataflow import optional
+from producer.errors import UsageError
+
+Row = dict[str, Any]
+
+#: What a row does not have.
+ABSENT = float("nan")
+_INT64 = range(-(2**63), 2**63)
+_NATIVE = (bool, float, str)
+
+
+def column_names(rows: Iterable[Row]) -> list[str]:
+    """Every column of any row, in the order of their first appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def frame_of(rows: list[Row]) -> Any:
+    """A DataFrame with the values of ``rows`` as they are: no id becomes a number, no text a date.
+
+    A column of one type in every row has pandas' type for it; any other has the type ``object``.
+    """
+    pd = optional.pandas()
+    columns = {name: [row.get(name, ABSENT) for row in rows] for name in column_names(rows)}
+    return pd.DataFrame({name: series_of(values) for name, values in columns.items()}, index=pd.RangeIndex(len(rows)))
+
+
+def series_of(values: list[Any]) -> Any:
+    """A Series that gives exactly these values back."""
+    pd = optional.pandas()
+    kinds = {type(value) for value in values}
+    one = len(kinds) == 1 and (kinds <= set(_NATIVE) or (kinds == {int} and all(value in _INT64 for value in values)))
+    try:
+        return pd.Series(values) if one else pd.Series(values, dtype=object)
+    except UnicodeEncodeError:  # half a character (a lone surrogate), which pandas' own texts cannot hold
+        return pd.Series(values, dtype=object)
+
+
+def rows_of(frame: Any, media_key: str | None = None) -> list[Row]:
+    """The rows of a DataFrame, in values that JSON has. Its index is left out; missing audio becomes null.
+
+    Raises UsageError for a column whose values JSON cannot hold.
+    """
+    names = [str(name) for name in frame.columns]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"the DataFrame has two columns {twice!r}: rename one")
+    rows: list[Row] = [{} for _ in range(len(frame))]
+    for at, name in enumerate(names):
+        for number, (row, value) in enumerate(zip(rows, frame.iloc[:, at].tolist(), strict=True)):
+            if not is_missing(value):
+                row[name] = plain(value, f"row {number} of column {name!r}")
+            elif value is None or name == media_key:
+                row[name] = None
+    return rows
+
+
+def is_missing(value: Any) -> bool:
+    """None, NaN, NaT and NA."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return True
+    return type(value).__name__ in ("NaTType", "NAType")
+
+
+def plain(value: Any, where: str) -> Any:
+    """A value as JSON has it: arrays become lists, times text in ISO 8601. ``where`` is for the UsageError."""
+    if isinstance(value, list | tuple):
+        return [None if is_missing(item) else plain(item, where) for item in value]
+    if isinstance(value, dict):
+        return {str(key): None if is_missing(item) else plain(item, where) for key, item in value.items()}
+    if value is None or isinstance(value, str | bool | int | float):
+        # A numpy float64 is a float, and an enum may be a text: only the plain ones are the same everywhere.
+        return next((kind(value) for kind in (str, bool, int, float) if isinstance(value, kind)), None)
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, PathLike):
+        return fspath(value)
+    if hasattr(value, "tolist") and hasattr(value, "dtype"):  # numpy's arrays and scalars
+        return plain(value.tolist(), where)
+    raise UsageError(f"{where} holds a {type(value).__name__}, which JSON has no form for: make it text or a number")

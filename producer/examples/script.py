@@ -1,0 +1,27 @@
+"""Transcribe the recordings that are named on the command line: ``python script.py call.wav https://.../talk.mp3``.
+
+Uses the fleet of REDIS_URL, or, without one, one of its own on this machine. A line a recording, as they come.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from producer import Client, Transcript
+
+
+def main(sources: list[str]) -> int:
+    """The exit code: 1 where a recording failed."""
+    failed = 0
+    with Client() as client:
+        for source, outcome in client.submit_many(sources):
+            if isinstance(outcome, Transcript):
+                print(source, outcome.language, outcome.text, sep="\t", flush=True)
+            else:
+                failed += 1
+                print(f"{source}: {outcome}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

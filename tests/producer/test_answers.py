@@ -1,0 +1,107 @@
+"""The answers of calls, from the keys where Celery's workers put them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleet import Fleet, wait_for
+from producer.answers import RESULT_KEY, Answers, Meta
+from producer.errors import CallCancelledError, FleetError
+
+ANSWER_SECONDS = 60.0
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with Fleet(tmp_path_factory.mktemp("answers")) as running:
+        yield running
+
+
+@pytest.fixture
+def answers(broker: Fleet) -> Iterator[Answers]:
+    made = Answers(broker.redis)
+    yield made
+    made.close()
+
+
+def put(broker: Fleet, id: str, result: Any = None, status: str = "SUCCESS") -> None:
+    broker.redis.set(RESULT_KEY.format(id), json.dumps({"status": status, "result": result}))
+
+
+def result_of(meta: Meta) -> Any:
+    return meta["result"]
+
+
+def test_each_call_gets_its_own_answer_and_nothing_stays_in_redis(broker: Fleet, answers: Answers) -> None:
+    ids = [f"many-{number}" for number in range(1200)]  # more than one look asks for
+    futures = {id: answers.expect(id, result_of) for id in ids}
+    put(broker, "of-another-client", 1)
+    with broker.redis as redis:
+        for id in reversed(ids):
+            redis.set(RESULT_KEY.format(id), json.dumps({"status": "SUCCESS", "result": id.upper()}))
+    assert [future.result(ANSWER_SECONDS) for future in futures.values()] == [id.upper() for id in ids]
+    assert answers.outstanding() == []
+    assert list(broker.redis.scan_iter(RESULT_KEY.format("*"))) == [RESULT_KEY.format("of-another-client").encode()]
+
+
+def test_a_task_that_goes_on_has_no_answer_yet(broker: Fleet, answers: Answers) -> None:
+    future = answers.expect("slow", result_of)
+    put(broker, "slow", status="STARTED")
+    put(broker, "other", "done")
+    assert answers.expect("other", result_of).result(ANSWER_SECONDS) == "done"
+    assert not future.done()
+    put(broker, "slow", "done")
+    assert future.result(ANSWER_SECONDS) == "done"
+
+
+@pytest.mark.parametrize("payload", [b"no json", b"[]", b"\xff", b"{}"])
+def test_what_cannot_be_read_harms_no_other_call(broker: Fleet, answers: Answers, payload: bytes) -> None:
+    broken, whole = answers.expect("broken", result_of), answers.expect("whole", result_of)
+    broker.redis.set(RESULT_KEY.format("broken"), payload)
+    assert isinstance(broken.exception(ANSWER_SECONDS), KeyError), "what reading it raises"
+    put(broker, "whole", "done")
+    assert whole.result(ANSWER_SECONDS) == "done"
+
+
+def test_a_call_that_was_given_up_stays_so(broker: Fleet, answers: Answers) -> None:
+    first, second = answers.expect("first", result_of), answers.expect("second", result_of)
+    assert answers.give_up(["first", "unknown"], CallCancelledError("no")) == ["first"]
+    assert answers.give_up(["first"], CallCancelledError("again")) == []
+    put(broker, "first", 1)
+    put(broker, "second", 2)
+    assert second.result(ANSWER_SECONDS) == 2
+    with pytest.raises(CallCancelledError, match=r"^no$"):
+        first.result(0)
+
+
+def test_a_hopeless_fleet_fails_all_calls(broker: Fleet) -> None:
+    hopeless: list[FleetError] = []
+
+    def check() -> None:
+        for error in hopeless:
+            raise error
+
+    with closing(Answers(broker.redis, check)) as answers:
+        futures = [answers.expect(id, result_of) for id in ("a", "b")]
+        hopeless.append(FleetError("the local worker ended"))
+        for future in futures:
+            with pytest.raises(FleetError, match=r"^the local worker ended$"):
+                future.result(ANSWER_SECONDS)
+
+
+def test_an_outage_of_redis_fails_no_call(tmp_path: Path) -> None:
+    with Fleet(tmp_path / "away") as broker, closing(Answers(broker.redis)) as answers:
+        future = answers.expect("patient", result_of)
+        broker.kill_valkey()
+        wait_for(lambda: answers.trouble)
+        assert not future.done()
+        broker.valkey.start()
+        put(broker, "patient", "done")
+        assert future.result(ANSWER_SECONDS) == "done"
+        assert answers.trouble is None

@@ -1,0 +1,172 @@
+"""Calls from an event loop: the same answers, and the loop never waits."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_files import read_rows, write_rows
+
+from fleet import Fleet, wait_for
+from producer import (
+    AsyncClient,
+    CallCancelledError,
+    CallTimeoutError,
+    ClientClosedError,
+    FleetUnavailableError,
+    Transcript,
+    TranscriptionError,
+    UsageError,
+)
+
+ANSWER_SECONDS = 120.0
+
+
+def run(url: str, work: Callable[[AsyncClient], Awaitable[Any]]) -> None:
+    async def main() -> None:
+        async with AsyncClient(url) as client:
+            await work(client)
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def train(samples: Path) -> Path:
+    return samples / "en_train.flac"
+
+
+def test_calls_are_answered_side_by_side_without_a_thread_each(standin_fleet: Fleet, train: Path) -> None:
+    async def work(client: AsyncClient) -> None:
+        before = threading.active_count()
+        handles = await asyncio.gather(*(client.transcribe(train, start_s=n / 100, language="de") for n in range(40)))
+        waiting = [asyncio.create_task(handle.result(ANSWER_SECONDS)) for handle in handles]
+        await asyncio.sleep(0)
+        assert threading.active_count() - before <= 4
+        transcripts = await asyncio.gather(*waiting)
+        assert len({transcript.text for transcript in transcripts}) == 40
+        assert {transcript.language for transcript in transcripts} == {"de"}
+        assert all(handle.done() for handle in handles)
+        translated = await client.translate([train], start_s=0.0)
+        assert await translated.result(ANSWER_SECONDS) == [transcripts[0].model_copy(update={"language": "en"})], (
+            "the stand-in hears English unless it is told"
+        )
+
+    run(standin_fleet.url, work)
+
+
+def test_errors_are_those_of_the_other_client(standin_fleet: Fleet, train: Path) -> None:
+    async def work(client: AsyncClient) -> None:
+        missing = await client.transcribe(train.with_name("no_such.wav"))
+        with pytest.raises(TranscriptionError) as caught:
+            await missing.result(ANSWER_SECONDS)
+        assert caught.value.type == "file_not_found"
+        with pytest.raises(UsageError, match="unknown language"):
+            await client.transcribe(train, language="Klingon")
+        with pytest.raises(UsageError, match="window=0"):
+            await anext(client.submit_many([train], window=0))
+
+    run(standin_fleet.url, work)
+
+
+def test_waiting_ends_without_ending_the_call(fleet: Fleet) -> None:
+    async def work(client: AsyncClient) -> None:
+        handle = await client.transcribe("/a.wav")
+        with pytest.raises(CallTimeoutError, match=r"no answer within 0\.01 s: no worker is live"):
+            await handle.result(0.01)
+        waiting = asyncio.create_task(handle.result())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert not handle.done()
+        assert await handle.cancel()
+        assert not await handle.cancel()
+        with pytest.raises(CallCancelledError):
+            await handle.result()
+        left = await client.transcribe("/b.wav")
+        await client.close()
+        with pytest.raises(ClientClosedError):
+            await left.result()
+        with pytest.raises(ClientClosedError):
+            await client.transcribe("/c.wav")
+        await client.close()
+
+    run(fleet.url, work)
+
+
+def test_a_call_that_nobody_waits_to_be_sent_is_cancelled(fleet: Fleet, train: Path) -> None:
+    async def work(client: AsyncClient) -> None:
+        sending = [asyncio.create_task(client.transcribe("/a.wav")) for _ in range(30)]
+        while not fleet.redis.llen("transcribe"):
+            await asyncio.sleep(0)
+        for one in sending:
+            one.cancel()
+        ended = await asyncio.gather(*sending, return_exceptions=True)
+        kept = [one.id for one in ended if not isinstance(one, BaseException)]
+        answers = client._connection.open().answers
+        while sorted(answers.outstanding()) != sorted(kept):
+            await asyncio.sleep(0.01)
+
+    run(fleet.url, work)
+
+
+def test_a_redis_that_is_away_is_said_so(fleet: Fleet) -> None:
+    async def work(client: AsyncClient) -> None:
+        handle = await client.transcribe("/a.wav")
+        fleet.kill_valkey()
+        with pytest.raises(FleetUnavailableError, match=r"redis://\S+ does not answer"):
+            await client.transcribe("/b.wav")
+        with pytest.raises(CallTimeoutError):
+            await handle.result(0)
+
+    run(fleet.url, work)
+
+
+def test_many_are_given_as_they_come(standin_fleet: Fleet, train: Path) -> None:
+    read = 0
+
+    async def rows() -> AsyncIterator[dict[str, Any]]:
+        nonlocal read
+        for number in range(40):
+            read += 1
+            await asyncio.sleep(0)
+            yield {"audio": "/no/such.wav" if number % 10 == 3 else train, "id": number, "start_s": number / 100}
+
+    async def work(client: AsyncClient) -> None:
+        outcomes: dict[int, Any] = {}
+        async for row, outcome in client.submit_many(rows(), window=6):
+            outcomes[row["id"]] = outcome
+            assert read - len(outcomes) <= 6
+        assert sorted(outcomes) == list(range(40))
+        assert [id for id, one in sorted(outcomes.items()) if not isinstance(one, Transcript)] == [3, 13, 23, 33]
+        pairs = [pair async for pair in client.submit_many([train, None])]  # type: ignore[list-item]
+        assert {type(outcome) for _, outcome in pairs} == {Transcript, UsageError}
+
+    run(standin_fleet.url, work)
+
+
+def test_many_that_are_closed_are_cancelled(slow_fleet: Fleet, train: Path) -> None:
+    async def work(client: AsyncClient) -> None:
+        given = client.submit_many(({"audio": train, "start_s": number / 100} for number in range(10**9)), window=16)
+        _, outcome = await anext(given)
+        assert isinstance(outcome, Transcript)
+        await given.aclose()
+        assert client._connection.open().answers.outstanding() == []
+
+    dropped = slow_fleet.log_path().read_text().count("Discarding revoked task")
+    run(slow_fleet.url, work)
+    wait_for(lambda: slow_fleet.log_path().read_text().count("Discarding revoked task") >= dropped + 2)
+
+
+def test_a_job_is_run_beside_the_loop(standin_fleet: Fleet, train: Path, tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "data.jsonl", [{"audio": str(train)}])
+
+    async def work(client: AsyncClient) -> None:
+        path = await client.run_job(source, cache_path=tmp_path / "cache", task="translate")
+        assert [row["transcription"][:9] for row in read_rows(path)] == ["stand-in "]
+
+    run(standin_fleet.url, work)
