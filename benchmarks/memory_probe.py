@@ -21,14 +21,14 @@ from workers.guard import die_with_parent
 from workers.messages import Options, Record, Transcript
 from workers.settings import load_settings
 
-#: As every device has it by default: a task keeps four windows in the engine (twice its batch, half as many tasks).
+#: As on two cores by default: a record keeps eight windows in the engine (twice its batch, read by two processes).
 #: Four windows take 0.8 s, about what decoding them takes one process, so that they are there most of the time. Few
 #: long steps: on a busy machine every step waits for its turn.
 THREADS = 4
 WORKER: dict[str, object] = {
     "engine": "standin",
     "max_num_seqs": 8,
-    "decode_processes": 1,
+    "decode_processes": 2,  # one of which is started: what a task keeps in the engine is as on two cores
     "standin_encode_ms": 20,
     "standin_step_ms": 200,
     "standin_steps": 4,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.bars import Bar
 from benchmarks.corpus import JOINED_AUDIO, Clip
 from benchmarks.scores import Score, invented_loop, score, starts_found, total, unit
 from benchmarks.systems import Answer, GroupRun, Runs
@@ -48,27 +49,6 @@ class Row:
             "error_rate": {system: _rounded(one.rate) for system, one in self.scores.items()},
             "raw_error_rate": {system: _rounded(one.rate) for system, one in self.raw.items()},
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One thing that must show. ``met`` is None where it could not be measured."""
-
-    name: str
-    measured: float | None
-    bar: float
-    at_least: bool = False
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the measured value is on the right side of the bar."""
-        if self.measured is None:
-            return None
-        return self.measured >= self.bar if self.at_least else self.measured <= self.bar
-
-    def as_dict(self) -> dict[str, Any]:
-        """The bar as JSON."""
-        return {**asdict(self), "measured": _rounded(self.measured), "bar": _rounded(self.bar), "met": self.met}
 
 
 @dataclass(frozen=True, slots=True)

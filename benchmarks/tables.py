@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console, Group
 from rich.table import Table
 
+from benchmarks import bars
+
 #: Tables keep their width in a pipe or a log file.
 WIDTH = 150
 
@@ -21,7 +23,9 @@ def tables(report: dict[str, Any]) -> Group:
     """The tables of a report (see `benchmarks.report.as_json`)."""
     systems = list(report["speed"])
     notes = "\n".join(f"Left out: {what}" for what in report.get("left_out", ()))
-    return Group(_errors(report, systems), _others(report, systems), _bars(report), *([notes] if notes else []))
+    return Group(
+        _errors(report, systems), _others(report, systems), bars.table(report["bars"]), *([notes] if notes else [])
+    )
 
 
 def _errors(report: dict[str, Any], systems: Sequence[str]) -> Table:
@@ -52,18 +56,6 @@ def _others(report: dict[str, Any], systems: Sequence[str]) -> Table:
         retried = {"fleet": f"{report['retries']['rows']} ({_percent(report['retries']['share_of_rows'])} %)"}
         table.add_row("rows flagged repetition", *(flagged.get(system, "") for system in systems))
         table.add_row("rows that needed a retry", *(retried.get(system, "") for system in systems))
-    return table
-
-
-def _bars(report: dict[str, Any]) -> Table:
-    table = Table("bar", title="What must show")
-    for name in ("measured", "bar", "met"):
-        table.add_column(name, justify="right")
-    for bar in report["bars"]:
-        measured = "-" if bar["measured"] is None else f"{bar['measured']:.4g}"
-        limit = f"{'>=' if bar['at_least'] else '<='} {bar['bar']:g}"
-        met = {True: "yes", False: "NO", None: "not measured"}[bar["met"]]
-        table.add_row(bar["name"], measured, limit, met)
     return table
 
 

@@ -20,11 +20,11 @@ import typer
 from benchmarks.chaos import report
 from benchmarks.chaos.campaign import Campaign
 from benchmarks.chaos.faults import ENGINES, FAULTS, EngineName
+from benchmarks.chaos.job import Plan
 from benchmarks.chaos.judge import Line
 from benchmarks.chaos.schedule import DEFAULT_SEED
 from benchmarks.corpus import REPOSITORY
-
-REAL_ROWS = 40
+from tests.asterisk import FetchError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -32,7 +32,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 @app.command()
 def main(
     faults: Annotated[str | None, typer.Option(help=f"Faults, by commas, of: {', '.join(FAULTS)}.")] = None,
-    rows: Annotated[int, typer.Option(min=20, help=f"Rows with the stand-in; the real engine has {REAL_ROWS}.")] = 500,
+    rows: Annotated[int, typer.Option(min=20, help="Rows with the stand-in.")] = 500,
+    real_rows: Annotated[int, typer.Option(min=20, help="Rows with the real engine.")] = 40,
     engine: Annotated[str, typer.Option(help="standin, real or both.")] = "both",
     seed: Annotated[int, typer.Option(envvar="CHAOS_SEED", help="Decides moments and victims.")] = DEFAULT_SEED,
     json_path: Annotated[Path | None, typer.Option("--json", help="Where the report goes.")] = None,
@@ -44,14 +45,13 @@ def main(
     typer.echo(f"CHAOS_SEED={seed}", err=True)
     work = Path(tempfile.mkdtemp(prefix="chaos-", dir="/tmp"))  # short: a socket's path holds 107 bytes
     lines = list[Line]()
-    for name in engines:
-        on_engine = [fault for fault in chosen if name in FAULTS[fault].engines]
-        for line in Campaign(name, on_engine, REAL_ROWS if name == "real" else rows, seed, work).lines():
+    for campaign, plans in _prepared(engines, chosen, {"standin": rows, "real": real_rows}, seed, work):
+        for line in campaign.lines(plans):
             lines.append(line)
             ok = "; ".join(line.missed) or "ok"
             typer.echo(f"{line.engine} {line.fault}: {line.seconds:.0f} s, {ok}", err=True)
     whole = faults is None and engine == "both"
-    found = report.as_json(lines, seed, {"faults": chosen, "engines": engines, "rows": rows, "real_rows": REAL_ROWS})
+    found = report.as_json(lines, seed, {"faults": chosen, "engines": engines, "rows": rows, "real_rows": real_rows})
     report.show(lines, f"Nothing is lost: one job a fault, CHAOS_SEED={seed}")
     path = json_path or _default_path(whole=whole)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +61,21 @@ def main(
         typer.echo(f"logs: {work}", err=True)
         raise typer.Exit(1)
     shutil.rmtree(work, ignore_errors=True)
+
+
+def _prepared(
+    engines: list[EngineName], faults: list[str], rows: dict[EngineName, int], seed: int, work: Path
+) -> list[tuple[Campaign, list[Plan]]]:
+    """Both parts with all their inputs: what cannot be fetched is missed before half an hour is spent."""
+    campaigns = [
+        Campaign(name, [fault for fault in faults if name in FAULTS[fault].engines], rows[name], seed, work)
+        for name in engines
+    ]
+    try:
+        return [(campaign, campaign.plans()) for campaign in campaigns]
+    except FetchError as error:
+        typer.echo(f"the recordings for the real engine are missing: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 def _default_path(*, whole: bool) -> Path:

@@ -34,11 +34,15 @@ class Campaign:
     folder: Path
     settings: Mapping[str, str] = field(default_factory=dict)
 
-    def lines(self) -> Iterator[Line]:
-        """Play the undisturbed job, and then one job a fault."""
+    def plans(self) -> list[Plan]:
+        """The undisturbed job, and then one job a fault. Writes their inputs; raises tests.asterisk.FetchError."""
+        return [self._plan(name) for name in ("none", *(name for name in self.faults if name != "none"))]
+
+    def lines(self, plans: Sequence[Plan]) -> Iterator[Line]:
+        """Play ``plans``, of which the first is the undisturbed job."""
         undisturbed = list[bytes]()
-        for name in ("none", *(name for name in self.faults if name != "none")):
-            outcome = play(self._plan(name), self.folder / f"{self.engine}-{name}")
+        for plan in plans:
+            outcome = play(plan, self.folder / f"{self.engine}-{plan.name}")
             undisturbed = undisturbed or outcome.step
             yield judge(outcome, undisturbed)
 

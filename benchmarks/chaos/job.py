@@ -15,10 +15,9 @@ from pathlib import Path
 
 from benchmarks.chaos.faults import EngineName, Fault, Struck
 from benchmarks.chaos.schedule import Moment
-from benchmarks.chaos.stage import POLL_SECONDS, NotReadyError, Stage
+from benchmarks.chaos.stage import POLL_SECONDS, Stage
 from benchmarks.chaos.witness import Sightings
 from producer.cache import Step
-from producer.errors import FleetError
 from producer.job import load_job
 
 #: Room for a journal, a step file and its temporary copy.
@@ -114,7 +113,7 @@ def play(plan: Plan, folder: Path) -> Outcome:
                     struck_at = time.time()
                     struck = fault.strike(stage, plan.moment)
                 _until_complete(plan, stage, step)
-            except (FleetError, NotReadyError, LookupError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the other jobs their lines
                 trouble = f"{type(error).__name__}: {error}"
             seconds = time.time() - began
             watch.look()

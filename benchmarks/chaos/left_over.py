@@ -67,10 +67,11 @@ def _left(mark: str, folder: Path, temporary: Path, shared_before: set[Path]) ->
 
 
 def kill(mark: str, folder: Path) -> None:
-    """End what `processes` finds."""
+    """End what `processes` finds, but for Python's resource trackers: they end last, and take shared memory along."""
     for process in processes(mark, folder):
         with contextlib.suppress(psutil.Error):
-            process.kill()
+            if "resource_tracker" not in " ".join(process.cmdline()):
+                process.kill()
 
 
 def _carries(process: psutil.Process, mark: str) -> bool:

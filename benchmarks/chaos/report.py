@@ -14,7 +14,7 @@ from benchmarks.chaos.judge import Line
 from benchmarks.facts import machine, versions
 
 #: Tables keep their width in a pipe or a log file.
-WIDTH = 150
+WIDTH = 160
 
 
 def table(lines: Sequence[Line], title: str) -> Table:

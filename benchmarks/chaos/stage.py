@@ -34,8 +34,8 @@ AGAIN_SECONDS = 2.0
 POLL_SECONDS = 0.1
 #: Workers answer within seconds once the job is done; a drain takes at most WHISPER_DRAIN_SECONDS, 60 by default.
 STOP_SECONDS = 90.0
-#: A Python that imports its first modules knows no signals yet.
-LISTEN_SECONDS = 20.0
+#: A Python that imports its first modules knows no signals yet; a busy machine takes long over it.
+LISTEN_SECONDS = 60.0
 
 TITLES = {"decode process": "decode", "engine process": "VLLM::EngineCore", "rank": "VLLM::Worker"}
 
@@ -235,12 +235,16 @@ class Stage:
 
 
 def _listening(part: Part) -> bool:
-    """Whether a part runs, once it has come so far as to handle SIGTERM: one started again just now has not."""
+    """Whether a part runs, once it has come so far as to handle SIGTERM: one started again just now has not.
+
+    `whisper-fleet worker` does once it has started its worker; before, it ends as any command does, with 143.
+    """
     deadline = time.monotonic() + LISTEN_SECONDS
     while part.running and time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, psutil.Error):
+            begun = part.name != "worker" or psutil.Process(part.process.pid).children()
             caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{part.process.pid}/status").read_text(), re.MULTILINE)
-            if caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1:
+            if begun and caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1:
                 break
         time.sleep(POLL_SECONDS)
     return part.running

@@ -12,10 +12,14 @@ import pytest
 
 from benchmarks.chaos import left_over
 from benchmarks.chaos.campaign import Campaign
-from benchmarks.chaos.judge import Line
+from benchmarks.chaos.faults import FAULTS as KNOWN
+from benchmarks.chaos.faults import Fault
+from benchmarks.chaos.judge import MOST_LISTED, Line
 from benchmarks.chaos.schedule import DEFAULT_SEED
 
 FAULTS = ("none", "kill-worker", "kill-valkey", "terminate", "kill-run")
+#: Its answers are other ones.
+DEAF = Fault("speech is taken for noise", settings={"WHISPER_MIN_SPEECH_SECONDS": "10"})
 ROWS = 80
 SETTINGS = {
     "WHISPER_VISIBILITY_TIMEOUT_SECONDS": "5",
@@ -30,8 +34,11 @@ def lines() -> Iterator[dict[str, Line]]:
     """What came of a job a fault."""
     folder = Path(tempfile.mkdtemp(prefix="chaos-", dir="/tmp"))  # short: a socket's path holds 107 bytes
     try:
-        campaign = Campaign("standin", FAULTS, ROWS, DEFAULT_SEED, folder, SETTINGS)
-        yield {line.fault: line for line in campaign.lines()}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(KNOWN, "deaf", DEAF)
+            campaign = Campaign("standin", (*FAULTS, "deaf"), ROWS, DEFAULT_SEED, folder, SETTINGS)
+            plans = campaign.plans()
+        yield {line.fault: line for line in campaign.lines(plans)}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -52,6 +59,16 @@ def test_the_rows_of_a_killed_worker_ran_elsewhere(lines: dict[str, Line]) -> No
     line = lines["kill-worker"]
     assert line.elsewhere_seconds, "it held no rows: the fault struck nothing"
     assert line.runs_mean < 1.5
+
+
+def test_other_texts_than_the_undisturbed_jobs_are_found_and_listed(lines: dict[str, Line]) -> None:
+    line = lines["deaf"]
+    assert (line.lost, line.doubled, line.left_over, line.identical) == (0, 0, 0, False)
+    assert any(f"the step file differs in {ROWS} rows" in missed for missed in line.missed)
+    assert len(line.differing) == MOST_LISTED
+    for number, difference in enumerate(line.differing):
+        assert (difference["id"], "error" in difference) == (number, False)
+        assert difference["undisturbed"] != difference["here"]
 
 
 def test_the_harness_itself_leaves_nothing(lines: dict[str, Line]) -> None:

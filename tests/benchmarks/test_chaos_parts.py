@@ -98,6 +98,25 @@ def test_a_process_that_carries_the_mark_is_left_over(
     assert left_over.find("chaos-test", tmp_path, tmp_path, shared) == []
 
 
+def test_what_is_killed_leaves_no_shared_memory(tmp_path: Path) -> None:
+    # Given a process that has a segment, and Python's own process that takes it away when that one is gone
+    code = (
+        "import sys; from multiprocessing.shared_memory import SharedMemory\n"
+        "segment = SharedMemory(create=True, size=4096); print(segment.name, flush=True); sys.stdin.read()"
+    )
+    with left_over.marked("chaos-memory"):
+        process = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=subprocess.PIPE, text=True)
+    with ended(process):
+        assert process.stdout is not None
+        path = left_over.SHARED_MEMORY / process.stdout.readline().strip()
+        assert path.exists()
+        assert len(wait_for(lambda: left_over.processes("chaos-memory", tmp_path))) == 2
+        left_over.kill("chaos-memory", tmp_path)
+        process.wait(20)
+        wait_for(lambda: not path.exists(), 10)
+        wait_for(lambda: not left_over.processes("chaos-memory", tmp_path), 10)
+
+
 def test_a_process_that_hides_its_mark_is_found_by_its_folder(tmp_path: Path) -> None:
     sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
     (tmp_path / "a").mkdir()

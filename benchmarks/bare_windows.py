@@ -1,0 +1,81 @@
+"""`python -m benchmarks.bare_windows REQUEST`: vLLM's `LLM.generate` over the windows that a worker cuts.
+
+REQUEST is a JSON list of ``[path, language]``. Prints the number of windows, then, for each line of its input, the
+seconds that one `generate` call over all of them took.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.systems import DTYPE, MAX_NUM_SEQS
+from workers.audio import AudioLimits, DecodePool
+from workers.device import device_kind
+from workers.errors import TranscriptionError
+from workers.interface import WindowRequest
+from workers.models import BUNDLED, resolve_model
+from workers.settings import Settings, load_settings
+from workers.speech_spans import WindowOptions
+from workers.vllm_options import engine_arguments, prepare_environment
+from workers.vllm_requests import find_tokens, prompt_of, sampling_of
+from workers.windows import speech_windows
+
+
+def main() -> None:
+    """Load the engine, cut the windows, and serve."""
+    # What is printed belongs to the reader of the figures, whatever a library says.
+    figures = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    settings = load_settings(model=BUNDLED, dtype=DTYPE, max_num_seqs=MAX_NUM_SEQS)
+    device = device_kind()
+    prepare_environment(settings, device)
+    model = resolve_model(BUNDLED, device, settings.model_cache)
+    from vllm import LLM
+
+    llm = LLM(**engine_arguments(model.path_or_id, settings))
+    tokens = find_tokens(llm.model_config, llm.get_tokenizer())
+    requests = windows(Path(sys.argv[1]), settings)
+    prompts = [prompt_of(request, [tokens.start_of_transcript]) for request in requests]
+    sampling = [sampling_of(request, tokens, settings.max_tokens, 1) for request in requests]
+
+    def generate(count: int) -> float:
+        began = time.monotonic()
+        outputs: list[Any] = llm.generate(prompts[:count], sampling[:count], use_tqdm=False)
+        seconds = time.monotonic() - began
+        if any(len(output.outputs[0].token_ids) <= 2 for output in outputs):
+            raise RuntimeError("a window gave no text: the decode rules were not followed")
+        return seconds
+
+    generate(1)
+    print(len(requests), file=figures, flush=True)
+    for _ in sys.stdin:
+        print(generate(len(requests)), file=figures, flush=True)
+
+
+def windows(request: Path, settings: Settings) -> list[WindowRequest]:
+    """The windows of all files, as a worker asks its engine for them."""
+    found = []
+    options = WindowOptions.from_settings(settings)
+    pool = DecodePool(1, AudioLimits.from_settings(settings))
+    try:
+        for path, language in json.loads(request.read_text(encoding="utf-8")):
+            try:
+                with pool.open(path, None, None, None) as stream:
+                    found += [
+                        WindowRequest(window.samples, "transcribe", language, timestamps=True)
+                        for window in speech_windows(stream, options)
+                    ]
+            except TranscriptionError:
+                continue
+    finally:
+        pool.close()
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Real engines confined to a core each: what a second worker brings where each has a machine of its own, in small."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.table import Table
+
+from benchmarks.facts import REPOSITORY
+from benchmarks.standin_fleet import busy_cores, run_rows, without_settings
+from producer.embedded import worker_command
+from producer.processes import end, last_line, log_lines, start_guarded
+from producer.valkey import Valkey
+from workers.device import device_kind, usable_cores
+from workers.models import BUNDLED
+from workers.presence import live_workers
+from workers.redis_client import connect
+
+CLIPS = 72
+ROUNDS = 2
+SAMPLES = REPOSITORY / "tests" / "samples" / "audio"
+READY_SECONDS = 600.0
+
+
+def measure(folder: Path, clips: int) -> dict[str, Any]:
+    """Rates of one worker on one core and of two on a core each, in turn; why not, where that cannot be had."""
+    free = usable_cores()
+    if device_kind() != "cpu" or len(free) < 2 or shutil.which("taskset") is None:
+        return {"left_out": "needs the CPU build of vLLM, two cores and taskset"}
+    source = folder / "clips.jsonl"
+    spoken = [path for path in sorted(SAMPLES.iterdir()) if path.stem not in ("silence", "en_news_long")]
+    with source.open("w", encoding="utf-8") as file:
+        for number in range(clips):
+            file.write(json.dumps({"audio": str(spoken[number % len(spoken)])}) + "\n")
+    runs = []
+    for turn in range(ROUNDS):
+        for count in (1, 2):
+            place = folder / f"cores-{turn}-{count}"
+            with _workers(place, free[:count]) as url:
+                # What every engine does slowly the first time is not in the figures.
+                run_rows(url, source, place / "warm-up")
+                with busy_cores() as busy:
+                    run = run_rows(url, source, place / "steps")
+            found = {"workers": count, "rows_per_second": round(run.rows_per_second, 3), **busy}
+            typer.echo(f"real engines, {count} of one core: {found['rows_per_second']:.2f} rows/s", err=True)
+            runs.append({**found, "seconds": round(run.seconds, 2)})
+    rates = {count: [run["rows_per_second"] for run in runs if run["workers"] == count] for count in (1, 2)}
+    ratio = statistics.median(two / one for one, two in zip(rates[1], rates[2], strict=True))
+    return {"model": BUNDLED, "ratio": round(ratio, 3), "runs": runs}
+
+
+def table(figures: Mapping[str, Any]) -> Table | str:
+    """The figures as a person reads them."""
+    if "left_out" in figures:
+        return f"One-core engines left out: {figures['left_out']}"
+    shown = Table("workers, a core each", title="whisper-base: rows a second, start-up excluded")
+    shown.add_column("rows/s", justify="right")
+    for run in figures["runs"]:
+        shown.add_row(str(run["workers"]), f"{run['rows_per_second']:.2f}")
+    shown.add_row("two to one", f"{figures['ratio']:.2f} x")
+    return shown
+
+
+@contextlib.contextmanager
+def _workers(folder: Path, cores: Sequence[int]) -> Iterator[str]:
+    """A private Valkey and a worker on each of ``cores``; yields the broker's URL. Raises RuntimeError."""
+    valkey = Valkey(folder / "valkey")
+    processes = []
+    with without_settings():
+        try:
+            valkey.start()
+            for core in cores:
+                # All of the worker: its threads, its decode process, its engine's processes.
+                command = ["taskset", "-c", str(core), *worker_command(f"core{core}@%h")]
+                environment = {
+                    **os.environ,
+                    "REDIS_URL": valkey.url,
+                    "WHISPER_MODEL": BUNDLED,
+                    "WHISPER_CPU_THREADS_BIND": str(core),
+                    "WHISPER_DECODE_PROCESSES": "1",
+                }
+                processes.append(start_guarded(command, environment, folder / f"core-{core}.log"))
+            deadline = time.monotonic() + READY_SECONDS
+            while len(live_workers(connect(valkey.url))) < len(cores):
+                for core, process in zip(cores, processes, strict=True):
+                    if process.poll() is not None or time.monotonic() > deadline:
+                        why = last_line(log_lines(folder / f"core-{core}.log"))
+                        raise RuntimeError(f"the worker on core {core} does not start: {why}")
+                time.sleep(0.5)
+            yield valkey.url
+        finally:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                end(process, 30.0)
+            valkey.stop()

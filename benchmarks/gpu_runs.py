@@ -1,0 +1,121 @@
+"""One system's runs in a process of its own: `python -m benchmarks.gpu_runs bare|worker REQUEST RESPONSE`.
+
+=========  ============================================================================================================
+`engine`   vLLM alone: log-mel is computed before the clock starts. What no front-end can beat
+`bare`     vLLM as it comes: windows of samples go in, vLLM's own renderer computes log-mel
+`worker`   what a worker's threads do with files: decode processes, voice activity, windows, log-mel, engine, texts
+=========  ============================================================================================================
+
+All three have the same engine arguments, greedy decoding and 100 tokens of text a window, end of text or not. `engine`
+and `bare` run without Whisper's rules, in vLLM's own choice of model runner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.gpu_gauges import Steps, looking_at_gpu
+from workers.guard import die_with_parent
+from workers.settings import load_settings
+
+System = Literal["engine", "bare", "worker"]
+LANGUAGE = "en"
+#: Tokens of text of a window: about what 30 s of speech have.
+TEXT_TOKENS = 100
+NO_WEIGHTS = {"load_format": "dummy", "disable_log_stats": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to measure. ``model``: a folder. ``clips``: files of 30 s. ``windows``: most windows of a run."""
+
+    model: str
+    clips: tuple[str, ...]
+    concurrencies: tuple[int, ...]
+    windows: int
+
+    def windows_at(self, concurrency: int) -> int:
+        """Windows of one run: a few windows at once need no long one."""
+        return max(concurrency, min(self.windows, 8 * concurrency))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One system at one concurrency (windows that are asked for at once).
+
+    ``cpu_seconds``: of this process, without the decode processes and the engine's. ``running``, ``waiting``: windows
+    in the engine, mean over its steps. ``gpu_utilisation``: mean, in %; None without a GPU, as ``gpu_memory_gib``.
+    """
+
+    system: System
+    concurrency: int
+    windows: int
+    wall_seconds: float
+    cpu_seconds: float
+    steps: int
+    tokens: int
+    running: float
+    waiting: float
+    gpu_utilisation: float | None
+    gpu_memory_gib: float | None
+
+
+def main() -> None:
+    """Load the engine, make the runs, write them with what one window's log-mel costs."""
+    system, source, target = sys.argv[1:]
+    asked = json.loads(Path(source).read_text(encoding="utf-8"))
+    request = Request(asked["model"], tuple(asked["clips"]), tuple(asked["concurrencies"]), asked["windows"])
+    settings = load_settings(model=request.model, temperatures=(0.0,), golden_check=False)
+    if system == "worker":
+        from benchmarks.gpu_worker import worker
+
+        found = worker(request, settings)
+    else:
+        from benchmarks.gpu_bare import bare
+
+        found = asyncio.run(bare(request, settings))
+    Path(target).write_text(json.dumps(found), encoding="utf-8")
+
+
+@contextmanager
+def measured(
+    system: System, concurrency: int, windows: int, steps: Steps, note: Callable[[Run], None]
+) -> Iterator[None]:
+    """Notes the run that the block is."""
+    steps.reset()
+    with looking_at_gpu() as looks:
+        cpu, began = time.process_time(), time.monotonic()
+        yield
+        cpu, wall = time.process_time() - cpu, time.monotonic() - began
+    note(
+        Run(
+            system=system,
+            concurrency=concurrency,
+            windows=windows,
+            wall_seconds=wall,
+            cpu_seconds=cpu,
+            steps=steps.steps,
+            tokens=steps.tokens,
+            running=steps.running / max(1, steps.steps),
+            waiting=steps.waiting / max(1, steps.steps),
+            gpu_utilisation=sum(looks.utilisation) / len(looks.utilisation) if looks.utilisation else None,
+            gpu_memory_gib=max(looks.memory_bytes) / 2**30 if looks.memory_bytes else None,
+        )
+    )
+
+
+if __name__ == "__main__":
+    die_with_parent(os.getppid())
+    # By its name: the systems import this module, and would get a second copy of it.
+    from benchmarks import gpu_runs
+
+    gpu_runs.main()
