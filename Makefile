@@ -20,7 +20,7 @@ lint: setup ## Check style and types
 
 # Two at a time: half of the tests' time is waiting for processes. More would share the cores with a real engine.
 test: lint ## Check style and types, and run all tests
-	$(PYTHON) -m pytest -n 2 --dist loadgroup
+	$(PYTHON) -m pytest -n 2 --dist loadfile
 
 chaos: setup ## Kill, stop and flush every part in the middle of a job (CHAOS_SEED); nothing may be lost
 	$(PYTHON) -m benchmarks.chaos

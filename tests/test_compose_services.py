@@ -123,7 +123,7 @@ def test_a_worker_is_healthy_as_long_as_it_is_there(project: Project) -> None:
     # Given a live worker: the check passes, and says what is there
     up = project.health("worker")
     assert up.returncode == 0, up.stderr
-    assert up.stdout == f"{name}: standin on none, queues transcribe, translate\n"
+    assert up.stdout == f"{name}: standin on none, 0 windows running, 0 waiting, queues transcribe, translate\n"
     # But not for another's name
     other = project.run("worker", "workers", "--name", "other@%h")
     assert other.returncode == 1

@@ -94,9 +94,10 @@ def test_flower_shows_workers_queues_and_tasks(slow_worker: Fleet, tmp_path: Pat
         task = next(iter(finished.values()))
         assert task["name"] == "whisper.transcribe"
         assert task["uuid"].startswith(f"{job.id}.")
-        assert re.fullmatch(r"\(1 rows? from row \d+\)", task["args"])
+        rows = re.fullmatch(r"\((\d+) rows? from row \d+\)", task["args"])
+        assert rows is not None
         assert task["kwargs"] == f"{{job: {job.id}}}"
-        assert task["result"] == "{'rows': 1, 'failed': 0, 'reasons': {}}"
+        assert task["result"] == f"{{'rows': {rows[1]}, 'failed': 0, 'reasons': {{}}}}"
         assert task["worker"] == name
         # Only what was sent, and nothing twice.
         assert len(rows_uncollected(redis, job.id) | rows_in_flight(redis, "transcribe", job.id)) <= 15

@@ -132,12 +132,12 @@ def test_a_valkey_that_ends_is_started_again_with_its_data_but_not_for_ever(fold
 
 
 def test_sockets_that_a_killed_process_left_are_cleared_away(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, alone: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given: a folder left behind, one that is in use (both old), one that was made just now, and somebody else's.
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", alone["TMPDIR"])
     names = [f"{RUN_FOLDER_PREFIX}{name}" for name in ("left", "used", "young", "other")]
-    left, used, young, other = paths = [tmp_path / name for name in names]
+    left, used, young, other = paths = [Path(alone["TMPDIR"], name) for name in names]
     for path in paths:
         path.mkdir()
     for path in paths[:3]:

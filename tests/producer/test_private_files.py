@@ -9,17 +9,16 @@ from pathlib import Path
 import pytest
 from job_files import speech_rows
 
-from fleet import CLI, clean_environment, ended, wait_for
+from fleet import CLI, ended, wait_for
 
 WANTED = {"job.json", "journal.jsonl", "worker-1.log", "valkey.log", "valkey.sock", "valkey.conf"}
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022], ids="{:03o}".format)
-def test_a_running_job_shows_nothing_to_others(tmp_path: Path, umask: int) -> None:
-    source, temporary = speech_rows(tmp_path / "in", 60), tmp_path / "tmp"
-    temporary.mkdir()
+def test_a_running_job_shows_nothing_to_others(alone: dict[str, str], tmp_path: Path, umask: int) -> None:
+    source, temporary = speech_rows(tmp_path / "in", 60), Path(alone["TMPDIR"])
     # A row takes half a second: there is time to look.
-    environment = clean_environment(WHISPER_ENGINE="standin", WHISPER_STANDIN_STEP_MS="100", TMPDIR=str(temporary))
+    environment = {**alone, "WHISPER_STANDIN_STEP_MS": "100"}
     cache = tmp_path / "cache"
     seen: dict[Path, int] = {}
 
