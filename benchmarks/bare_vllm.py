@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.systems import DTYPE, MAX_NUM_SEQS, Answer, serve_baseline
+from benchmarks.systems import Answer, serve_baseline
 from workers.audio import SAMPLE_RATE_HZ, AudioLimits
 from workers.audio_decode import open_audio
-from workers.device import cpu_binding, device_kind, usable_cores
+from workers.device import batch, cpu_binding, device_kind, usable_cores
 from workers.errors import TranscriptionError
 from workers.models import BUNDLED, resolve_model
 from workers.settings import load_settings
@@ -29,7 +29,7 @@ JOINED_WITHOUT_SPACE = frozenset({"ja", "zh"})
 def main() -> None:
     """Load the engine, then answer the request named on the command line."""
     settings = load_settings()
-    model = resolve_model(BUNDLED, device_kind(), settings.model_cache)
+    model = resolve_model(BUNDLED, device_kind(), settings.model_cache, settings.quantization)
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", cpu_binding(usable_cores(), 1))
@@ -38,9 +38,9 @@ def main() -> None:
 
     llm = LLM(
         model=model.path_or_id,
-        dtype=DTYPE,
+        dtype=settings.dtype,
         enforce_eager=True,
-        max_num_seqs=MAX_NUM_SEQS,
+        max_num_seqs=batch(settings).max_num_seqs,
         limit_mm_per_prompt={"audio": 1},
     )
     sampling = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)

@@ -1,7 +1,7 @@
 """`python -m benchmarks.bare_windows REQUEST`: vLLM's `LLM.generate` over the windows that a worker cuts.
 
-REQUEST is a JSON list of ``[path, language]``. Prints the number of windows, then, for each line of its input, the
-seconds that one `generate` call over all of them took.
+REQUEST is a JSON list of ``[path, language]``; the engine is as the settings say. Prints the number of windows, then,
+for each line of its input, the seconds that one `generate` call over all of them took.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.systems import DTYPE, MAX_NUM_SEQS
 from workers.audio import AudioLimits, DecodePool
 from workers.device import device_kind
 from workers.errors import TranscriptionError
@@ -31,10 +30,10 @@ def main() -> None:
     # What is printed belongs to the reader of the figures, whatever a library says.
     figures = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    settings = load_settings(model=BUNDLED, dtype=DTYPE, max_num_seqs=MAX_NUM_SEQS)
+    settings = load_settings()
     device = device_kind()
     prepare_environment(settings, device)
-    model = resolve_model(BUNDLED, device, settings.model_cache)
+    model = resolve_model(BUNDLED, device, settings.model_cache, settings.quantization)
     from vllm import LLM
 
     llm = LLM(**engine_arguments(model.path_or_id, settings))

@@ -3,7 +3,8 @@
 Pairs of runs over the same clips, in turn. ``bare``: one `LLM.generate` over the windows that the fleet cuts, with the
 worker's engine arguments, sampling and decode rules; reading the files and voice activity are outside its clock,
 log-mel is inside. ``fleet``: a job on a worker that is ready; files, voice activity, retries, journal and merge count.
-faster-whisper (int8, all cores) runs once, in the middle. Start-up is in no figure.
+faster-whisper (int8, all cores) runs once, in the middle. Start-up is in no figure. The words that the fleet and
+faster-whisper got wrong are counted too: speed is worth nothing without the text.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,13 +26,17 @@ from rich.table import Table
 from benchmarks import corpus
 from benchmarks.bars import Bar
 from benchmarks.outcome import RESULTS, report
-from benchmarks.systems import DTYPE, MAX_NUM_SEQS, fleet, run_baseline
+from benchmarks.scores import score, total, unit
+from benchmarks.systems import Answer, EngineChoice, fleet, run_baseline
 from producer.processes import end, last_line, log_lines
 from tests.asterisk import LANGUAGES, FetchError
-from workers.models import BUNDLED
+from workers.models import Quantization
 
 CLIPS, ROUNDS = 300, 5
 ASTERISK_WORDS = 1000
+#: As faster-whisper's weights and activations.
+QUANTIZATION: Quantization = "int8"
+MAX_NUM_SEQS = 16
 #: Least speed of the fleet, as a multiple of the other's.
 BARS = {"bare": 1.0, "faster-whisper": 1.8}
 
@@ -42,6 +47,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 def main(
     clips: Annotated[int, typer.Option(min=2, help="Recordings, evenly chosen from all that there are.")] = CLIPS,
     rounds: Annotated[int, typer.Option(min=1, help="Pairs of runs; the median is reported.")] = ROUNDS,
+    quantization: Annotated[Quantization, typer.Option(help="Linear layers of the fleet and its bare engine.")] = (
+        QUANTIZATION
+    ),
+    max_num_seqs: Annotated[int, typer.Option(min=1, help="Windows decoded together, by both.")] = MAX_NUM_SEQS,
     corpus_folder: Annotated[
         Path | None,
         typer.Option("--corpus", help=f"Folder of recordings, as in the quality benchmark ({corpus.CORPUS_VARIABLE})."),
@@ -49,12 +58,14 @@ def main(
     results_folder: Annotated[Path, typer.Option("--results", help="Folder of the JSON report.")] = RESULTS,
 ) -> None:
     """Measure audio seconds per second with whisper-base. Exit code 1 if a bar is missed."""
+    engine = EngineChoice(max_num_seqs, quantization)
     try:
         chosen = _clips(corpus.find_corpus(corpus_folder), clips)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     seconds = sum(clip.seconds for clip in chosen)
     runs: list[dict[str, Any]] = []
+    wrong_words: dict[str, float | None] = {}
 
     def note(system: str, wall_seconds: float) -> None:
         speed = round(seconds / wall_seconds, 3)
@@ -63,24 +74,28 @@ def main(
 
     with tempfile.TemporaryDirectory(prefix="bench-efficiency-") as temporary:
         work = Path(temporary)
-        with fleet(work / "fleet") as running, bare_engine(chosen, work) as bare:
+        with fleet(work / "fleet", engine) as running, bare_engine(chosen, work, engine) as bare:
             for turn in range(rounds):
                 for system in ("fleet", "bare") if turn % 2 == 0 else ("bare", "fleet"):
                     if system == "bare":
                         note(system, bare.generate())
                     else:
-                        note(system, running.run(chosen).wall_seconds)
+                        heard = running.run(chosen)
+                        note(system, heard.wall_seconds)
+                        wrong_words[system] = word_error_rate(chosen, heard.answers)
                 if turn == rounds // 2:
-                    whisper = run_baseline("faster-whisper", {"all": chosen}, work)["all"]
+                    whisper = run_baseline("faster-whisper", {"all": chosen}, work, engine)["all"]
                     note("faster-whisper", whisper.wall_seconds)
+                    wrong_words["faster-whisper"] = word_error_rate(chosen, whisper.answers)
             windows = bare.windows
-    found = summary(runs)
-    options = {"model": BUNDLED, "dtype": DTYPE, "max_num_seqs": MAX_NUM_SEQS, "rounds": rounds}
+    found = summary(runs) | {"word_error_rates": wrong_words}
+    options = engine.options | {"rounds": rounds}
     facts = {"clips": len(chosen), "windows": windows, "audio_seconds": round(seconds, 1)}
     judged = [
         Bar(f"speed of the fleet to that of {name}", found["ratios"][name], bar, True) for name, bar in BARS.items()
     ]
-    whole = (clips, rounds) == (CLIPS, ROUNDS) and len(chosen) >= CLIPS
+    asked = (clips, rounds, quantization, max_num_seqs)
+    whole = asked == (CLIPS, ROUNDS, QUANTIZATION, MAX_NUM_SEQS) and len(chosen) >= CLIPS
     report("efficiency", options | facts, judged, found | {"runs": runs}, [_table(found)], results_folder, whole=whole)
 
 
@@ -99,6 +114,18 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         },
         "pairs": [round(ratio, 3) for ratio in pairs],
     }
+
+
+def word_error_rate(clips: Sequence[corpus.Clip], answers: Mapping[str, Answer]) -> float | None:
+    """Of all clips with a reference, in languages that are counted in words."""
+    found = total(
+        [
+            score(clip.text, answers[clip.key].text, clip.language)
+            for clip in clips
+            if clip.text and unit(clip.language) == "WER"
+        ]
+    )
+    return None if found.rate is None else round(found.rate, 4)
 
 
 class BareEngine:
@@ -125,12 +152,12 @@ class BareEngine:
 
 
 @contextmanager
-def bare_engine(clips: Sequence[corpus.Clip], work: Path) -> Iterator[BareEngine]:
+def bare_engine(clips: Sequence[corpus.Clip], work: Path, engine: EngineChoice) -> Iterator[BareEngine]:
     """The baseline with its engine loaded and its windows cut. Raises RuntimeError."""
     request, log = work / "bare.json", work / "bare.log"
     request.write_text(json.dumps([[str(clip.path), clip.language] for clip in clips]), encoding="utf-8")
     command = [sys.executable, "-m", "benchmarks.bare_windows", str(request)]
-    environment = {**os.environ, "PYTHONPATH": str(corpus.REPOSITORY)}
+    environment = {**os.environ, **engine.environment, "PYTHONPATH": str(corpus.REPOSITORY)}
     with log.open("w") as errors:
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
@@ -157,11 +184,13 @@ def _clips(folder: Path | None, count: int) -> list[corpus.Clip]:
 
 def _table(found: dict[str, Any]) -> Table:
     table = Table("system", title="Seconds of audio per second, start-up excluded")
-    for name in ("audio s/s", "fleet to it"):
+    for name in ("audio s/s", "fleet to it", "words wrong"):
         table.add_column(name, justify="right")
     for system, speed in found["speeds"].items():
         ratio = found["ratios"].get(system)
-        table.add_row(system, f"{speed:.2f}", "" if ratio is None else f"{ratio:.2f} x")
+        wrong = found["word_error_rates"].get(system)
+        shown = ("" if ratio is None else f"{ratio:.2f} x", "" if wrong is None else f"{wrong:.1%}")
+        table.add_row(system, f"{speed:.2f}", *shown)
     return table
 
 

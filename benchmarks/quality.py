@@ -17,10 +17,9 @@ import typer
 from benchmarks import corpus, report, tables
 from benchmarks.facts import machine, versions
 from benchmarks.systems import (
-    DTYPE,
-    MAX_NUM_SEQS,
     SYSTEMS,
     Answer,
+    EngineChoice,
     GroupRun,
     Groups,
     Runs,
@@ -29,7 +28,7 @@ from benchmarks.systems import (
     run_baseline,
 )
 from tests.asterisk import LANGUAGES, FetchError
-from workers.models import BUNDLED
+from workers.models import Quantization
 from workers.settings import load_settings
 
 RESULTS = corpus.REPOSITORY / "benchmarks" / "results"
@@ -50,10 +49,14 @@ def main(
     ] = 1000,
     limit: Annotated[int | None, typer.Option(min=1, help="Clips of each kind: for a quick look.")] = None,
     systems: Annotated[str, typer.Option(help="Systems to run, by commas.")] = ",".join(SYSTEMS),
+    quantization: Annotated[
+        Quantization, typer.Option(help="Linear layers of the fleet and bare vLLM; int8 has a report of its own.")
+    ] = "none",
     results_folder: Annotated[Path, typer.Option("--results", help="Folder of the JSON report.")] = RESULTS,
 ) -> None:
     """Compare error rates, inventions and speed with whisper-base. The clips and all texts go into the report."""
     chosen = _systems(systems)
+    engine = EngineChoice(quantization=quantization)
     try:
         folder = corpus.find_corpus(corpus_folder)
     except ValueError as error:
@@ -61,21 +64,23 @@ def main(
     with tempfile.TemporaryDirectory(prefix="bench-quality-") as temporary:
         work = Path(temporary)
         clips, left_out = _clips(folder, asterisk_words, limit, work)
-        results = _measure(clips, chosen, folder, work)
+        results = _measure(clips, chosen, engine, folder, work)
     whole = limit is None and chosen == list(SYSTEMS)
     date = datetime.now(UTC).isoformat(timespec="seconds")
     facts: dict[str, Any] = {
         "date": date,
         "machine": machine(),
         "versions": versions(),
-        "options": {"model": BUNDLED, "dtype": DTYPE, "max_num_seqs": MAX_NUM_SEQS, "engine": load_settings().engine}
+        "options": engine.options
+        | {"engine": load_settings().engine}
         | {"asterisk_words": asterisk_words, "limit": limit, "systems": chosen},
         "left_out": left_out,
     }
     found = report.as_json(results, report.error_rows(results), facts)
     tables.show(found)
     results_folder.mkdir(parents=True, exist_ok=True)
-    path = results_folder / f"quality-{date[:10]}{'' if whole else '-partial'}.json"
+    kind = "" if quantization == "none" else f"-{quantization}"
+    path = results_folder / f"quality{kind}-{date[:10]}{'' if whole else '-partial'}.json"
     path.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     typer.echo(path)
 
@@ -113,7 +118,9 @@ def _clips(
     return [*clips, *([paused] if paused else [])], left_out
 
 
-def _measure(clips: list[corpus.Clip], systems: list[SystemName], folder: Path | None, work: Path) -> report.Results:
+def _measure(
+    clips: list[corpus.Clip], systems: list[SystemName], engine: EngineChoice, folder: Path | None, work: Path
+) -> report.Results:
     """Run every system over every clip, the fleet first: what it decoded once is what speeds are compared on."""
     groups: dict[str, list[corpus.Clip]] = {}
     for clip in clips:
@@ -122,7 +129,7 @@ def _measure(clips: list[corpus.Clip], systems: list[SystemName], folder: Path |
     joined: Answer | None = None
     once: Groups = {}
     if "fleet" in systems:
-        with fleet(work / "fleet") as running:
+        with fleet(work / "fleet", engine) as running:
             runs["fleet"] = {name: _said("fleet", name, running.run(group)) for name, group in groups.items()}
             plain = [
                 clip
@@ -136,9 +143,9 @@ def _measure(clips: list[corpus.Clip], systems: list[SystemName], folder: Path |
                 if clip.key == f"audio/{corpus.JOINED_AUDIO}":
                     joined = running.run([clip], timestamps=True).answers[clip.key]
     if "bare" in systems:
-        runs["bare"] = run_baseline("bare", {**groups, **once}, work)
+        runs["bare"] = run_baseline("bare", {**groups, **once}, work, engine)
     if "faster-whisper" in systems:
-        runs["faster-whisper"] = run_baseline("faster-whisper", groups, work)
+        runs["faster-whisper"] = run_baseline("faster-whisper", groups, work, engine)
     return report.Results(clips, runs, joined, corpus.reference_starts(folder) if folder else ())
 
 

@@ -28,15 +28,13 @@ from producer.display import Display
 from producer.embedded import EmbeddedFleet, end, start_guarded
 from producer.job import JobSpec, open_job
 from producer.run import RunOptions, reach, run_job
-from workers.models import BUNDLED
+from workers.models import BUNDLED, Quantization
 from workers.settings import Settings, load_settings
 
 SystemName = Literal["fleet", "bare", "faster-whisper"]
 SYSTEMS: tuple[SystemName, ...] = ("fleet", "bare", "faster-whisper")
 #: The baselines run in processes of their own: `python -m` these.
 MODULES = {"bare": "benchmarks.bare_vllm", "faster-whisper": "benchmarks.faster_whisper_baseline"}
-#: Windows decoded together, in the fleet's engine and in the bare one.
-MAX_NUM_SEQS = 8
 DTYPE: Literal["float32"] = "float32"
 
 
@@ -74,6 +72,29 @@ class GroupRun:
         return self.audio_seconds / self.wall_seconds if self.wall_seconds else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """What the fleet's engine and the bare one have in common: windows decoded together, and the linear layers."""
+
+    max_num_seqs: int = 8
+    quantization: Quantization = "none"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The settings of both."""
+        return {
+            "WHISPER_MODEL": BUNDLED,
+            "WHISPER_DTYPE": DTYPE,
+            "WHISPER_MAX_NUM_SEQS": str(self.max_num_seqs),
+            "WHISPER_QUANTIZATION": self.quantization,
+        }
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For a report."""
+        return {"model": BUNDLED, "dtype": DTYPE} | asdict(self)
+
+
 Groups = Mapping[str, Sequence[Clip]]
 Runs = dict[str, GroupRun]
 
@@ -105,21 +126,18 @@ class FleetUnderTest:
 
 
 @contextmanager
-def fleet(folder: Path) -> Iterator[FleetUnderTest]:
+def fleet(folder: Path, engine: EngineChoice) -> Iterator[FleetUnderTest]:
     """A fleet with its engine loaded. Raises FleetError."""
     folder.mkdir(parents=True)
-    environment = {
-        "WHISPER_MODEL": BUNDLED,
-        "WHISPER_MAX_NUM_SEQS": str(MAX_NUM_SEQS),
-        "WHISPER_DTYPE": DTYPE,
-    }
-    with EmbeddedFleet(folder / "fleet", environment=environment) as running:
+    with EmbeddedFleet(folder / "fleet", environment=engine.environment) as running:
         running.wait_ready(reach(running.url))
         yield FleetUnderTest(running.url, folder)
 
 
-def run_baseline(system: SystemName, groups: Groups, folder: Path) -> Runs:
+def run_baseline(system: SystemName, groups: Groups, folder: Path, engine: EngineChoice) -> Runs:
     """A baseline's answers for all groups, from a process of its own that ends with this one.
+
+    ``engine`` is for vLLM's: faster-whisper has its own way.
 
     Raises RuntimeError with the end of its log.
     """
@@ -130,7 +148,7 @@ def run_baseline(system: SystemName, groups: Groups, folder: Path) -> Runs:
         for name, clips in groups.items()
     }
     request.write_text(json.dumps(asked), encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, **engine.environment, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", MODULES[system], str(request), str(response)]
     process = start_guarded(command, environment, log)
     try:

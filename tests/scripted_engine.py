@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 
-from workers.interface import Engine, EngineFacts, WindowRequest, WindowResult, WindowSegment
+from workers.interface import Engine, EngineFacts, EngineLoad, WindowRequest, WindowResult, WindowSegment
 from workers.messages import Item, Options, Record, Task
 from workers.runtime import Runtime
 from workers.settings import load_settings
@@ -21,6 +21,8 @@ class ScriptedEngine:
     def __init__(self, answer: Callable[[WindowRequest, int], WindowResult | Exception], facts: EngineFacts) -> None:
         self.requests: list[WindowRequest] = []
         self.facts = facts
+        #: A full batch: nothing is begun before its turn.
+        self.in_flight = facts.max_num_seqs
         self._answer = answer
 
     def submit(self, request: WindowRequest) -> Future[WindowResult]:
@@ -35,6 +37,9 @@ class ScriptedEngine:
 
     def healthy(self) -> bool:
         return True
+
+    def load(self) -> EngineLoad:
+        return EngineLoad(running=self.in_flight)
 
     def close(self) -> None:
         pass

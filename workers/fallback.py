@@ -1,6 +1,8 @@
 """One window until its text can be trusted: tried again at higher temperatures, the least bad try kept and flagged.
 
-Source: openai/whisper `transcribe.py` (decode_with_fallback).
+Source: openai/whisper `transcribe.py` (decode_with_fallback). There, and in a busy engine, one try begins when the one
+before has failed. An engine with little to do gets the next ones at once, so that a job does not end, and nobody who
+calls waits, with one window in the batch, six times in a row. The answer is the same: tries are judged in their order.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ class _Window:
     identity: str
     answer: Future[WindowResult] = field(default_factory=Future)
     tries: list[tuple[WindowResult, Verdict]] = field(default_factory=list)
+    #: Tries that were begun before their turn, by number. What of them is not needed is not looked at.
+    ahead: dict[int, Future[WindowResult]] = field(default_factory=dict)
 
 
 class FallbackDecoder:
@@ -60,6 +64,19 @@ class FallbackDecoder:
 
     def _try(self, window: _Window) -> None:
         number = len(window.tries)
+        asked = window.ahead.pop(number, None) or self._ask(window, number)
+        if number:
+            for later in range(number + 1, number + self._room()):
+                if later < len(self._gates.temperatures) and later not in window.ahead:
+                    window.ahead[later] = self._ask(window, later)
+        asked.add_done_callback(lambda future: self._judge(window, future))
+
+    def _room(self) -> int:
+        """How many tries the engine has room for while half of its batch stays free, the one just begun included."""
+        load = self._engine.load()
+        return 1 + self._engine.facts.max_num_seqs // 2 - load.running - load.waiting
+
+    def _ask(self, window: _Window, number: int) -> Future[WindowResult]:
         temperature = self._gates.temperatures[number]
         request = window.request
         if number:
@@ -69,7 +86,7 @@ class FallbackDecoder:
             request = replace(request, language=language, temperature=temperature, seed=seed)
         elif temperature:
             request = replace(request, temperature=temperature, seed=zlib.crc32(window.identity.encode()))
-        self._engine.submit(request).add_done_callback(lambda future: self._judge(window, future))
+        return self._engine.submit(request)
 
     def _judge(self, window: _Window, future: Future[WindowResult]) -> None:
         """Runs in the engine's thread: decides only, and leaves work to others."""

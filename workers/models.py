@@ -2,7 +2,8 @@
 
 Names: ``whisper-base`` (bundled as two registry packages), a local folder (Hugging Face or CTranslate2), or a Hugging
 Face id. CTranslate2 folders are converted once, to ``{cache}/whisper-fleet/models/{slug}-{hash}``, where the hash is of
-the weights and of the converter's version: delete a folder there and it is made again.
+the weights and of the converter's version: delete a folder there and it is made again. Eight-bit copies lie beside
+them.
 
 Light to import: producers ask for slugs, and only a conversion loads torch.
 """
@@ -18,7 +19,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,8 +28,11 @@ from workers.ctranslate2 import CONVERTER_VERSION, convert
 from workers.errors import ModelLoadError
 from workers.languages import LANGUAGES, MULTILINGUAL_VOCAB, language_tokens
 from workers.messages import TASKS, Task
+from workers.quantize import QUANTIZER_VERSION, quantize
 
 logger = logging.getLogger(__name__)
+
+Quantization = Literal["none", "int8"]
 
 DEFAULT_MODELS = {"cuda": "openai/whisper-large-v3", "cpu": "whisper-base"}
 
@@ -77,12 +81,23 @@ class ResolvedModel:
         return model_slug(self.name)
 
 
-def resolve_model(name: str | None, device: Literal["cpu", "cuda"], cache: str | None = None) -> ResolvedModel:
+def resolve_model(
+    name: str | None,
+    device: Literal["cpu", "cuda"],
+    cache: str | None = None,
+    quantization: Quantization = "none",
+) -> ResolvedModel:
     """What ``name`` (None: the device's default) stands for, converted where it has to be.
 
     ``cache`` is the folder for converted models (None: the user's cache folder). Raises ModelLoadError for a folder
-    that does not exist or is no Whisper model, for damaged weights, and for what can be no model name at all.
+    that does not exist or is no Whisper model, for damaged weights, for what can be no model name at all, and for
+    ``int8`` of a model that is no local folder.
     """
+    model = _resolve(name, device, cache)
+    return model if quantization == "none" else _int8(model, cache_folder(cache))
+
+
+def _resolve(name: str | None, device: Literal["cpu", "cuda"], cache: str | None) -> ResolvedModel:
     name = DEFAULT_MODELS[device] if name is None else name.strip()
     if name in (BUNDLED, _BUNDLED_HUB_ID):
         return _bundled(cache_folder(cache))
@@ -172,6 +187,18 @@ def _bundled(cache: Path) -> ResolvedModel:
     destination = cache / f"{BUNDLED}-{revision}"
     _once(destination, lambda target: convert(first, target, join_parts(parts, BUNDLED_SHA256)))
     return ResolvedModel(str(destination), BUNDLED, revision, model_facts(destination))
+
+
+def _int8(model: ResolvedModel, cache: Path) -> ResolvedModel:
+    if model.facts is None:
+        raise ModelLoadError(
+            f"WHISPER_QUANTIZATION=int8 needs the weights in a local folder, and {model.name} is a Hugging Face id: "
+            f"`hf download {model.path_or_id} --local-dir FOLDER`, then WHISPER_MODEL=FOLDER"
+        )
+    revision = f"{_short_hash(f'{model.revision} {QUANTIZER_VERSION}'.encode())}-int8"
+    destination = cache / f"{model.slug}-{revision}"
+    _once(destination, lambda target: quantize(Path(model.path_or_id), target))
+    return replace(model, path_or_id=str(destination), revision=revision)
 
 
 def _absolute(name: str) -> Path:

@@ -39,6 +39,9 @@ class Settings(BaseSettings):
         "auto",
         description="Weights and activations; auto: the checkpoint's own on GPU, float32 (with AMX bfloat16) on CPU.",
     )
+    quantization: Literal["none", "int8"] = Field(
+        "none", description="int8: linear layers in 8 bits (weights and activations), from a copy made once."
+    )
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of GPU memory that the engine may take.")
     max_num_seqs: int | None = Field(
         None, ge=1, description="Windows decoded together (8 on CPU; on GPU by its memory, at most 128)."

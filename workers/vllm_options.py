@@ -25,6 +25,9 @@ def prepare_environment(settings: Settings, device: Device) -> None:
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        # Each thread that computes log-mel would start helpers of its own, which wait for work by spinning: on two
+        # cores they took nearly half of the engine's speed. The engine's own threads are bound by vLLM.
+        "OMP_NUM_THREADS": "1",
     }
     if device == "cpu":
         binding = settings.cpu_threads_bind or cpu_binding(usable_cores(), settings.tensor_parallel_size)

@@ -30,9 +30,9 @@ def demo_arguments() -> list[str]:
     return shlex.split(line)
 
 
-def run_demo(folder: Path, *extra: str) -> Outcome:
+def run_demo(folder: Path, *extra: str, **environment: str) -> Outcome:
     arguments = [*demo_arguments(), "--cache-path", str(folder / "cache"), *extra]
-    done = run_cli(*arguments, environment=clean_environment(), cwd=ROOT, timeout=500)
+    done = run_cli(*arguments, environment=clean_environment(**environment), cwd=ROOT, timeout=500)
     assert done.returncode == 0, done.stderr
     step = Path(done.stdout.splitlines()[-1])
     return Outcome(read_rows(step), done.stdout, done.stderr, folder)
@@ -94,6 +94,13 @@ def test_demo_leaves_no_process_behind(demo: Outcome) -> None:
 def test_two_tensor_parallel_ranks_hear_the_same(demo: Outcome, tmp_path: Path) -> None:
     both = run_demo(tmp_path, "--tensor-parallel-size", "2")
     assert [row["transcription"] for row in both.rows] == [row["transcription"] for row in demo.rows]
+
+
+def test_eight_bit_layers_hear_nearly_the_same(demo: Outcome, tmp_path: Path) -> None:
+    rounded = run_demo(tmp_path, WHISPER_QUANTIZATION="int8", WHISPER_MODEL_CACHE=str(tmp_path))
+    assert list((tmp_path / "whisper-fleet" / "models").glob("whisper-base-*-int8"))
+    texts = [[row["transcription"] for row in outcome.rows] for outcome in (demo, rounded)]
+    assert word_error_rate(*texts) < 0.1
 
 
 def _arguments_and_folder(process: psutil.Process) -> list[str]:

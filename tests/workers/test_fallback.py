@@ -29,6 +29,50 @@ def decode(
     return decoder.submit(request, speech_seconds, identity).result(timeout=60)
 
 
+# When tries begin.
+
+
+@pytest.mark.parametrize(
+    ("in_flight", "begun"),
+    [
+        (8, TEMPERATURES[:2]),
+        (4, TEMPERATURES[:2]),
+        (3, TEMPERATURES[:3]),
+        (2, TEMPERATURES[:4]),
+        (1, TEMPERATURES[:5]),
+    ],
+)
+def test_an_engine_with_room_gets_the_next_tries_at_once(
+    decoders: Decoders, in_flight: int, begun: tuple[float, ...]
+) -> None:
+    # Given an engine of eight windows whose second answer is good
+    engine = in_turn(LOW, *[replace(GOOD, temperature=temperature) for temperature in TEMPERATURES[1:]])
+    engine.in_flight = in_flight
+    # When a window has to be tried again
+    result = decode(decoders(engine))
+    # Then half of the batch at most is filled with tries, the one that is waited for included
+    assert [request.temperature for request in engine.requests] == list(begun)
+    # And the first good one is the answer, whatever came of the others
+    assert result == replace(GOOD, temperature=0.2, attempts=2)
+
+
+@pytest.mark.parametrize("good_at", range(1, 7))
+def test_tries_begun_at_once_give_what_tries_in_turn_give(decoders: Decoders, good_at: int) -> None:
+    answers = [
+        replace(LOW, avg_logprob=-2.0 + number / 10, temperature=temperature) if number < good_at else GOOD
+        for number, temperature in enumerate(TEMPERATURES)
+    ]
+    outcomes = []
+    for in_flight in (8, 1):
+        engine = in_turn(*answers)
+        engine.in_flight = in_flight
+        outcomes.append((decode(decoders(engine)), {request.temperature: request.seed for request in engine.requests}))
+    (in_turn_result, seeds), (at_once, seeds_at_once) = outcomes
+
+    assert at_once == in_turn_result
+    assert seeds.items() <= seeds_at_once.items()
+
+
 # When tries stop.
 
 

