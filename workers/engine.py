@@ -226,9 +226,9 @@ class VllmEngine:
 def prepare(settings: Settings, parts: Startup) -> ResolvedModel:
     """What an engine needs besides its own processes: the model's files, and vLLM. Raises ModelLoadError."""
     device = device_kind()
-    prepare_environment(settings, device)  # before torch is imported, which a conversion does
     with parts.part(startup.MODEL):
         model = resolve_model(settings.model, device, settings.model_cache, settings.quantization)
+    prepare_environment(settings, device)
     with parts.part(startup.LIBRARIES):
         import vllm.engine.arg_utils
         import vllm.v1.engine.async_llm  # noqa: F401

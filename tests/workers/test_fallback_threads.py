@@ -14,7 +14,7 @@ from fleet import wait_for
 from scripted_engine import FACTS, heard, in_turn, scripted
 from workers.errors import EngineLostError, TranscriptionError
 from workers.fallback import FallbackDecoder
-from workers.interface import WindowRequest, WindowResult
+from workers.interface import EngineLoad, WindowRequest, WindowResult
 
 REQUEST = WindowRequest(np.zeros(16_000, np.float32), "transcribe", "en")
 GOOD, LOW, EMPTY = heard(), heard("mumble", avg_logprob=-1.5), heard("")
@@ -136,6 +136,9 @@ class OneThreadEngine:
 
     def healthy(self) -> bool:
         return True
+
+    def load(self) -> EngineLoad:
+        return EngineLoad(running=self.facts.max_num_seqs)
 
     def close(self) -> None:
         self._loop.shutdown()
