@@ -1,7 +1,8 @@
 """`python -m benchmarks.bare_windows REQUEST`: vLLM's `LLM.generate` over the windows that a worker cuts.
 
-REQUEST is a JSON list of ``[path, language]``; the engine is as the settings say. Prints the number of windows, then,
-for each line of its input, the seconds that one `generate` call over all of them took.
+REQUEST is a JSON list of ``[path, language]``; the engine is as the settings say. Prints the number of windows. Then
+each line of its input is a JSON list of recordings (their places in REQUEST), and it prints the seconds that one
+`generate` call over the windows of these took.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,39 +40,39 @@ def main() -> None:
 
     llm = LLM(**engine_arguments(model.path_or_id, settings))
     tokens = find_tokens(llm.model_config, llm.get_tokenizer())
-    requests = windows(Path(sys.argv[1]), settings)
-    prompts = [prompt_of(request, [tokens.start_of_transcript]) for request in requests]
-    sampling = [sampling_of(request, tokens, settings.max_tokens, 1) for request in requests]
+    recordings = windows(Path(sys.argv[1]), settings)
 
-    def generate(count: int) -> float:
+    def generate(requests: list[WindowRequest]) -> float:
+        prompts = [prompt_of(request, [tokens.start_of_transcript]) for request in requests]
+        sampling = [sampling_of(request, tokens, settings.max_tokens, 1) for request in requests]
         began = time.monotonic()
-        outputs: list[Any] = llm.generate(prompts[:count], sampling[:count], use_tqdm=False)
+        outputs: list[Any] = llm.generate(prompts, sampling, use_tqdm=False)
         seconds = time.monotonic() - began
         if any(len(output.outputs[0].token_ids) <= 2 for output in outputs):
             raise RuntimeError("a window gave no text: the decode rules were not followed")
         return seconds
 
-    generate(1)
-    print(len(requests), file=figures, flush=True)
-    for _ in sys.stdin:
-        print(generate(len(requests)), file=figures, flush=True)
+    everything = [window for recording in recordings for window in recording]
+    generate(everything[:1])
+    print(len(everything), file=figures, flush=True)
+    for line in sys.stdin:
+        chosen = [window for place in json.loads(line) for window in recordings[place]]
+        print(generate(chosen), file=figures, flush=True)
 
 
-def windows(request: Path, settings: Settings) -> list[WindowRequest]:
-    """The windows of all files, as a worker asks its engine for them."""
-    found = []
+def windows(request: Path, settings: Settings) -> list[list[WindowRequest]]:
+    """Each file's windows, as a worker asks its engine for them; none of one that cannot be read."""
+    found: list[list[WindowRequest]] = []
     options = WindowOptions.from_settings(settings)
     pool = DecodePool(1, AudioLimits.from_settings(settings))
     try:
         for path, language in json.loads(request.read_text(encoding="utf-8")):
-            try:
-                with pool.open(path, None, None, None) as stream:
-                    found += [
-                        WindowRequest(window.samples, "transcribe", language, timestamps=True)
-                        for window in speech_windows(stream, options)
-                    ]
-            except TranscriptionError:
-                continue
+            found.append([])
+            with suppress(TranscriptionError), pool.open(path, None, None, None) as stream:
+                found[-1] = [
+                    WindowRequest(window.samples, "transcribe", language, timestamps=True)
+                    for window in speech_windows(stream, options)
+                ]
     finally:
         pool.close()
     return found

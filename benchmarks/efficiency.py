@@ -3,6 +3,7 @@
 Pairs of runs over the same clips, in turn. ``bare``: one `LLM.generate` over the windows that the fleet cuts, with the
 worker's engine arguments, sampling and decode rules; reading the files and voice activity are outside its clock,
 log-mel is inside. ``fleet``: a job on a worker that is ready; files, voice activity, retries, journal and merge count.
+Each pair hears the clips in an order of its own: a job that ends with a hard clip waits for its retries.
 faster-whisper (int8, all cores) runs once, in the middle. Start-up is in no figure. The words that the fleet and
 faster-whisper got wrong are counted too: speed is worth nothing without the text.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -76,11 +78,12 @@ def main(
         work = Path(temporary)
         with fleet(work / "fleet", engine) as running, bare_engine(chosen, work, engine) as bare:
             for turn in range(rounds):
+                order = shuffled(len(chosen), turn)
                 for system in ("fleet", "bare") if turn % 2 == 0 else ("bare", "fleet"):
                     if system == "bare":
-                        note(system, bare.generate())
+                        note(system, bare.generate(order))
                     else:
-                        heard = running.run(chosen)
+                        heard = running.run([chosen[place] for place in order])
                         note(system, heard.wall_seconds)
                         wrong_words[system] = word_error_rate(chosen, heard.answers)
                 if turn == rounds // 2:
@@ -97,6 +100,13 @@ def main(
     asked = (clips, rounds, quantization, max_num_seqs)
     whole = asked == (CLIPS, ROUNDS, QUANTIZATION, MAX_NUM_SEQS) and len(chosen) >= CLIPS
     report("efficiency", options | facts, judged, found | {"runs": runs}, [_table(found)], results_folder, whole=whole)
+
+
+def shuffled(count: int, turn: int) -> list[int]:
+    """The order of the clips in pair ``turn``: the same each time that the benchmark runs."""
+    order = list(range(count))
+    random.Random(turn).shuffle(order)
+    return order
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -136,10 +146,10 @@ class BareEngine:
         self._log = log
         self.windows = int(self._answer())
 
-    def generate(self) -> float:
-        """Decode all windows; seconds of `LLM.generate`. Raises RuntimeError with the end of its log."""
+    def generate(self, order: Sequence[int]) -> float:
+        """Decode the windows of these clips; seconds of `LLM.generate`. Raises RuntimeError with the end of its log."""
         assert self._process.stdin is not None
-        self._process.stdin.write("go\n")
+        self._process.stdin.write(f"{json.dumps(order)}\n")
         self._process.stdin.flush()
         return float(self._answer())
 

@@ -26,6 +26,7 @@ from workers.interface import SAMPLE_RATE_HZ, WINDOW_SAMPLES, EngineFacts, Engin
 from workers.models import ResolvedModel, model_facts_from, resolve_model
 from workers.progress import Progress
 from workers.settings import Settings
+from workers.socket_names import short_lived_sockets
 from workers.startup import Startup
 from workers.vllm_options import engine_arguments, prepare_environment
 from workers.vllm_requests import find_tokens, prompt_of, sampling_of
@@ -64,7 +65,7 @@ class VllmEngine:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="vllm-loop", daemon=True).start()
         try:
-            with parts.part(startup.ENGINE):
+            with parts.part(startup.ENGINE), short_lived_sockets():
                 self._llm = self._run(self._start(model)).result()
         except ModelLoadError:
             raise

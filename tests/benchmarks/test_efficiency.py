@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.corpus import Clip
-from benchmarks.efficiency import summary, word_error_rate
+from benchmarks.efficiency import shuffled, summary, word_error_rate
 from benchmarks.systems import Answer, EngineChoice
 from workers.settings import Settings
 
@@ -47,3 +47,8 @@ def test_fleet_and_bare_engine_get_the_same_settings(monkeypatch) -> None:
 
     assert (settings.model, settings.dtype, settings.max_num_seqs) == ("whisper-base", "float32", 16)
     assert settings.quantization == "int8"
+
+
+def test_each_pair_has_an_order_of_its_own_that_is_the_same_each_time() -> None:
+    assert shuffled(300, 1) == shuffled(300, 1) != shuffled(300, 0)
+    assert sorted(shuffled(300, 1)) == list(range(300))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ class Outcome(NamedTuple):
     stdout: str
     stderr: str
     folder: Path
+    left: list[str]  #: in the temporary folder
 
 
 def demo_arguments() -> list[str]:
@@ -32,10 +34,14 @@ def demo_arguments() -> list[str]:
 
 def run_demo(folder: Path, *extra: str, **environment: str) -> Outcome:
     arguments = [*demo_arguments(), "--cache-path", str(folder / "cache"), *extra]
-    done = run_cli(*arguments, environment=clean_environment(**environment), cwd=ROOT, timeout=500)
+    # Not inside `folder`: a socket's path has to be short.
+    with tempfile.TemporaryDirectory() as temporary:
+        environment["TMPDIR"] = temporary
+        done = run_cli(*arguments, environment=clean_environment(**environment), cwd=ROOT, timeout=500)
+        left = [path.name for path in Path(temporary).rglob("*")]
     assert done.returncode == 0, done.stderr
     step = Path(done.stdout.splitlines()[-1])
-    return Outcome(read_rows(step), done.stdout, done.stderr, folder)
+    return Outcome(read_rows(step), done.stdout, done.stderr, folder, left)
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +97,13 @@ def test_demo_leaves_no_process_behind(demo: Outcome) -> None:
     assert left == []
 
 
+def test_demo_leaves_no_temporary_file_behind(demo: Outcome) -> None:
+    assert demo.left == []
+
+
 def test_two_tensor_parallel_ranks_hear_the_same(demo: Outcome, tmp_path: Path) -> None:
     both = run_demo(tmp_path, "--tensor-parallel-size", "2")
+    assert both.left == []
     assert [row["transcription"] for row in both.rows] == [row["transcription"] for row in demo.rows]
 
 

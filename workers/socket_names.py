@@ -1,0 +1,31 @@
+"""vLLM's processes meet at sockets with names in the temporary folder, and leave those files there when they end.
+
+Once all of them are connected nobody needs a name any more, so they lie in a folder that is gone before the first
+record comes: a worker that is killed leaves none either.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+#: Where vLLM makes them (vLLM `envs.py`); a user who has set it has his reasons.
+VARIABLE = "VLLM_RPC_BASE_PATH"
+#: What a socket's path may have (Linux, `unix(7)`: 108 with its end), and what vLLM's part of it has: "/" and a UUID.
+MOST_BYTES, NAME_BYTES = 107, 37
+
+
+@contextmanager
+def short_lived_sockets() -> Iterator[None]:
+    """Engines that are loaded inside leave no sockets behind, unless the temporary folder's path is too long."""
+    with tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as folder:
+        if VARIABLE in os.environ or len(os.fsencode(folder)) + NAME_BYTES > MOST_BYTES:
+            yield
+            return
+        os.environ[VARIABLE] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(VARIABLE, None)
