@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-import statistics
+import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,13 +26,12 @@ from workers.presence import live_workers
 from workers.redis_client import connect
 
 CLIPS = 72
-ROUNDS = 2
 SAMPLES = REPOSITORY / "tests" / "samples" / "audio"
-READY_SECONDS = 600.0
+READY_SECONDS, STOP_SECONDS = 600.0, 30.0
 
 
 def measure(folder: Path, clips: int) -> dict[str, Any]:
-    """Rates of one worker on one core and of two on a core each, in turn; why not, where that cannot be had."""
+    """Rates of two workers on a core each, then of the first of them alone; why not, where that cannot be had."""
     free = usable_cores()
     if device_kind() != "cpu" or len(free) < 2 or shutil.which("taskset") is None:
         return {"left_out": "needs the CPU build of vLLM, two cores and taskset"}
@@ -42,19 +41,18 @@ def measure(folder: Path, clips: int) -> dict[str, Any]:
         for number in range(clips):
             file.write(json.dumps({"audio": str(spoken[number % len(spoken)])}) + "\n")
     runs = []
-    for turn in range(ROUNDS):
-        for count in (1, 2):
-            place = folder / f"cores-{turn}-{count}"
-            with _workers(place, free[:count]) as url:
-                # What every engine does slowly the first time is not in the figures.
-                run_rows(url, source, place / "warm-up")
-                with busy_cores() as busy:
-                    run = run_rows(url, source, place / "steps")
+    with _workers(folder / "cores", free[:2]) as (url, last):
+        # What every engine does slowly the first time is not in the figures.
+        run_rows(url, source, folder / "warm-up")
+        for count in (2, 1):
+            if count == 1:  # the other has its own core, and nothing else to do
+                end(last, STOP_SECONDS)
+            with busy_cores() as busy:
+                run = run_rows(url, source, folder / f"steps-{count}")
             found = {"workers": count, "rows_per_second": round(run.rows_per_second, 3), **busy}
             typer.echo(f"real engines, {count} of one core: {found['rows_per_second']:.2f} rows/s", err=True)
             runs.append({**found, "seconds": round(run.seconds, 2)})
-    rates = {count: [run["rows_per_second"] for run in runs if run["workers"] == count] for count in (1, 2)}
-    ratio = statistics.median(two / one for one, two in zip(rates[1], rates[2], strict=True))
+    ratio = runs[0]["rows_per_second"] / runs[1]["rows_per_second"]
     return {"model": BUNDLED, "ratio": round(ratio, 3), "runs": runs}
 
 
@@ -71,8 +69,11 @@ def table(figures: Mapping[str, Any]) -> Table | str:
 
 
 @contextlib.contextmanager
-def _workers(folder: Path, cores: Sequence[int]) -> Iterator[str]:
-    """A private Valkey and a worker on each of ``cores``; yields the broker's URL. Raises RuntimeError."""
+def _workers(folder: Path, cores: Sequence[int]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A private Valkey and a worker on each of ``cores``; yields the broker's URL and the last worker.
+
+    Raises RuntimeError.
+    """
     valkey = Valkey(folder / "valkey")
     processes = []
     with without_settings():
@@ -96,10 +97,10 @@ def _workers(folder: Path, cores: Sequence[int]) -> Iterator[str]:
                         why = last_line(log_lines(folder / f"core-{core}.log"))
                         raise RuntimeError(f"the worker on core {core} does not start: {why}")
                 time.sleep(0.5)
-            yield valkey.url
+            yield valkey.url, processes[-1]
         finally:
             for process in processes:
                 process.terminate()
             for process in processes:
-                end(process, 30.0)
+                end(process, STOP_SECONDS)
             valkey.stop()

@@ -27,7 +27,7 @@ PARTS = ("standin", "cores")
 WORKERS = (1, 2, 4)
 #: Least speed of so many workers, as a multiple of one's.
 BARS = {2: 1.95, 4: 3.8}
-ROWS, ROUNDS = 2000, 3
+ROWS, ROUNDS = 2000, 2
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

@@ -34,7 +34,7 @@ PARTS = (
     *(startup.PYTHON, startup.BROKER, startup.DECODERS, startup.MODEL, startup.LIBRARIES, startup.ENGINE),
     *(startup.WARM_UP, startup.GOLDEN, startup.CONNECT, "total"),
 )
-ROUNDS = 3
+ROUNDS = 2
 READY_SECONDS = 900.0
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
