@@ -7,11 +7,19 @@ from __future__ import annotations
 
 import sys
 
-from producer import Client, Transcript
+from producer import Client, FleetError, Transcript
 
 
 def main(sources: list[str]) -> int:
-    """The exit code: 1 where a recording failed."""
+    """The exit code: 1 where a recording failed, 2 where there is no fleet."""
+    try:
+        return _transcribe(sources)
+    except FleetError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _transcribe(sources: list[str]) -> int:
     failed = 0
     with Client() as client:
         for source, outcome in client.submit_many(sources):

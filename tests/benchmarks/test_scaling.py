@@ -197,3 +197,8 @@ def test_a_part_that_takes_too_long_is_ended() -> None:
     assert not run.succeeded
     assert run.outcome.startswith("ended after")
     assert set(Path(tempfile.gettempdir()).glob("bench-latency-*")) <= before
+
+
+def test_a_part_that_the_hour_has_no_time_for_is_left_out_and_no_success() -> None:
+    run = everything.run("latency", 0.0)
+    assert (run.outcome, run.succeeded) == ("left out: the hour is over", False)

@@ -16,7 +16,7 @@ import pytest
 from job_files import processes_at, read_rows, wait_for_none, write_rows
 
 import producer
-from fleet import Fleet
+from fleet import Fleet, clean_environment, free_port
 from producer import Transcript
 
 README = Path(__file__).parents[2] / "README.md"
@@ -74,6 +74,21 @@ def test_the_script_writes_a_line_a_recording(standin_fleet: Fleet, samples: Pat
     assert texts[sources[0]].startswith("stand-in ")
     assert texts[sources[2]] == ""
     assert done.stderr.startswith(f"{sources[1]}: file_not_found: ")
+
+
+def test_the_script_says_in_a_line_that_there_is_no_fleet() -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "script.py"), "call.wav"],
+        env=clean_environment(REDIS_URL=f"redis://127.0.0.1:{free_port()}"),
+        text=True,
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "does not answer" in line
 
 
 def test_the_web_service_answers_with_transcripts_and_errors(
