@@ -41,6 +41,7 @@ def model_path() -> Path:
 def _session() -> Any:
     import onnxruntime  # heavy, and only decode processes need it
 
+    onnxruntime.disable_telemetry_events()  # nothing of a recording's transcription is for others
     options = onnxruntime.SessionOptions()
     options.inter_op_num_threads = 1  # one decode process per core: more threads would only fight
     options.intra_op_num_threads = 1
