@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 #: How long to wait for a killed process; one stuck in a driver is left to end when it can.
 KILL_SECONDS = 5.0
+#: vLLM takes the lowest first, and of equals the one that came first.
+URGENT, USUAL = -1, 0
 
 
 class VllmEngine:
@@ -201,7 +203,8 @@ class VllmEngine:
         try:
             # Past the deadline the task is cancelled, which makes vLLM abort the request.
             async with asyncio.timeout(seconds):
-                async for part in self._llm.generate(rendered, sampling, uuid.uuid4().hex):
+                priority = URGENT if request.urgent else USUAL
+                async for part in self._llm.generate(rendered, sampling, uuid.uuid4().hex, priority=priority):
                     output = part  # the last one is final
         except TimeoutError:
             raise TransientError("engine_timeout", f"the engine did not answer a window within {seconds:g} s") from None

@@ -1,8 +1,9 @@
 """One window until its text can be trusted: tried again at higher temperatures, the least bad try kept and flagged.
 
-Source: openai/whisper `transcribe.py` (decode_with_fallback). There, and in a busy engine, one try begins when the one
-before has failed. An engine with little to do gets the next ones at once, so that a job does not end, and nobody who
-calls waits, with one window in the batch, six times in a row. The answer is the same: tries are judged in their order.
+Source: openai/whisper `transcribe.py` (decode_with_fallback). There one try begins when the one before has failed. Here
+the tries do not wait behind other windows, the last four begin at once when two have failed (they nearly always fail
+too), and an engine with little to do gets them even earlier: so that a job does not end, and nobody who calls waits,
+with one window in the batch, six times in a row. The answer is the same: tries are judged in their order.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ FLAGS = {
 ECHO_WORDS = 3
 #: Share of equal letters from which two tries heard the same speech: a prompt is there to correct its spelling.
 SAME_SPEECH = 0.6
+#: A window whose first tries failed, so many, will need most of the others.
+HOPELESS_TRIES = 2
 
 
 @dataclass(slots=True)
@@ -66,8 +69,10 @@ class FallbackDecoder:
         number = len(window.tries)
         asked = window.ahead.pop(number, None) or self._ask(window, number)
         if number:
-            for later in range(number + 1, number + self._room()):
-                if later < len(self._gates.temperatures) and later not in window.ahead:
+            most = len(self._gates.temperatures)
+            end = most if number >= HOPELESS_TRIES else min(number + self._room(), most)
+            for later in range(number + 1, end):
+                if later not in window.ahead:
                     window.ahead[later] = self._ask(window, later)
         asked.add_done_callback(lambda future: self._judge(window, future))
 
@@ -83,7 +88,7 @@ class FallbackDecoder:
             seed = zlib.crc32(f"{window.identity}/{temperature}".encode())
             # The language stays what the first try heard: sampled at a high temperature it would be any.
             language = request.language or window.tries[0][0].language
-            request = replace(request, language=language, temperature=temperature, seed=seed)
+            request = replace(request, language=language, temperature=temperature, seed=seed, urgent=True)
         elif temperature:
             request = replace(request, temperature=temperature, seed=zlib.crc32(window.identity.encode()))
         return self._engine.submit(request)
@@ -128,7 +133,7 @@ class FallbackDecoder:
                 attempts = result.attempts + other.attempts
                 window.answer.set_result(replace(other, flags=flags, attempts=attempts))
 
-        request = replace(window.request, prompt=None)
+        request = replace(window.request, prompt=None, urgent=True)
         self.submit(request, window.speech_seconds, f"{window.identity}/no-prompt").add_done_callback(compare)
 
 

@@ -27,6 +27,7 @@ class WindowRequest:
 
     ``samples``: float32[n], 0 < n <= 480 000, 16 kHz mono in [-1, 1]. ``language``: a Whisper code, None to detect.
     ``pauses``: stretches, in seconds from the window's start, in which a timestamp is likelier than the model thinks.
+    ``urgent``: joins the engine's batch before those that wait and are not: a later hearing, for which a row waits.
     """
 
     samples: NDArray[np.float32]
@@ -37,6 +38,7 @@ class WindowRequest:
     seed: int | None = None
     prompt: str | None = None
     pauses: tuple[tuple[float, float], ...] = ()
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

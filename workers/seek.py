@@ -56,7 +56,8 @@ class SeekingDecoder:
         if start_s:
             rest = request.samples[int(start_s * SAMPLE_RATE_HZ) :]
             pauses = pauses_after(window.speech, start_s) if request.pauses else ()
-            request = replace(request, samples=rest, language=window.parts[0][1].language, pauses=pauses)
+            language = window.parts[0][1].language
+            request = replace(request, samples=rest, language=language, pauses=pauses, urgent=True)
         speech_s = speech_after(window.speech, start_s)
         future = self._decoder.submit(request, speech_s, f"{window.identity}/{start_s:.2f}")
         future.add_done_callback(lambda done: self._heard(window, start_s, done))

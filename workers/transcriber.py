@@ -293,6 +293,6 @@ class Transcriber:
         for at, window in enumerate(recording.voters()):
             if results[at].language != heard.language and window.request is not None:
                 # Outvoted: its text is in the wrong language.
-                again = replace(window.request, language=heard.language)
+                again = replace(window.request, language=heard.language, urgent=True)
                 results[at] = self._wait(self._decoder.submit(again, window.speech, f"{window.identity}/outvoted"))
         return join(recording, results, heard, timestamps=options.timestamps, model=model, attempts=attempts)

@@ -58,6 +58,7 @@ def engine_arguments(path_or_id: str, settings: Settings) -> dict[str, Any]:
         "max_num_seqs": windows.max_num_seqs,
         "max_num_batched_tokens": ENCODER_POSITIONS * windows.encode_batch,
         "enforce_eager": settings.enforce_eager if settings.enforce_eager is not None else device == "cpu",
+        "scheduling_policy": "priority",
         "limit_mm_per_prompt": {"audio": 1},
         "logits_processors": [logits_processor()],
         "disable_log_stats": True,

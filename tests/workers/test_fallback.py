@@ -73,6 +73,26 @@ def test_tries_begun_at_once_give_what_tries_in_turn_give(decoders: Decoders, go
     assert seeds.items() <= seeds_at_once.items()
 
 
+@pytest.mark.parametrize(("failed", "begun"), [(0, 1), (1, 2), (2, 6), (6, 6)])
+def test_a_window_that_failed_twice_gets_all_other_tries_at_once_however_busy_the_engine(
+    decoders: Decoders, failed: int, begun: int
+) -> None:
+    """They nearly always fail too, and one after another each would wait for its place in the batch."""
+    engine = in_turn(*[LOW] * failed, *[GOOD] * (6 - failed))
+
+    decode(decoders(engine))
+
+    assert [request.temperature for request in engine.requests] == list(TEMPERATURES[:begun])
+
+
+def test_tries_but_the_first_do_not_wait_behind_other_windows(decoders: Decoders) -> None:
+    engine = in_turn(*[LOW] * 6)
+
+    decode(decoders(engine))
+
+    assert [request.urgent for request in engine.requests] == [False, *[True] * 5]
+
+
 # When tries stop.
 
 
@@ -92,7 +112,7 @@ def test_tries_get_hotter_until_one_is_good(decoders: Decoders, bad: WindowResul
     result = decode(decoders(engine))
 
     assert result == replace(good, attempts=3), "no flag of a try that was given up"
-    assert [request.temperature for request in engine.requests] == [0.0, 0.2, 0.4]
+    assert [request.temperature for request in engine.requests[:3]] == [0.0, 0.2, 0.4]
     assert all(request.samples is REQUEST.samples for request in engine.requests)
 
 
@@ -102,7 +122,7 @@ def test_retries_keep_the_language_that_the_first_try_heard(decoders: Decoders) 
 
     decode(decoders(engine), replace(REQUEST, language=None))
 
-    assert [request.language for request in engine.requests] == [None, "de", "de"]
+    assert [request.language for request in engine.requests] == [None, *["de"] * 5]
 
 
 def test_silence_gives_empty_text_at_once(decoders: Decoders) -> None:

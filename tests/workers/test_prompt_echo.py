@@ -87,7 +87,7 @@ def test_echo_over_silence_is_stripped_and_flagged(decode: Decode) -> None:
     result = decode(engine, speech_seconds=0.3)
 
     assert (result.text, result.flags, result.attempts) == ("", ("no_speech", "prompt_echo"), 2)
-    assert engine.requests == [REQUEST, replace(REQUEST, prompt=None)]
+    assert engine.requests == [REQUEST, replace(REQUEST, prompt=None, urgent=True)]
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def test_the_rest_is_decoded_from_the_last_timestamp_on(decoders: list[SeekingDe
     # Then everything is there, in order, with times of the window, in the language that was heard first
     assert script.starts_s == [0.0, 10.0, 18.0]
     assert [request.language for request in script.engine.requests] == [None, "de", "de"]
+    assert [request.urgent for request in script.engine.requests] == [False, True, True]
     assert result.text == "one two three"
     assert [(one.start, one.end) for one in result.segments] == [(0.5, 10.0), (10.0, 18.0), (19.0, 30.0)]
     assert result.attempts == 3

@@ -68,6 +68,7 @@ def test_first_windows_vote_and_the_rest_is_decoded_in_their_language(standin_ru
     # The outvoted window is decoded again at the end, and its text stands where it was said.
     assert asked == [None] * VOTERS + ["de"] * (windows - VOTERS) + ["de"]
     assert engine.requests[-1].samples is engine.requests[1].samples
+    assert [request.urgent for request in engine.requests] == [False] * windows + [True]
     assert item.text.split() == " ".join(f"de {n}" for n in [0, windows, 2, *range(VOTERS, windows)]).split()
     assert item.language == "de"
     assert item.language_probability is not None

@@ -17,14 +17,17 @@ from vllm.renderers.base import BaseRenderer
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 from vllm.transformers_utils.config import try_get_generation_config
+from vllm.v1.core.sched.request_queue import SchedulingPolicy, create_request_queue
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.engine import exceptions as engine_exceptions
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core_client import AsyncMPClient
 from vllm.v1.metrics.stats import SchedulerStats
+from vllm.v1.request import Request
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
+from workers.engine import URGENT, USUAL
 from workers.logits_processor import WhisperRules
 from workers.settings import load_settings
 from workers.vllm_options import engine_arguments
@@ -40,6 +43,15 @@ def test_the_engine_takes_every_argument() -> None:
 
     # Benchmarks without weights set `load_format`.
     assert {*engine_arguments("a-model", load_settings()), "load_format"} <= names
+
+
+def test_what_is_urgent_does_not_wait_behind_the_usual() -> None:
+    waiting = create_request_queue(SchedulingPolicy(engine_arguments("a-model", load_settings())["scheduling_policy"]))
+
+    for came, (name, priority) in enumerate((("a", USUAL), ("b", USUAL), ("c", URGENT), ("d", URGENT), ("e", USUAL))):
+        waiting.add_request(Request(name, [1], SamplingParams(), None, arrival_time=came, priority=priority))
+
+    assert [waiting.pop_request().request_id for _ in range(5)] == ["c", "d", "a", "b", "e"]
 
 
 def test_requests_take_every_sampling_parameter() -> None:
@@ -64,7 +76,7 @@ def test_requests_take_every_sampling_parameter() -> None:
     ("function", "wanted"),
     [
         (AsyncLLM.from_engine_args, {"engine_args"}),
-        (AsyncLLM.generate, {"prompt", "sampling_params", "request_id"}),
+        (AsyncLLM.generate, {"prompt", "sampling_params", "request_id", "priority"}),
         (AsyncLLM.shutdown, {"self"}),
         (AsyncLLM.get_tokenizer, {"self"}),
         (BaseRenderer.render_cmpl, {"prompts"}),
