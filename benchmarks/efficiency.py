@@ -3,7 +3,9 @@
 Pairs of runs over the same clips, in turn. ``bare``: one `LLM.generate` over the windows that the fleet cuts, with the
 worker's engine arguments, sampling and decode rules; reading the files and voice activity are outside its clock,
 log-mel is inside. ``fleet``: a job on a worker that is ready; files, voice activity, retries, journal and merge count.
-Each pair hears the clips in an order of its own: a job that ends with a hard clip waits for its retries.
+Each pair hears the clips in an order of its own: a job that ends with a hard clip waits for its retries. With
+``--workers N`` the fleet has N workers that share the cores out among them, and a third system takes its turn: ``bare
+apart``, N bare engines on the same shares, with every Nth clip each.
 faster-whisper (int8, all cores) runs once, in the middle, over every third clip. Start-up is in no figure. The words
 that the fleet and faster-whisper got wrong in these are counted too: speed is worth nothing without the text.
 """
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +33,10 @@ from benchmarks.outcome import RESULTS, report
 from benchmarks.scores import score, total, unit
 from benchmarks.systems import Answer, EngineChoice, fleet, run_baseline
 from producer.processes import end, last_line, log_lines
+from producer.shares import core_shares
 from tests.asterisk import LANGUAGES, FetchError
+from workers.device import usable_cores
+from workers.guard import guarded_command
 from workers.models import Quantization
 
 CLIPS, ROUNDS = 300, 5
@@ -54,7 +59,8 @@ def main(
     quantization: Annotated[Quantization, typer.Option(help="Linear layers of the fleet and its bare engine.")] = (
         QUANTIZATION
     ),
-    max_num_seqs: Annotated[int, typer.Option(min=1, help="Windows decoded together, by both.")] = MAX_NUM_SEQS,
+    max_num_seqs: Annotated[int, typer.Option(min=1, help="Windows decoded together, by each engine.")] = MAX_NUM_SEQS,
+    workers: Annotated[int, typer.Option(min=1, help="Workers of the fleet, each on its share of the cores.")] = 1,
     corpus_folder: Annotated[
         Path | None,
         typer.Option("--corpus", help=f"Folder of recordings, as in the quality benchmark ({corpus.CORPUS_VARIABLE})."),
@@ -79,12 +85,20 @@ def main(
 
     with tempfile.TemporaryDirectory(prefix="bench-efficiency-") as temporary:
         work = Path(temporary)
-        with fleet(work / "fleet", engine) as running, bare_engine(chosen, work, engine) as bare:
+        with ExitStack() as stack:
+            running = stack.enter_context(fleet(work / "fleet", engine, workers))
+            bare = {"bare": [stack.enter_context(bare_engine(chosen, work / "bare", engine))]}
+            if workers > 1:
+                bare["bare apart"] = [
+                    stack.enter_context(bare_engine(chosen, work / f"bare-{number}", engine, cores))
+                    for number, cores in enumerate(core_shares(usable_cores(), workers))
+                ]
+            systems = ["fleet", *bare]
             for turn in range(rounds):
                 order = shuffled(len(chosen), turn)
-                for system in ("fleet", "bare") if turn % 2 == 0 else ("bare", "fleet"):
-                    if system == "bare":
-                        note(system, bare.generate(order))
+                for system in systems if turn % 2 == 0 else reversed(systems):
+                    if system in bare:
+                        note(system, generate(bare[system], order))
                     else:
                         heard = running.run([chosen[place] for place in order])
                         note(system, heard.wall_seconds)
@@ -93,16 +107,17 @@ def main(
                     whisper = run_baseline("faster-whisper", {"all": fewer}, work, engine)["all"]
                     note("faster-whisper", whisper.wall_seconds, whisper.audio_seconds)
                     wrong_words["faster-whisper"] = word_error_rate(fewer, whisper.answers)
-            windows = bare.windows
+            windows = bare["bare"][0].windows
     found = summary(runs) | {"word_error_rates": wrong_words}
-    options = engine.options | {"rounds": rounds}
+    options = engine.options | {"rounds": rounds, "workers": workers}
     facts = {"clips": len(chosen), "windows": windows, "audio_seconds": round(seconds, 1), "baseline_clips": len(fewer)}
     judged = [
         Bar(f"speed of the fleet to that of {name}", found["ratios"][name], bar, True) for name, bar in BARS.items()
     ]
     asked = (clips, rounds, quantization, max_num_seqs)
     whole = asked == (CLIPS, ROUNDS, QUANTIZATION, MAX_NUM_SEQS) and len(chosen) >= CLIPS
-    report("efficiency", options | facts, judged, found | {"runs": runs}, [_table(found)], results_folder, whole=whole)
+    part = "efficiency" if workers == 1 else f"efficiency-{workers}-workers"
+    report(part, options | facts, judged, found | {"runs": runs}, [_table(found)], results_folder, whole=whole)
 
 
 def shuffled(count: int, turn: int) -> list[int]:
@@ -117,15 +132,18 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     speeds: dict[str, list[float]] = {}
     for run in runs:
         speeds.setdefault(run["system"], []).append(run["speed"])
-    pairs = [fast / slow for fast, slow in zip(speeds["fleet"], speeds["bare"], strict=True)]
     middle = {system: statistics.median(own) for system, own in speeds.items()}
+    pairs = {
+        system: [fast / slow for fast, slow in zip(speeds["fleet"], own, strict=True)]
+        for system, own in speeds.items()
+        if system.startswith("bare")
+    }
+    ratios = {system: statistics.median(own) for system, own in pairs.items()}
+    ratios["faster-whisper"] = middle["fleet"] / middle["faster-whisper"]
     return {
         "speeds": middle,
-        "ratios": {
-            "bare": round(statistics.median(pairs), 3),
-            "faster-whisper": round(middle["fleet"] / middle["faster-whisper"], 3),
-        },
-        "pairs": [round(ratio, 3) for ratio in pairs],
+        "ratios": {system: round(ratio, 3) for system, ratio in ratios.items()},
+        "pairs": {system: [round(ratio, 3) for ratio in own] for system, own in pairs.items()},
     }
 
 
@@ -147,16 +165,16 @@ class BareEngine:
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process = process
         self._log = log
-        self.windows = int(self._answer())
+        self.windows = int(self.answer())
 
-    def generate(self, order: Sequence[int]) -> float:
-        """Decode the windows of these clips; seconds of `LLM.generate`. Raises RuntimeError with the end of its log."""
+    def begin(self, order: Sequence[int]) -> None:
+        """Have it decode the windows of these clips."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{json.dumps(order)}\n")
         self._process.stdin.flush()
-        return float(self._answer())
 
-    def _answer(self) -> float:
+    def answer(self) -> float:
+        """Seconds of its `LLM.generate`, when that is over. Raises RuntimeError with the end of its log."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -164,12 +182,22 @@ class BareEngine:
         return float(line)
 
 
+def generate(engines: Sequence[BareEngine], order: Sequence[int]) -> float:
+    """The clips decoded by all engines at once, dealt out in turn; seconds of the slowest. Raises RuntimeError."""
+    for number, engine in enumerate(engines):
+        engine.begin(order[number :: len(engines)])
+    return max(engine.answer() for engine in engines)
+
+
 @contextmanager
-def bare_engine(clips: Sequence[corpus.Clip], work: Path, engine: EngineChoice) -> Iterator[BareEngine]:
-    """The baseline with its engine loaded and its windows cut. Raises RuntimeError."""
-    request, log = work / "bare.json", work / "bare.log"
+def bare_engine(
+    clips: Sequence[corpus.Clip], folder: Path, engine: EngineChoice, cores: Sequence[int] | None = None
+) -> Iterator[BareEngine]:
+    """The baseline with its engine loaded and its windows cut, on all cores or on these. Raises RuntimeError."""
+    folder.mkdir(parents=True)
+    request, log = folder / "request.json", folder / "log.txt"
     request.write_text(json.dumps([[str(clip.path), clip.language] for clip in clips]), encoding="utf-8")
-    command = [sys.executable, "-m", "benchmarks.bare_windows", str(request)]
+    command = guarded_command(os.getpid(), [sys.executable, "-m", "benchmarks.bare_windows", str(request)], cores)
     environment = {**os.environ, **engine.environment, "PYTHONPATH": str(corpus.REPOSITORY)}
     with log.open("w") as errors:
         process = subprocess.Popen(

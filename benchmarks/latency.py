@@ -151,16 +151,23 @@ def _two_jobs(fleet: EmbeddedFleet, folder: Path, rows: int) -> dict[str, Any]:
     source = write_rows(folder / "job.jsonl", write_clip(folder), rows)
     clocks = Clock(), Clock()
     with ThreadPoolExecutor(2) as threads, busy_cores() as busy:
-        jobs = [threads.submit(run_rows, fleet.url, source, folder / "first", clocks[0], window_rows=WINDOW_ROWS)]
-        while clocks[0].answered < rows // 10:
-            if jobs[0].done():
-                jobs[0].result()
-                raise RuntimeError("the first job was over before the second could begin")
-            time.sleep(0.05)
-        began = time.monotonic()
-        jobs.append(threads.submit(run_rows, fleet.url, source, folder / "second", clocks[1], window_rows=WINDOW_ROWS))
-        for job in jobs:
-            job.result()
+        try:
+            jobs = [threads.submit(run_rows, fleet.url, source, folder / "first", clocks[0], window_rows=WINDOW_ROWS)]
+            while clocks[0].answered < rows // 10:
+                if jobs[0].done():
+                    jobs[0].result()
+                    raise RuntimeError("the first job was over before the second could begin")
+                time.sleep(0.05)
+            began = time.monotonic()
+            jobs.append(
+                threads.submit(run_rows, fleet.url, source, folder / "second", clocks[1], window_rows=WINDOW_ROWS)
+            )
+            for job in jobs:
+                job.result()
+        except BaseException:  # or the threads would be waited for until their jobs are done
+            for clock in clocks:
+                clock.stopped = True
+            raise
     first, second = (clock.seen for clock in clocks)
     return {
         "rows": rows,

@@ -76,6 +76,8 @@ class Clock:
     first_rows: int = 0
     #: (`time.monotonic`, rows answered) at each look.
     seen: list[tuple[float, int]] = field(default_factory=list)
+    #: Set from another thread: the job ends with an error instead of going on.
+    stopped: bool = False
 
     @property
     def answered(self) -> int:
@@ -89,7 +91,9 @@ class Clock:
         """Nothing is shown."""
 
     def progress(self, progress: Progress) -> None:
-        """Note the time."""
+        """Note the time. Raises RuntimeError once ``stopped``."""
+        if self.stopped:
+            raise RuntimeError("the job was stopped")
         now = time.monotonic()
         if progress.answered and self.first is None:
             self.first, self.first_rows = now, progress.answered

@@ -100,7 +100,7 @@ Runs = dict[str, GroupRun]
 
 
 class FleetUnderTest:
-    """A private Valkey and one worker, as `whisper-fleet run` starts them, for several jobs of `whisper-fleet run`."""
+    """A private Valkey and workers, as `whisper-fleet run` starts them, for several jobs of `whisper-fleet run`."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self._settings: Settings = load_settings(REDIS_URL=url)
@@ -126,10 +126,10 @@ class FleetUnderTest:
 
 
 @contextmanager
-def fleet(folder: Path, engine: EngineChoice) -> Iterator[FleetUnderTest]:
-    """A fleet with its engine loaded. Raises FleetError."""
+def fleet(folder: Path, engine: EngineChoice, workers: int = 1) -> Iterator[FleetUnderTest]:
+    """A fleet with its engines loaded; several workers share the cores out among them. Raises FleetError."""
     folder.mkdir(parents=True)
-    with EmbeddedFleet(folder / "fleet", environment=engine.environment) as running:
+    with EmbeddedFleet(folder / "fleet", workers=workers, environment=engine.environment) as running:
         running.wait_ready(reach(running.url))
         yield FleetUnderTest(running.url, folder)
 

@@ -54,7 +54,12 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 def run(
     spec: JobSpec,
     tensor_parallel_size: Annotated[int | None, typer.Option(min=1, help="GPUs per engine (own fleet only).")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Local workers to start (own fleet only).")] = 1,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Local workers to start, each on its GPUs or its share of the cores (own fleet only)."
+        ),
+    ] = 1,
     max_failed: Annotated[str | None, typer.Option(metavar="N|P%", help="Stop when more rows have failed.")] = None,
     table: Annotated[bool, typer.Option("--table", help="Show file, language and text at the end.")] = False,
 ) -> None:

@@ -25,8 +25,10 @@ from redis.exceptions import RedisError
 from producer.errors import FleetError
 from producer.processes import end, last_line, log_lines, start_guarded
 from producer.restarts import Restarts
+from producer.shares import shares
 from producer.valkey import Valkey
 from workers.presence import Presence, live_workers
+from workers.settings import Settings, load_settings
 from workers.startup import in_words, starting_workers
 
 __all__ = ["EmbeddedFleet", "Valkey", "end", "start_guarded", "worker_command"]
@@ -40,7 +42,8 @@ GRACE_SECONDS = 20.0
 class EmbeddedFleet:
     """A private Valkey and ``workers`` local workers. Use as a context manager; ``wait_ready`` before sending work.
 
-    A worker that fails after it had started is started again, up to ``restarts`` times in a row.
+    Several workers share the machine's cores or GPUs out among them. A worker that fails after it had started is
+    started again, up to ``restarts`` times in a row. Raises SettingsError for a wrong ``environment``.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class EmbeddedFleet:
         self._folder = folder
         self._count = workers
         self._environment = dict(environment or {})
+        self._shares = shares(workers, _settings(self._environment))
         self._valkey = Valkey(folder / "valkey")
         self._workers: list[subprocess.Popen[bytes]] = []
         self._restarts = [Restarts(restarts) for _ in range(workers)]
@@ -141,11 +145,18 @@ class EmbeddedFleet:
         self._valkey.stop()
 
     def _start_worker(self, number: int) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, **self._environment, "REDIS_URL": self.url}
+        share = self._shares[number - 1]
+        environment = {**os.environ, **share.environment, **self._environment, "REDIS_URL": self.url}
         path = self.log_path(number)
         self._log_starts.setdefault(number, path.stat().st_size if path.exists() else 0)
         self._began[number] = time.monotonic()
-        return start_guarded(worker_command(f"worker{number}@%h"), environment, path)
+        return start_guarded(worker_command(f"worker{number}@%h"), environment, path, cores=share.cores)
+
+
+def _settings(environment: Mapping[str, str]) -> Settings:
+    """Those of a worker that is told ``environment`` too, as far as they say what of the machine it takes."""
+    told = {name: environment.get(f"WHISPER_{name.upper()}") for name in ("tensor_parallel_size", "cpu_threads_bind")}
+    return load_settings(**{name: value for name, value in told.items() if value is not None})
 
 
 def worker_command(name: str = "worker@%h", *extra: str) -> list[str]:

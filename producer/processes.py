@@ -5,24 +5,30 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import workers.guard
 
 
 def start_guarded(
-    command: list[str], environment: Mapping[str, str], log_path: Path, *, umask: int = -1
+    command: list[str],
+    environment: Mapping[str, str],
+    log_path: Path,
+    *,
+    umask: int = -1,
+    cores: Sequence[int] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a process that ends when this one does, in a session of its own: a terminal's Ctrl-C does not reach it.
 
-    Its log is readable by this user only; ``umask`` is for the files that it makes itself (-1: as here).
+    Its log is readable by this user only; ``umask`` is for the files that it makes itself (-1: as here). ``cores``:
+    it and its own children run on these only.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     log = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with os.fdopen(log, "ab") as output:
         return subprocess.Popen(
-            workers.guard.guarded_command(os.getpid(), command),
+            workers.guard.guarded_command(os.getpid(), command, cores),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -108,13 +108,18 @@ def _watch(parent_pid: int) -> None:
     os._exit(1)
 
 
-def guarded_command(parent_pid: int, command: Sequence[str]) -> list[str]:
+def guarded_command(parent_pid: int, command: Sequence[str], cores: Sequence[int] | None = None) -> list[str]:
     """``command`` for a child of the process ``parent_pid`` that ends with it (see `exec_guarded`)."""
-    return [sys.executable, "-I", __file__, str(parent_pid), *command]
+    return [sys.executable, "-I", __file__, str(parent_pid), ",".join(map(str, cores or ())), *command]
 
 
-def exec_guarded(parent_pid: int, command: list[str]) -> None:
-    """Become ``command``, which then ends when ``parent_pid`` does: the kernel's signal outlasts an exec."""
+def exec_guarded(parent_pid: int, cores: Sequence[int], command: list[str]) -> None:
+    """Become ``command``, which then ends when ``parent_pid`` does: the kernel's signal outlasts an exec.
+
+    So do ``cores``, to which it is confined with all that it starts; empty: no others than this process is.
+    """
+    if cores:
+        os.sched_setaffinity(0, cores)
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:
         os._exit(1)
@@ -122,4 +127,4 @@ def exec_guarded(parent_pid: int, command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    exec_guarded(int(sys.argv[1]), sys.argv[2:])
+    exec_guarded(int(sys.argv[1]), [int(core) for core in sys.argv[2].split(",") if core], sys.argv[3:])

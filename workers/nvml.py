@@ -31,6 +31,12 @@ def nvml() -> ModuleType | None:
         return None
 
 
+def gpu_count() -> int:
+    """GPUs of this machine; 0 where it cannot be asked."""
+    library = nvml()
+    return 0 if library is None else int(library.nvmlDeviceGetCount())
+
+
 @cache
 def gpu_memory_bytes() -> int | None:
     """Memory of the machine's smallest GPU; None where it cannot be asked."""
