@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,8 +32,8 @@ READY_SECONDS, STOP_SECONDS = 600.0, 30.0
 def measure(folder: Path, clips: int) -> dict[str, Any]:
     """Rates of two workers on a core each, then of the first of them alone; why not, where that cannot be had."""
     free = usable_cores()
-    if device_kind() != "cpu" or len(free) < 2 or shutil.which("taskset") is None:
-        return {"left_out": "needs the CPU build of vLLM, two cores and taskset"}
+    if device_kind() != "cpu" or len(free) < 2:
+        return {"left_out": "needs the CPU build of vLLM and two cores"}
     source = folder / "clips.jsonl"
     spoken = [path for path in sorted(SAMPLES.iterdir()) if path.stem not in ("silence", "en_news_long")]
     with source.open("w", encoding="utf-8") as file:
@@ -81,15 +80,9 @@ def _workers(folder: Path, cores: Sequence[int]) -> Iterator[tuple[str, subproce
             valkey.start()
             for core in cores:
                 # All of the worker: its threads, its decode process, its engine's processes.
-                command = ["taskset", "-c", str(core), *worker_command(f"core{core}@%h")]
-                environment = {
-                    **os.environ,
-                    "REDIS_URL": valkey.url,
-                    "WHISPER_MODEL": BUNDLED,
-                    "WHISPER_CPU_THREADS_BIND": str(core),
-                    "WHISPER_DECODE_PROCESSES": "1",
-                }
-                processes.append(start_guarded(command, environment, folder / f"core-{core}.log"))
+                environment = {**os.environ, "REDIS_URL": valkey.url, "WHISPER_MODEL": BUNDLED}
+                command, log = worker_command(f"core{core}@%h"), folder / f"core-{core}.log"
+                processes.append(start_guarded(command, environment, log, cores=[core]))
             deadline = time.monotonic() + READY_SECONDS
             while len(live_workers(connect(valkey.url))) < len(cores):
                 for core, process in zip(cores, processes, strict=True):

@@ -43,7 +43,7 @@ def retry(
         list[str] | None, typer.Option(metavar="REASON", help="Only rows that failed for this; may be repeated.")
     ] = None,
     tensor_parallel_size: Annotated[int | None, typer.Option(min=1, help="GPUs per engine (own fleet only).")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Local workers to start (own fleet only).")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Local workers to start, as `run` does (own fleet only).")] = 1,
 ) -> None:
     """Do the failed rows of a finished step again and rewrite its file at once; all other rows stay as they are.
 

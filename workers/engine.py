@@ -62,28 +62,12 @@ class VllmEngine:
         self._sampling_args = dict(sampling or {})
         self._lost: str | None = None
         self._in_flight: set[Future[WindowResult]] = set()
-        device = device_kind()
         self._progress = Progress(batch(settings).max_num_seqs)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="vllm-loop", daemon=True).start()
-        try:
-            with parts.part(startup.ENGINE), short_lived_sockets():
-                self._llm = self._run(self._start(model)).result()
-        except ModelLoadError:
-            raise
-        except Exception as error:
-            raise ModelLoadError(f"cannot load the model {model.name}: {_first_line(error)}") from error
-        unlink_shared_memory()
-        self._tokenizer = self._llm.get_tokenizer()
-        self._tokens = find_tokens(self._llm.model_config, self._tokenizer)
-        self._facts = self._describe(model, device)
-        # The first request initialises kernels lazily; no user's record should wait for that.
-        try:
-            with parts.part(startup.WARM_UP):
-                self._warm_up()
-        except (EngineLostError, TranscriptionError) as error:
-            self.close()
-            raise ModelLoadError(f"the model {model.name} loads but does not answer: {error}") from error
+        # Their names go with the first answer: a process that is ready may have sockets that are not connected yet.
+        with short_lived_sockets():
+            self._load(model, parts)
 
     @property
     def facts(self) -> EngineFacts:
@@ -139,6 +123,26 @@ class VllmEngine:
             left.join(KILL_SECONDS)
         del self._llm  # left to the interpreter's end, its finaliser complains
         self._loop.call_soon_threadsafe(self._loop.stop)
+
+    def _load(self, model: ResolvedModel, parts: Startup) -> None:
+        try:
+            with parts.part(startup.ENGINE):
+                self._llm = self._run(self._start(model)).result()
+        except ModelLoadError:
+            raise
+        except Exception as error:
+            raise ModelLoadError(f"cannot load the model {model.name}: {_first_line(error)}") from error
+        unlink_shared_memory()
+        self._tokenizer = self._llm.get_tokenizer()
+        self._tokens = find_tokens(self._llm.model_config, self._tokenizer)
+        self._facts = self._describe(model, device_kind())
+        # The first request initialises kernels lazily; no user's record should wait for that.
+        try:
+            with parts.part(startup.WARM_UP):
+                self._warm_up()
+        except (EngineLostError, TranscriptionError) as error:
+            self.close()
+            raise ModelLoadError(f"the model {model.name} loads but does not answer: {error}") from error
 
     def _landed(self, answer: Future[WindowResult]) -> None:
         self._in_flight.discard(answer)
