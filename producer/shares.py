@@ -37,13 +37,16 @@ def shares(workers: int, settings: Settings) -> list[Share]:
     if device_kind() == "cpu":
         if settings.cpu_threads_bind is not None:
             return [Share()] * workers
-        return [Share(cores=cores) for cores in core_shares(usable_cores(), workers)]
+        return [Share(cores=cores) for cores in core_shares(usable_cores(), workers, settings.tensor_parallel_size)]
     return [Share(devices=devices) for devices in device_shares(_devices(), workers, settings.tensor_parallel_size)]
 
 
-def core_shares(cores: Sequence[int], workers: int) -> list[tuple[int, ...] | None]:
-    """Neighbouring cores for each worker, all of them used, as evenly as can be; None where there are too few."""
-    if workers == 1 or len(cores) < workers:
+def core_shares(cores: Sequence[int], workers: int, ranks: int = 1) -> list[tuple[int, ...] | None]:
+    """Neighbouring cores for each worker, all of them used, as evenly as can be.
+
+    None where some worker would have fewer than its engine has ``ranks``.
+    """
+    if workers == 1 or len(cores) < workers * ranks:
         return [None] * workers
     ends = [len(cores) * number // workers for number in range(workers + 1)]
     return [tuple(cores[begin:end]) for begin, end in pairwise(ends)]

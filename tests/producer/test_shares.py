@@ -75,6 +75,11 @@ def test_cores_that_the_user_has_bound_are_left_to_him(monkeypatch: pytest.Monke
     assert shares(2, load_settings(cpu_threads_bind="0-1")) == [Share(), Share()]
 
 
+def test_a_worker_keeps_all_cores_where_a_share_has_none_for_each_rank_of_its_engine() -> None:
+    assert core_shares([0, 1, 2, 3], 2, 2) == [(0, 1), (2, 3)]
+    assert core_shares([0, 1, 2], 2, 2) == [None, None]
+
+
 def test_the_workers_of_a_fleet_and_their_children_keep_to_their_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
