@@ -74,7 +74,7 @@ def test_what_failed_is_listed_and_done_again(alone: dict[str, str], tmp_path: P
 
 
 def test_a_killed_retry_is_resumed(alone: dict[str, str], tmp_path: Path) -> None:
-    rows = 12
+    rows, window = 12, 4
     source = write_rows(tmp_path / "data.jsonl", ({"audio": "late.wav", "start_s": row / 100} for row in range(rows)))
     cache = str(tmp_path / "cache")
     step = Step(tmp_path / "cache", "data", 1)
@@ -82,10 +82,10 @@ def test_a_killed_retry_is_resumed(alone: dict[str, str], tmp_path: Path) -> Non
     assert run_cli("run", str(source), "--cache-path", cache, environment=alone).returncode == 1
     failed = step.path.read_bytes()
     shutil.copy(SPEECH, tmp_path / "late.wav")
-    # A window of 4 keeps the worker from running ahead of what this test sees.
+    # A window of a few rows keeps the worker from running ahead of what this test sees.
     # A row a message: the worker's log names the first one of each.
     single = {**alone, "WHISPER_CHUNK_ROWS": "1"}
-    slow = {**single, "WHISPER_STANDIN_STEP_MS": "50", "WHISPER_WINDOW_ROWS": "4"}
+    slow = {**single, "WHISPER_STANDIN_STEP_MS": "50", "WHISPER_WINDOW_ROWS": str(window)}
 
     def answered() -> set[int]:
         found = Journal.read_answered(step.journal_path, rows)
@@ -103,9 +103,11 @@ def test_a_killed_retry_is_resumed(alone: dict[str, str], tmp_path: Path) -> Non
     # When: the same command is given again.
     done = run_cli("retry", str(step.path), environment=single)
     assert done.returncode == 0, done.stderr
-    # Then: what was answered is not sent again.
-    received = re.findall(r"Task whisper\.transcribe\[[^.\]]*\.(\d+)\.\w+\] received", log.read_text()[size:])
-    assert {int(row) for row in received} == set(range(rows)) - before
+    # Then: what was answered is not sent again. Nor need be what was on its way into the journal, at most a window.
+    found = re.findall(r"Task whisper\.transcribe\[[^.\]]*\.(\d+)\.\w+\] received", log.read_text()[size:])
+    received, left = {int(row) for row in found}, set(range(rows)) - before
+    assert received <= left
+    assert len(left - received) <= window
     assert len({row["transcription"] for row in read_rows(step.path)}) == rows
     assert f"{step.path}: 0 of 12 rows failed\n" == run_cli("failed", str(step.path), environment=alone).stdout
 
