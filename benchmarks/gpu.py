@@ -83,7 +83,8 @@ def _report(name: str, request: Request, folder: Path) -> dict[str, Any]:
         typer.echo(f"{name}: {system} ...", err=True)
         found[system] = measure(system, request, folder)
     runs = [*found["bare"]["runs"], *found["worker"]["runs"]]
-    rows = figures(runs, found["bare"]["log_mel_cpu_ms"], found["worker"]["max_num_seqs"])
+    log_mel = {system: found[system]["log_mel_ms"] for system in PROCESSES}
+    rows = figures(runs, log_mel, found["worker"]["max_num_seqs"])
     settings = load_settings()
     found_gpu = gpu()
     return {
@@ -93,7 +94,7 @@ def _report(name: str, request: Request, folder: Path) -> dict[str, Any]:
         "machine": machine(),
         "versions": versions(),
         "options": _options(request, settings),
-        "log_mel_ms": {"cpu": found["bare"]["log_mel_cpu_ms"], "wall": found["bare"]["log_mel_wall_ms"]},
+        "log_mel_ms": log_mel,
         "runs": rows,
         "bars": bars(name, rows, found_gpu),
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,13 +13,10 @@ import soundfile
 
 from benchmarks.bare_vllm import prompt
 from benchmarks.gpu_gauges import Steps
-from benchmarks.gpu_runs import LANGUAGE, NO_WEIGHTS, TEXT_TOKENS, Request, Run, System, measured
+from benchmarks.gpu_runs import LANGUAGE, NO_WEIGHTS, TEXT_TOKENS, Request, Run, System, log_mel_ms, measured
 from workers.device import device_kind
 from workers.settings import Settings
 from workers.vllm_options import RUNNER, engine_arguments, prepare_environment
-
-#: Rendered before the clock starts, to see what one window's log-mel costs.
-LOG_MEL_WINDOWS = 8
 
 
 async def bare(request: Request, settings: Settings) -> dict[str, Any]:
@@ -46,11 +42,7 @@ async def bare(request: Request, settings: Settings) -> dict[str, Any]:
         sampling = SamplingParams(
             temperature=0.0, max_tokens=TEXT_TOKENS, ignore_eos=True, output_kind=RequestOutputKind.FINAL_ONLY
         )
-        llm.renderer.render_cmpl(prompts[:1])  # the first one loads what it needs
-        cpu, began = time.process_time(), time.monotonic()
-        for number in range(LOG_MEL_WINDOWS):
-            llm.renderer.render_cmpl([prompts[number % len(prompts)]])
-        cpu, wall = time.process_time() - cpu, time.monotonic() - began
+        log_mel = log_mel_ms(lambda number: llm.renderer.render_cmpl([prompts[number % len(prompts)]]))
         rendered = [llm.renderer.render_cmpl([one])[0] for one in prompts]
 
         async def as_it_comes(number: int) -> Any:
@@ -77,11 +69,7 @@ async def bare(request: Request, settings: Settings) -> dict[str, Any]:
                     await _closed_loop(concurrency, windows, generate, source)
     finally:
         llm.shutdown()
-    return {
-        "runs": [asdict(run) for run in runs],
-        "log_mel_cpu_ms": 1000 * cpu / LOG_MEL_WINDOWS,
-        "log_mel_wall_ms": 1000 * wall / LOG_MEL_WINDOWS,
-    }
+    return {"runs": [asdict(run) for run in runs], "log_mel_ms": log_mel}
 
 
 async def _closed_loop(concurrency: int, windows: int, generate: Callable[..., Any], source: Any) -> None:

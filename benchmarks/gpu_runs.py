@@ -31,6 +31,8 @@ System = Literal["engine", "bare", "worker"]
 LANGUAGE = "en"
 #: Tokens of text of a window: about what 30 s of speech have.
 TEXT_TOKENS = 100
+#: Prepared before the clock starts, to see what one window's log-mel costs.
+LOG_MEL_WINDOWS = 8
 NO_WEIGHTS = {"load_format": "dummy", "disable_log_stats": False}
 
 
@@ -84,6 +86,16 @@ def main() -> None:
 
         found = asyncio.run(bare(request, settings))
     Path(target).write_text(json.dumps(found), encoding="utf-8")
+
+
+def log_mel_ms(prepare: Callable[[int], object]) -> dict[str, float]:
+    """What it costs to ``prepare`` one window for the engine: milliseconds of processor time and of the clock."""
+    prepare(0)  # the first one loads what it needs
+    cpu, began = time.process_time(), time.monotonic()
+    for number in range(LOG_MEL_WINDOWS):
+        prepare(number)
+    cpu, wall = time.process_time() - cpu, time.monotonic() - began
+    return {"cpu": 1000 * cpu / LOG_MEL_WINDOWS, "wall": 1000 * wall / LOG_MEL_WINDOWS}
 
 
 @contextmanager

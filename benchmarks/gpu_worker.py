@@ -8,8 +8,10 @@ from concurrent.futures import Future
 from dataclasses import asdict, replace
 from typing import Any
 
+import soundfile
+
 from benchmarks.gpu_gauges import Steps
-from benchmarks.gpu_runs import LANGUAGE, NO_WEIGHTS, TEXT_TOKENS, Request, measured
+from benchmarks.gpu_runs import LANGUAGE, NO_WEIGHTS, TEXT_TOKENS, Request, log_mel_ms, measured
 from workers.audio import AudioLimits, DecodePool
 from workers.device import usable_cores
 from workers.engine import VllmEngine
@@ -32,6 +34,8 @@ def worker(request: Request, settings: Settings) -> dict[str, Any]:
     try:
         steps = Steps()
         steps.watch(engine._llm)
+        clips = [WindowRequest(soundfile.read(path, dtype="float32")[0], "transcribe") for path in request.clips]
+        log_mel = log_mel_ms(lambda number: engine._inputs.of(clips[number % len(clips)], [0]))
         transcribe_clips(engine, pool, settings, request, request.concurrencies[0], request.concurrencies[0])  # warm
         runs = []
         for concurrency in request.concurrencies:
@@ -41,7 +45,8 @@ def worker(request: Request, settings: Settings) -> dict[str, Any]:
     finally:
         pool.close()
         engine.close()
-    return {"runs": [asdict(run) for run in runs], "max_num_seqs": engine.facts.max_num_seqs}
+    found = {"runs": [asdict(run) for run in runs], "max_num_seqs": engine.facts.max_num_seqs}
+    return found | {"log_mel_ms": log_mel}
 
 
 class OnlySpeed:

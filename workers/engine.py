@@ -29,7 +29,7 @@ from workers.settings import Settings
 from workers.socket_names import short_lived_sockets
 from workers.startup import Startup
 from workers.vllm_options import engine_arguments, prepare_environment
-from workers.vllm_requests import find_tokens, prompt_of, sampling_of
+from workers.vllm_requests import Inputs, find_tokens, sampling_of
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class VllmEngine:
         if self._lost is not None:
             raise EngineLostError(self._lost)
         ids = decoding.prompt_ids(request, self._tokens, self._encode)
-        rendered, sampling = self._render(request, ids), self._sampling(request, len(ids))
+        rendered, sampling = self._inputs.of(request, ids), self._sampling(request, len(ids))
         # Not the coroutine's own future: `fail` answers for an engine, or an event loop, that never will.
         answer: Future[WindowResult] = Future()
         self._progress.started()
@@ -135,6 +135,11 @@ class VllmEngine:
         unlink_shared_memory()
         self._tokenizer = self._llm.get_tokenizer()
         self._tokens = find_tokens(self._llm.model_config, self._tokenizer)
+        try:
+            self._inputs = Inputs(self._llm, [self._tokens.start_of_transcript])
+        except ModelLoadError:
+            self.close()
+            raise
         self._facts = self._describe(model, device_kind())
         # The first request initialises kernels lazily; no user's record should wait for that.
         try:
@@ -185,15 +190,6 @@ class VllmEngine:
 
     def _decode_text(self, ids: Any) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True))
-
-    def _render(self, request: WindowRequest, ids: list[int]) -> Any:
-        from vllm.renderers.inputs.preprocess import parse_model_prompt
-
-        prompt = prompt_of(request, ids)
-        (rendered,) = self._llm.renderer.render_cmpl([parse_model_prompt(self._llm.model_config, prompt)])
-        # vLLM puts a start-of-transcript before a prompt that does not begin with one.
-        rendered["decoder_prompt"]["prompt_token_ids"] = list(ids)
-        return rendered
 
     def _sampling(self, request: WindowRequest, prompt_length: int) -> Any:
         return sampling_of(request, self._tokens, self._settings.max_tokens, prompt_length, self._sampling_args)

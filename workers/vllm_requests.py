@@ -1,15 +1,25 @@
-"""What a window's request tells vLLM: the tokens of the checkpoint, and how to sample. vLLM is imported when needed."""
+"""What a window's request tells vLLM: its features, the tokens of the checkpoint, and how to sample.
+
+vLLM is imported when needed.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import time
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
 from workers import decoding
+from workers.errors import ModelLoadError
 from workers.interface import SAMPLE_RATE_HZ, WindowRequest
+from workers.log_mel import LogMel
 
 #: A loop is ended after so many repeats of a pattern of at most so many tokens.
 LOOP_PATTERN_TOKENS, LOOP_REPEATS = 32, 8
+#: Features of the same second differ less than this between two ways to compute them (1e-6 was seen).
+MOST_DIFFERENCE = 1e-4
 
 
 def find_tokens(model_config: Any, tokenizer: Any) -> decoding.Tokens:
@@ -38,6 +48,43 @@ def prompt_of(request: WindowRequest, ids: list[int]) -> dict[str, Any]:
         "encoder_prompt": {"prompt": "", "multi_modal_data": {"audio": (request.samples, SAMPLE_RATE_HZ)}},
         "decoder_prompt": {"prompt_token_ids": ids},
     }
+
+
+class Inputs:
+    """Makes of windows what vLLM's renderer would, without it: most of its time goes into padding. Any thread may.
+
+    The renderer makes one input when the model is loaded, and each window's differs from it in features and tokens.
+    Raises ModelLoadError where a checkpoint wants other features than Whisper's.
+    """
+
+    def __init__(self, llm: Any, ids: list[int]) -> None:
+        """``llm``: the loaded engine; ``ids``: any decoder prompt."""
+        import numpy as np
+        from vllm.renderers.inputs.preprocess import parse_model_prompt
+
+        noise = np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE_HZ).astype(np.float32)
+        prompt = parse_model_prompt(llm.model_config, prompt_of(WindowRequest(noise, "transcribe"), ids))
+        (self._template,) = llm.renderer.render_cmpl([prompt])
+        ((self._features, field),) = self._template["decoder_prompt"]["mm_kwargs"]["audio"][0].items()
+        self._log_mel = LogMel(llm.renderer.get_mm_processor().info.get_feature_extractor().mel_filters)
+        ours = self._log_mel(noise)
+        if ours.shape != field.data.shape or float((ours - field.data).abs().max()) > MOST_DIFFERENCE:
+            raise ModelLoadError("the model wants features (preprocessor_config.json) that are not Whisper's log-mel")
+
+    def of(self, request: WindowRequest, ids: list[int]) -> dict[str, Any]:
+        """A window, with the decoder prompt ``ids``, as `AsyncLLM.generate` takes it."""
+        decoder = self._template["decoder_prompt"]
+        items = decoder["mm_kwargs"]
+        (item,) = items["audio"]
+        field = dataclasses.replace(item[self._features], data=self._log_mel(request.samples))
+        own = {
+            # Not to be prepended by a start-of-transcript, which vLLM's renderer does to a prompt without one.
+            "prompt_token_ids": list(ids),
+            "mm_kwargs": type(items)({"audio": [type(item)({self._features: field})]}),
+            # Nothing is looked up by it: the same audio in two requests is two windows.
+            "mm_hashes": {"audio": [uuid.uuid4().hex]},
+        }
+        return {**self._template, "decoder_prompt": {**decoder, **own}, "arrival_time": time.time()}
 
 
 def sampling_of(

