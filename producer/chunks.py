@@ -4,8 +4,9 @@ A message is what a worker's thread takes: small ones give every thread work and
 broker and the worker's main loop less a row (about a millisecond a message).
 
 - Every thread of the fleet gets a message before any message has a second row.
-- Then messages grow until the threads together hold 1.5 times the windows that the engines decode at once, so that
-  these never run dry (of a short row a thread has one window in the engine).
+- Then messages grow until the threads together hold twice the windows that the engines decode at once, so that
+  these never run dry (of a short row a thread has one window in the engine, and of a message, in the mean, no more than
+  two thirds of its rows: it takes the next one when the last row is done).
 - They grow further, to 64 rows, as far as each thread gets eight of them and they stay below about 60 s of audio.
   A row's length is known from its ``end_s`` and from a column ``duration``; the others count as the rows that are
   answered so far did on average.
@@ -27,7 +28,7 @@ MOST_SECONDS = 60.0
 #: A thread gets so many large messages of a job: the last ones do not wait behind one worker's hoard.
 MESSAGES_A_THREAD = 8
 #: Windows that the threads hold, for each that the engines decode at once.
-FULL = 1.5
+FULL = 2.0
 #: Whisper's window. Messages of longer rows need not have several to fill the engine.
 WINDOW_SECONDS = 30.0
 #: Rows between sent and journaled: two messages for each thread, within these bounds. A row takes Redis about half a

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.chunks import MOST_WINDOW_ROWS, Chunk, ChunkLimits, window_rows_for
+from producer.chunks import FULL, MOST_WINDOW_ROWS, Chunk, ChunkLimits, window_rows_for
 from workers.messages import (
     MAX_MESSAGE_BYTES,
     MAX_PROMPT_CHARACTERS,
@@ -45,7 +45,7 @@ def test_chunks_leave_work_for_every_thread(rows: int, present: list[Presence]) 
     seats = sum(one.max_num_seqs for one in present) or 16
     assert 1 <= size <= 64
     assert size == 1 or rows >= threads * size, "every thread gets a message"
-    if size > math.ceil(1.5 * seats / threads):
+    if size > math.ceil(FULL * seats / threads):
         assert rows >= 8 * threads * size, "large ones leave several to every thread"
 
 
@@ -54,7 +54,8 @@ def test_the_engines_are_full_as_soon_as_there_are_rows(rows: int, count: int, t
     # Given: workers as they come, with fewer threads than windows that their engines decode at once.
     seats = round(threads * ratio)
     size = ChunkLimits.of(rows, [worker(threads, seats)] * count).rows
-    assert count * threads * size >= min(rows - count * threads, 1.5 * count * seats)
+    at_once = min(rows, MOST_WINDOW_ROWS)
+    assert count * threads * size >= min(at_once - count * threads, FULL * count * seats)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_the_engines_are_full_as_soon_as_there_are_rows(rows: int, count: int, t
         (8 * 64, [worker(64, 128)] * 4, 2),
         (10_000, [worker(64, 128)] * 4, 4),
         (10**6, [worker(64, 128)], 64),
-        (10**7, [worker(64, 128)] * 100, 3),
+        (10**7, [worker(64, 128)] * 100, 4),
         (10**6, [], 64),
     ],
 )
@@ -85,8 +86,8 @@ def test_messages_are_small_enough_for_a_users_own_window(rows: int, present: li
 
 def test_long_rows_make_small_messages_but_no_idle_engine() -> None:
     assert ChunkLimits.of(10**6, [worker(8, 8)]).seconds == 60
-    # One thread that has to fill an engine of eight windows may have twelve of them.
-    assert ChunkLimits.of(10**6, [worker(1, 8)]).seconds == 360
+    # One thread that has to fill an engine of eight windows may have sixteen of them.
+    assert ChunkLimits.of(10**6, [worker(1, 8)]).seconds == 480
 
 
 @given(st.integers(1, 10**8), workers)
@@ -96,7 +97,7 @@ def test_the_window_has_room_for_all_threads_twice(rows: int, present: list[Pres
     threads = sum(one.threads for one in present) or 8
     assert 2000 <= window_rows <= MOST_WINDOW_ROWS
     assert window_rows >= min(2 * threads * limits.rows, MOST_WINDOW_ROWS)
-    fill = math.ceil(1.5 * (sum(one.max_num_seqs for one in present) or 16) / threads)
+    fill = math.ceil(FULL * (sum(one.max_num_seqs for one in present) or 16) / threads)
     assert limits.rows <= fill or window_rows >= 2 * threads * limits.rows, "large messages never close it"
 
 
