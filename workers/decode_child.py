@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from workers.decode_wire import REQUEST
+from workers.device import CPU_MALLOC
 
 REAP_SECONDS = 2.0
 
@@ -28,6 +29,8 @@ class DecodeChild:
         # Not multiprocessing.Process: that would import the worker's main module again. Descriptors are closed on
         # exec, so a child holds its own end only and sees end-of-file when the worker is gone.
         command = [sys.executable, "-m", "workers.decode_process", str(theirs.fileno()), str(os.getpid())]
+        # What a worker sets for its engine would have this process keep whatever a recording took.
+        kept = {name: value for name, value in os.environ.items() if name not in CPU_MALLOC}
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         with theirs:
             self._process = subprocess.Popen(
@@ -35,7 +38,7 @@ class DecodeChild:
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env={**os.environ, **threads},
+                env={**kept, **threads},
             )
 
     def request(self, wanted: Mapping[str, Any]) -> None:

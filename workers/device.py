@@ -16,6 +16,10 @@ Device = Literal["cpu", "cuda"]
 
 #: Of a CPU engine: windows decoded together, and encoded in one step, where more than one gains nothing.
 CPU_SEQS, CPU_ENCODE_BATCH = 8, 1
+#: glibc's malloc in a CPU engine's processes keeps the large blocks of one step for the next. By itself it gives them
+#: back, and the kernel clears them anew: an eighth of whisper-base's encoding (mallopt(3): M_MMAP_THRESHOLD, the most
+#: it takes, and M_TRIM_THRESHOLD, in bytes).
+CPU_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 #: GB of large-v3 on a GPU, the largest of the models (float16): its weights; what vLLM needs beside weights and cache
 #: (activations, CUDA graphs; an estimate); the cache of one window (32 layers, 1500 + 448 positions, 1280 wide, keys
 #: and values). Other models take less, so what fits large-v3 fits them.

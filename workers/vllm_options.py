@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from workers.device import Device, batch, cpu_binding, cpu_dtype, device_kind, usable_cores
+from workers.device import CPU_MALLOC, Device, batch, cpu_binding, cpu_dtype, device_kind, usable_cores
 from workers.settings import Settings
 
 #: Which of its two model runners vLLM takes on a GPU: each has its own kind of logits processor.
@@ -33,6 +33,7 @@ def prepare_environment(settings: Settings, device: Device) -> None:
         binding = settings.cpu_threads_bind or cpu_binding(usable_cores(), settings.tensor_parallel_size)
         defaults["VLLM_CPU_OMP_THREADS_BIND"] = binding
         defaults["VLLM_CPU_KVCACHE_SPACE"] = str(settings.cpu_kv_cache_gib)
+        defaults |= CPU_MALLOC
     else:
         # vLLM 0.26 to 0.30 have no custom logits processors in the V2 runner, and no GPU has run ours in it yet.
         defaults[RUNNER] = "0"
@@ -60,6 +61,9 @@ def engine_arguments(path_or_id: str, settings: Settings) -> dict[str, Any]:
         "enforce_eager": settings.enforce_eager if settings.enforce_eager is not None else device == "cpu",
         "scheduling_policy": "priority",
         "limit_mm_per_prompt": {"audio": 1},
+        # It would keep the features of some 4,000 windows, 4 GiB, for a second hearing that costs 2 ms to prepare; and
+        # its two sides lose step with each other where several threads ask.
+        "mm_processor_cache_gb": 0,
         "logits_processors": [logits_processor()],
         "disable_log_stats": True,
     }

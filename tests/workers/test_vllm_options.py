@@ -1,0 +1,63 @@
+"""What vLLM is told before it is imported, and who else must not hear it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from workers.audio import AudioLimits
+from workers.decode_child import DecodeChild
+from workers.device import CPU_MALLOC, Device
+from workers.settings import load_settings
+from workers.vllm_options import prepare_environment
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is set in the test is not set after it."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    for name in CPU_MALLOC:
+        os.environ.pop(name, None)
+
+
+@pytest.mark.usefixtures("clean_environment")
+@pytest.mark.parametrize(("device", "expected"), [("cpu", CPU_MALLOC), ("cuda", {})])
+def test_a_cpu_engine_keeps_the_memory_of_its_steps(device: Device, expected: dict[str, str]) -> None:
+    prepare_environment(load_settings(), device)
+
+    assert {name: value for name, value in os.environ.items() if name in CPU_MALLOC} == expected
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_what_the_user_has_set_stays() -> None:
+    os.environ["MALLOC_TRIM_THRESHOLD_"] = "1000000"
+
+    prepare_environment(load_settings(), "cpu")
+
+    assert os.environ["MALLOC_TRIM_THRESHOLD_"] == "1000000"
+
+
+def test_decode_processes_give_memory_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Given a decode process that tells its environment, and ends.
+    python, told = tmp_path / "python", tmp_path / "environment"
+    python.write_text(f"#!/bin/sh\nenv > {told}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    for name, value in CPU_MALLOC.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")  # the user's own
+
+    child = DecodeChild(asdict(AudioLimits.from_settings(load_settings())))
+    try:
+        assert child.cause_of_death() == "exit code 0"
+    finally:
+        child.kill()
+        child.release()
+
+    names = {line.partition("=")[0] for line in told.read_text().splitlines()}
+    assert not names & set(CPU_MALLOC)
+    assert "MALLOC_ARENA_MAX" in names
