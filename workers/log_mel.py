@@ -1,4 +1,4 @@
-"""Log-mel features of a window, as Whisper's feature extractor makes them, at a fifth of the cost for short windows.
+"""Log-mel features of a window, as Whisper's feature extractor makes them, at less cost the shorter the window.
 
 A window is padded to 30 s with silence. The frames of the padding are all alike, so only those that hear samples are
 computed: seven seconds of speech cost 2 ms of processor time instead of 13 (Hugging Face's extractor, one thread).

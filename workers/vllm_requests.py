@@ -60,23 +60,32 @@ class Inputs:
     def __init__(self, llm: Any, ids: list[int]) -> None:
         """``llm``: the loaded engine; ``ids``: any decoder prompt."""
         import numpy as np
+        import torch
         from vllm.renderers.inputs.preprocess import parse_model_prompt
 
         noise = np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE_HZ).astype(np.float32)
         prompt = parse_model_prompt(llm.model_config, prompt_of(WindowRequest(noise, "transcribe"), ids))
         (self._template,) = llm.renderer.render_cmpl([prompt])
         ((self._features, field),) = self._template["decoder_prompt"]["mm_kwargs"]["audio"][0].items()
-        self._log_mel = LogMel(llm.renderer.get_mm_processor().info.get_feature_extractor().mel_filters)
-        ours = self._log_mel(noise)
-        if ours.shape != field.data.shape or float((ours - field.data).abs().max()) > MOST_DIFFERENCE:
-            raise ModelLoadError("the model wants features (preprocessor_config.json) that are not Whisper's log-mel")
+        #: The model's own: vLLM's renderer rounds features to it.
+        self._dtype = field.data.dtype
+        refused = ModelLoadError("the model wants features (preprocessor_config.json) that are not Whisper's log-mel")
+        try:
+            self._log_mel = LogMel(llm.renderer.get_mm_processor().info.get_feature_extractor().mel_filters)
+        except ValueError:
+            raise refused from None
+        ours, theirs = self._log_mel(noise).to(self._dtype), field.data
+        # Beyond the difference, the nearest of two neighbours may be either; features are below 2.
+        most = MOST_DIFFERENCE + 2 * torch.finfo(self._dtype).eps
+        if ours.shape != theirs.shape or float((ours - theirs).abs().max()) > most:
+            raise refused
 
     def of(self, request: WindowRequest, ids: list[int]) -> dict[str, Any]:
         """A window, with the decoder prompt ``ids``, as `AsyncLLM.generate` takes it."""
         decoder = self._template["decoder_prompt"]
         items = decoder["mm_kwargs"]
         (item,) = items["audio"]
-        field = dataclasses.replace(item[self._features], data=self._log_mel(request.samples))
+        field = dataclasses.replace(item[self._features], data=self._log_mel(request.samples).to(self._dtype))
         own = {
             # Not to be prepended by a start-of-transcript, which vLLM's renderer does to a prompt without one.
             "prompt_token_ids": list(ids),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import WhisperFeatureExtractor
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.renderers import renderer_from_config
 from vllm.renderers.inputs.preprocess import parse_model_prompt
@@ -23,10 +24,10 @@ IDS = [50_258, 50_259, 50_359]
 SPEECH = np.random.default_rng(1).normal(0, 0.1, 3 * SAMPLE_RATE_HZ).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def llm() -> Any:
-    """The part of a loaded engine that makes inputs: no processes, no weights."""
-    settings = load_settings()
+@pytest.fixture(scope="module", params=["float32", "bfloat16", "float16"])
+def llm(request: pytest.FixtureRequest) -> Any:
+    """The part of a loaded engine that makes inputs: no processes, no weights. A GPU's model is in 16 bits."""
+    settings = load_settings(dtype=request.param)
     arguments = engine_arguments(resolve_model(BUNDLED, "cpu", settings.model_cache).path_or_id, settings)
     config = AsyncEngineArgs(**arguments, kv_cache_memory_bytes=2**28).create_engine_config()
     return SimpleNamespace(model_config=config.model_config, renderer=renderer_from_config(config))
@@ -44,7 +45,9 @@ def test_a_window_is_what_the_renderer_makes_of_it(llm: Any) -> None:
 
     ours = Inputs(llm, [50_258]).of(request, IDS)
 
-    torch.testing.assert_close(features(ours), features(theirs), rtol=0, atol=1e-5)
+    dtype = llm.model_config.dtype
+    assert features(ours).dtype == features(theirs).dtype == dtype
+    torch.testing.assert_close(features(ours), features(theirs), rtol=0, atol=1e-5 + 2 * torch.finfo(dtype).eps)
     assert ours.keys() == theirs.keys()
     assert ours["encoder_prompt"] == theirs["encoder_prompt"]
     own, other = ours["decoder_prompt"], theirs["decoder_prompt"]
@@ -76,10 +79,20 @@ def test_a_model_with_other_features_is_refused(llm: Any, monkeypatch: pytest.Mo
 
     def rendered(prompts: Any) -> Any:
         (one,) = render(prompts)
-        features(one).mul_(1.01)
+        features(one).mul_(1.1)
         return [one]
 
     monkeypatch.setattr(llm.renderer, "render_cmpl", rendered)
+
+    with pytest.raises(ModelLoadError, match="that are not Whisper"):
+        Inputs(llm, [50_258])
+
+
+def test_a_model_with_another_transform_is_refused(llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    extractor = llm.renderer.get_mm_processor().info.get_feature_extractor()
+    other = WhisperFeatureExtractor(n_fft=512)
+    monkeypatch.setattr(extractor, "n_fft", other.n_fft)
+    monkeypatch.setattr(extractor, "mel_filters", other.mel_filters)
 
     with pytest.raises(ModelLoadError, match="that are not Whisper"):
         Inputs(llm, [50_258])
