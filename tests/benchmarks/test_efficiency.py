@@ -74,12 +74,12 @@ def test_wrong_words_are_counted_over_all_clips_that_have_a_reference_in_words()
 
 
 def test_fleet_and_bare_engine_get_the_same_settings(monkeypatch) -> None:
-    for name, value in EngineChoice(16, "int8").environment.items():
+    for name, value in EngineChoice(16, "int8", "bfloat16").environment.items():
         monkeypatch.setenv(name, value)
 
     settings = Settings()
 
-    assert (settings.model, settings.dtype, settings.max_num_seqs) == ("whisper-base", "float32", 16)
+    assert (settings.model, settings.dtype, settings.max_num_seqs) == ("whisper-base", "bfloat16", 16)
     assert settings.quantization == "int8"
 
 

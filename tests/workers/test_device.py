@@ -100,12 +100,19 @@ def test_what_is_set_wins_over_the_devices_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "dtype"),
-    [("fpu avx512f avx512_bf16", "float32"), ("fpu amx_bf16 amx_tile avx512_bf16", "bfloat16"), ("", "float32")],
+    ("vendor", "flags", "dtype"),
+    [
+        ("GenuineIntel", "fpu avx512f avx512_bf16", "float32"),
+        ("GenuineIntel", "fpu amx_bf16 amx_tile avx512_bf16", "bfloat16"),
+        ("AuthenticAMD", "fpu avx512f avx512_bf16", "bfloat16"),
+        ("AuthenticAMD", "fpu avx2", "float32"),
+        ("GenuineIntel", "", "float32"),
+    ],
 )
-def test_cpu_computes_in_what_it_is_fast_at(tmp_path: Path, flags: str, dtype: str) -> None:
+def test_cpu_computes_in_what_it_is_fast_at(tmp_path: Path, vendor: str, flags: str, dtype: str) -> None:
     cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    core = f"processor\t: 0\nvendor_id\t: {vendor}\nmodel name\t: {vendor} CPU @ 2.60GHz\nflags\t\t: {flags}\n\n"
+    cpuinfo.write_text(2 * core)
     assert cpu_dtype(cpuinfo) == dtype
 
 
