@@ -4,7 +4,7 @@ Pairs of runs over the same clips, in turn. ``bare``: one `LLM.generate` over th
 worker's engine arguments, sampling and decode rules; reading the files and voice activity are outside its clock,
 log-mel is inside. ``fleet``: a job on a worker that is ready; files, voice activity, retries, journal and merge count.
 Each pair hears the clips in an order of its own: a job that ends with a hard clip waits for its retries. An engine is
-as fast as its start was lucky (by 5 %), so all are started anew after every second pair, and each does a few clips
+as fast as its start was lucky (by 5 %), so all are started anew after three pairs, and each does a few clips
 before its first clock. With ``--workers N`` the fleet has N workers that share the cores out among them, and a third
 system takes its turn: ``bare apart``, N bare engines on the same shares, with every Nth clip each.
 faster-whisper (int8, all cores) runs once, at the end, over every third clip. Start-up is in no figure. The words
@@ -46,7 +46,7 @@ ASTERISK_WORDS = 1000
 #: As faster-whisper's weights and activations.
 QUANTIZATION: Quantization = "int8"
 #: Pairs that share one start of the engines, and the clips that each engine hears before them.
-PAIRS_PER_START, WARM_UP_CLIPS = 2, 16
+PAIRS_PER_START, WARM_UP_CLIPS = 3, 16
 #: Of so many clips faster-whisper hears one: all would take it as long as two of the five pairs.
 BASELINE_STRIDE = 3
 #: Least speed of the fleet, as a multiple of the other's.
