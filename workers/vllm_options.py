@@ -15,6 +15,8 @@ from workers.settings import Settings
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 #: Encoder positions of one window; vLLM's budget per step counts them (vLLM `encoder_cache_manager.py`).
 ENCODER_POSITIONS = 1500
+#: A CPU engine's executor, as vLLM finds it.
+CPU_EXECUTOR = "workers.quiet_executor.QuietExecutor"
 
 
 def prepare_environment(settings: Settings, device: Device) -> None:
@@ -55,6 +57,7 @@ def engine_arguments(path_or_id: str, settings: Settings) -> dict[str, Any]:
         "model": path_or_id,
         "dtype": cpu_dtype() if settings.dtype == "auto" and device == "cpu" else settings.dtype,
         "tensor_parallel_size": settings.tensor_parallel_size,
+        "distributed_executor_backend": CPU_EXECUTOR if device == "cpu" else None,  # None: vLLM's choice
         "gpu_memory_utilization": settings.gpu_memory_utilization,
         "max_num_seqs": windows.max_num_seqs,
         "max_num_batched_tokens": ENCODER_POSITIONS * windows.encode_batch,
