@@ -103,10 +103,12 @@ def test_demo_leaves_no_socket_or_folder_behind(demo: Outcome) -> None:
     assert demo.left == []
 
 
-def test_two_tensor_parallel_ranks_hear_the_same(demo: Outcome, tmp_path: Path) -> None:
+def test_two_tensor_parallel_ranks_hear_nearly_the_same(demo: Outcome, tmp_path: Path) -> None:
     both = run_demo(tmp_path, "--tensor-parallel-size", "2")
     assert both.left == []
-    assert [row["transcription"] for row in both.rows] == [row["transcription"] for row in demo.rows]
+    # Sums over two ranks are rounded on their own: in bfloat16 that decides between words that are as likely.
+    texts = [[row["transcription"] for row in outcome.rows] for outcome in (demo, both)]
+    assert word_error_rate(*texts) < 0.1
 
 
 def test_eight_bit_layers_hear_nearly_the_same(demo: Outcome, tmp_path: Path) -> None:

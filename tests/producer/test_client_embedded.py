@@ -29,7 +29,8 @@ def workers_of(before: set[int]) -> list[psutil.Process]:
     for pid in own_processes() - before:
         with contextlib.suppress(psutil.Error):  # it ends just now
             process = psutil.Process(pid)
-            if "worker1@%h" in process.cmdline():
+            # Celery names it anew, and may have no room for its arguments then.
+            if any("worker1@" in word for word in process.cmdline()):
                 found.append(process)
     return found
 
