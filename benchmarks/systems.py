@@ -28,7 +28,7 @@ from producer.display import Display
 from producer.embedded import EmbeddedFleet, end, start_guarded
 from producer.job import JobSpec, open_job
 from producer.run import RunOptions, reach, run_job
-from workers.device import CPU_SEQS, cpu_dtype
+from workers.device import CPU_SEQS, default_dtype
 from workers.models import BUNDLED, Quantization
 from workers.settings import Settings, load_settings
 
@@ -74,11 +74,11 @@ class GroupRun:
 
 @dataclass(frozen=True, slots=True)
 class EngineChoice:
-    """What the fleet's engine and the bare one have in common: by default what a worker takes on this machine's CPU."""
+    """What the fleet's engine and the bare one have in common: by default what a worker takes on this machine."""
 
     max_num_seqs: int = CPU_SEQS
     quantization: Quantization = "none"
-    dtype: str = field(default_factory=cpu_dtype)
+    dtype: str = field(default_factory=default_dtype)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -83,6 +83,11 @@ def cpu_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> Literal["bfloat16", "flo
     return "bfloat16" if "amx_bf16" in flags or (amd and "avx512_bf16" in flags) else "float32"
 
 
+def default_dtype() -> Literal["auto", "bfloat16", "float32"]:
+    """What vLLM is told to compute in where nothing is set; ``auto``: as the checkpoint says."""
+    return cpu_dtype() if device_kind() == "cpu" else "auto"
+
+
 def usable_cores() -> list[int]:
     """The cores that this process may run on."""
     return sorted(os.sched_getaffinity(0))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from workers.device import CPU_MALLOC, Device, batch, cpu_binding, cpu_dtype, device_kind, usable_cores
+from workers.device import CPU_MALLOC, Device, batch, cpu_binding, default_dtype, device_kind, usable_cores
 from workers.settings import Settings
 
 #: Which of its two model runners vLLM takes on a GPU: each has its own kind of logits processor.
@@ -55,7 +55,7 @@ def engine_arguments(path_or_id: str, settings: Settings) -> dict[str, Any]:
     device, windows = device_kind(), batch(settings)
     return {
         "model": path_or_id,
-        "dtype": cpu_dtype() if settings.dtype == "auto" and device == "cpu" else settings.dtype,
+        "dtype": default_dtype() if settings.dtype == "auto" else settings.dtype,
         "tensor_parallel_size": settings.tensor_parallel_size,
         "distributed_executor_backend": CPU_EXECUTOR if device == "cpu" else None,  # None: vLLM's choice
         "gpu_memory_utilization": settings.gpu_memory_utilization,

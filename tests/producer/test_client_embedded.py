@@ -29,7 +29,7 @@ def workers_of(before: set[int]) -> list[psutil.Process]:
     for pid in own_processes() - before:
         with contextlib.suppress(psutil.Error):  # it ends just now
             process = psutil.Process(pid)
-            # Celery names it anew, and may have no room for its arguments then.
+            # Celery gives it a name with its arguments in it: one word or several, by the length of Python's path.
             if any("worker1@" in word for word in process.cmdline()):
                 found.append(process)
     return found
