@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,15 +90,11 @@ def main(
         work = Path(temporary)
         for first in range(0, rounds, PAIRS_PER_START):
             with loaded(chosen, work / f"start-{first}", engine, workers) as systems:
-                for turn in range(first, min(first + PAIRS_PER_START, rounds)):
-                    order = shuffled(len(chosen), turn)
-                    for system in systems.names if turn % 2 == 0 else reversed(systems.names):
-                        if system in systems.bare:
-                            note(system, generate(systems.bare[system], order))
-                        else:
-                            heard = systems.fleet.run([chosen[place] for place in order])
-                            note(system, heard.wall_seconds)
-                            wrong_words[system] = word_error_rate(fewer, heard.answers)
+                turns = range(first, min(first + PAIRS_PER_START, rounds))
+                for system, wall_seconds, answers in pairs(systems, chosen, turns):
+                    note(system, wall_seconds)
+                    if answers:
+                        wrong_words[system] = word_error_rate(fewer, answers)
                 windows = systems.bare["bare"][0].windows
         whisper = run_baseline("faster-whisper", {"all": fewer}, work, engine)["all"]
         note("faster-whisper", whisper.wall_seconds, whisper.audio_seconds)
@@ -144,6 +140,20 @@ def loaded(clips: Sequence[corpus.Clip], work: Path, engine: EngineChoice, worke
         for engines in bare.values():
             generate(engines, few)
         yield Systems(running, bare)
+
+
+def pairs(
+    systems: Systems, clips: Sequence[corpus.Clip], turns: Iterable[int]
+) -> Iterator[tuple[str, float, Mapping[str, Answer]]]:
+    """Each system's turn at the clips: its name, its seconds, and its answers, which a bare engine does not give."""
+    for turn in turns:
+        order = shuffled(len(clips), turn)
+        for system in systems.names if turn % 2 == 0 else reversed(systems.names):
+            if system in systems.bare:
+                yield system, generate(systems.bare[system], order), {}
+            else:
+                heard = systems.fleet.run([clips[place] for place in order])
+                yield system, heard.wall_seconds, heard.answers
 
 
 def shuffled(count: int, turn: int) -> list[int]:
