@@ -49,6 +49,9 @@ def create_app(config: Settings, *, set_as_current: bool = True) -> Celery:
         # Every `interval` x `throttle` seconds a worker gives out again what silent workers held.
         "unacked_restore_interval": config.restore_seconds,
         "unacked_restore_throttle": 1,
+        # One worker at a time does so, under a lock. Killed in those milliseconds, it would keep all others from it for
+        # kombu's five minutes. Two at once do no harm: each message is given out in a transaction.
+        "unacked_mutex_expire": max(1.0, config.restore_seconds),
         "priority_steps": [PRIORITY_INTERACTIVE, PRIORITY_BULK],
         "sep": ":",  # the bulk list of the queue `transcribe` is `transcribe:5`
         "queue_order_strategy": "round_robin",

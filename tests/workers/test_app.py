@@ -99,6 +99,7 @@ def test_own_settings_reach_celery() -> None:
     transport = conf.broker_transport_options
     assert (transport["visibility_timeout"], transport["unacked_restore_interval"]) == (7, 3)
     assert transport["unacked_restore_throttle"] == 1
+    assert transport["unacked_mutex_expire"] == 3
     assert transport["priority_steps"] == [PRIORITY_INTERACTIVE, PRIORITY_BULK]
     assert conf.broker_url == conf.result_backend == "redis://:pw@h:1/2"
     assert "global_keyprefix" not in transport, "foreign clients do not know it"

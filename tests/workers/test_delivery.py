@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 from celery.result import AsyncResult
+from kombu.transport.redis import Mutex
 
 from fleet import Fleet, wait_for
 from workers import keys
@@ -113,6 +114,29 @@ def test_rows_of_a_killed_worker_run_elsewhere_and_answered_ones_not_again(poiso
     left = poisonous.fleet.redis.keys("whisper:task:*")
     assert {poisonous.fleet.redis.get(key) for key in left} == {b"done"}
     assert all(0 < poisonous.fleet.redis.ttl(key) <= 120 for key in left)
+
+
+def test_worker_that_is_killed_while_it_gives_messages_out_again_holds_up_no_other(poisonous: Poisonous) -> None:
+    # Given a worker that dies with a message, and with the lock under which messages are given out again
+    first = poisonous.start_worker()
+    poisonous.send("job", "slow one")
+    wait_for(lambda: len(poisonous.runs()) == 1, DEADLINE_SECONDS)
+    kill(first)
+    poisonous.fleet.workers.remove(first)
+    settings = load_settings(redis_url=poisonous.fleet.url, restore_seconds=float(QUICK["WHISPER_RESTORE_SECONDS"]))
+    with create_app(settings, set_as_current=False).connection_for_read() as connection:
+        channel = connection.default_channel
+        held = Mutex(channel.client, channel.unacked_mutex_key, channel.unacked_mutex_expire)
+        held.__enter__()
+        assert poisonous.fleet.redis.exists("unacked_mutex")
+
+        # When another one is there
+        poisonous.go()
+        poisonous.start_worker()
+
+        # Then the lock is no matter for long
+        wait_for(lambda: len(poisonous.rows("job")) == 1 and poisonous.idle(), DEADLINE_SECONDS)
+        held.__exit__(None, None, None)
 
 
 def test_record_that_kills_its_workers_is_quarantined_and_nothing_else(poisonous: Poisonous) -> None:
