@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -138,7 +138,11 @@ def test_without_a_word_on_the_cpu_it_is_float32(tmp_path: Path) -> None:
     assert cpu_dtype(tmp_path / "none") == "float32"
 
 
-KERNELS = pytest.mark.skipif(find_spec("zentorch") is None, reason="AMD's kernels are for Linux on x86-64")
+#: Not where the package is missing: then these have to fail.
+KERNELS = pytest.mark.skipif(
+    device_kind() != "cpu" or sys.platform != "linux" or platform.machine() != "x86_64",
+    reason="AMD's kernels are for Linux on x86-64, beside vLLM's CPU build",
+)
 
 
 @KERNELS
@@ -165,9 +169,14 @@ def test_float16_is_left_to_vllm_elsewhere(tmp_path: Path, vendor: str, flags: s
 
 
 @KERNELS
-def test_amds_kernels_load_with_this_torch() -> None:
-    """vLLM does without them when they do not, and says so in a log that nobody reads."""
-    asked = "import zentorch, torch; print(hasattr(torch.ops.zentorch, 'zentorch_sdpa'))"
+def test_amds_kernels_load_and_vllm_takes_them_where_they_are_for() -> None:
+    """vLLM does without them when they do not load, and says so in a log that nobody reads."""
+    asked = (
+        "import torch, zentorch; from vllm.platforms import current_platform;"
+        "print(hasattr(torch.ops.zentorch, 'zentorch_sdpa'), current_platform.is_zen_cpu())"
+    )
     said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, timeout=120)
 
-    assert said.stdout.strip() == "True", said.stderr
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    amd = "AuthenticAMD" in cpuinfo and "avx512" in cpuinfo
+    assert said.stdout.split() == ["True", str(amd)], said.stderr
