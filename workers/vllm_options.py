@@ -8,16 +8,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from workers.device import (
-    CPU_MALLOC,
-    Device,
-    batch,
-    check_cpu_dtype,
-    cpu_binding,
-    default_dtype,
-    device_kind,
-    usable_cores,
-)
+from workers.device import CPU_MALLOC, Device, batch, cpu_binding, device_kind, usable_cores
+from workers.dtype import engine_dtype
 from workers.settings import Settings
 
 #: Which of its two model runners vLLM takes on a GPU: each has its own kind of logits processor.
@@ -62,11 +54,9 @@ def logits_processor() -> str:
 def engine_arguments(path_or_id: str, settings: Settings) -> dict[str, Any]:
     """`AsyncEngineArgs` for a model. Raises ModelLoadError for what this device cannot do."""
     device, windows = device_kind(), batch(settings)
-    if device == "cpu":
-        check_cpu_dtype(settings.dtype)
     return {
         "model": path_or_id,
-        "dtype": default_dtype() if settings.dtype == "auto" else settings.dtype,
+        "dtype": engine_dtype(settings.dtype),
         "tensor_parallel_size": settings.tensor_parallel_size,
         "distributed_executor_backend": CPU_EXECUTOR if device == "cpu" else None,  # None: vLLM's choice
         "gpu_memory_utilization": settings.gpu_memory_utilization,

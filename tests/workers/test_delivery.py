@@ -126,17 +126,15 @@ def test_worker_that_is_killed_while_it_gives_messages_out_again_holds_up_no_oth
     settings = load_settings(redis_url=poisonous.fleet.url, restore_seconds=float(QUICK["WHISPER_RESTORE_SECONDS"]))
     with create_app(settings, set_as_current=False).connection_for_read() as connection:
         channel = connection.default_channel
-        held = Mutex(channel.client, channel.unacked_mutex_key, channel.unacked_mutex_expire)
-        held.__enter__()
-        assert poisonous.fleet.redis.exists("unacked_mutex")
+        with Mutex(channel.client, channel.unacked_mutex_key, channel.unacked_mutex_expire):
+            assert poisonous.fleet.redis.exists("unacked_mutex")
 
-        # When another one is there
-        poisonous.go()
-        poisonous.start_worker()
+            # When another one is there
+            poisonous.go()
+            poisonous.start_worker()
 
-        # Then the lock is no matter for long
-        wait_for(lambda: len(poisonous.rows("job")) == 1 and poisonous.idle(), DEADLINE_SECONDS)
-        held.__exit__(None, None, None)
+            # Then the lock is no matter for long
+            wait_for(lambda: len(poisonous.rows("job")) == 1 and poisonous.idle(), DEADLINE_SECONDS)
 
 
 def test_record_that_kills_its_workers_is_quarantined_and_nothing_else(poisonous: Poisonous) -> None:

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
-import sys
 from importlib import metadata
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.device import (
-    MOST_SEQS,
-    Batch,
-    batch,
-    check_cpu_dtype,
-    cpu_binding,
-    cpu_dtype,
-    device_kind,
-    gpu_batch,
-    usable_cores,
-)
+from workers.device import MOST_SEQS, Batch, batch, cpu_binding, device_kind, gpu_batch, usable_cores
 from workers.errors import ModelLoadError
 from workers.settings import load_settings
 
@@ -110,73 +96,3 @@ def test_what_is_set_wins_over_the_devices_default() -> None:
     assert batch(load_settings(encode_batch=2)).encode_batch == 2
     if device_kind() == "cpu":
         assert batch(load_settings()) == Batch(8, 1)
-
-
-@pytest.mark.parametrize(
-    ("vendor", "flags", "dtype"),
-    [
-        ("GenuineIntel", "fpu avx512f avx512_bf16", "float32"),
-        ("GenuineIntel", "fpu amx_bf16 amx_tile avx512_bf16", "bfloat16"),
-        ("AuthenticAMD", "fpu avx512f avx512_bf16", "bfloat16"),
-        ("AuthenticAMD", "fpu avx2", "float32"),
-        ("GenuineIntel", "", "float32"),
-    ],
-)
-def test_cpu_computes_in_what_it_is_fast_at(tmp_path: Path, vendor: str, flags: str, dtype: str) -> None:
-    assert cpu_dtype(written(tmp_path, vendor, flags)) == dtype
-
-
-def written(folder: Path, vendor: str, flags: str) -> Path:
-    """What Linux says of two such cores."""
-    cpuinfo = folder / "cpuinfo"
-    core = f"processor\t: 0\nvendor_id\t: {vendor}\nmodel name\t: {vendor} CPU @ 2.60GHz\nflags\t\t: {flags}\n\n"
-    cpuinfo.write_text(2 * core)
-    return cpuinfo
-
-
-def test_without_a_word_on_the_cpu_it_is_float32(tmp_path: Path) -> None:
-    assert cpu_dtype(tmp_path / "none") == "float32"
-
-
-#: Not where the package is missing: then these have to fail.
-KERNELS = pytest.mark.skipif(
-    device_kind() != "cpu" or sys.platform != "linux" or platform.machine() != "x86_64",
-    reason="AMD's kernels are for Linux on x86-64, beside vLLM's CPU build",
-)
-
-
-@KERNELS
-def test_float16_is_refused_in_one_line_where_amds_kernels_would_fail(tmp_path: Path) -> None:
-    zen4 = written(tmp_path, "AuthenticAMD", "fpu avx512f avx512_bf16")
-
-    with pytest.raises(ModelLoadError, match="set WHISPER_DTYPE to auto, bfloat16 or float32"):
-        check_cpu_dtype("float16", zen4)
-
-    for dtype in ("auto", "bfloat16", "float32"):
-        check_cpu_dtype(dtype, zen4)
-
-
-@pytest.mark.parametrize(
-    ("vendor", "flags"),
-    [
-        ("GenuineIntel", "fpu avx512f avx512_bf16"),
-        ("AuthenticAMD", "fpu avx2"),
-        ("AuthenticAMD", "fpu avx512f avx512_bf16 avx512_fp16"),
-    ],
-)
-def test_float16_is_left_to_vllm_elsewhere(tmp_path: Path, vendor: str, flags: str) -> None:
-    check_cpu_dtype("float16", written(tmp_path, vendor, flags))
-
-
-@KERNELS
-def test_amds_kernels_load_and_vllm_takes_them_where_they_are_for() -> None:
-    """vLLM does without them when they do not load, and says so in a log that nobody reads."""
-    asked = (
-        "import torch, zentorch; from vllm.platforms import current_platform;"
-        "print(hasattr(torch.ops.zentorch, 'zentorch_sdpa'), current_platform.is_zen_cpu())"
-    )
-    said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, timeout=120)
-
-    cpuinfo = Path("/proc/cpuinfo").read_text()
-    amd = "AuthenticAMD" in cpuinfo and "avx512" in cpuinfo
-    assert said.stdout.split() == ["True", str(amd)], said.stderr
