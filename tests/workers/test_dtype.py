@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from workers.device import device_kind
-from workers.dtype import check_cpu_dtype, cpu_dtype
+from workers.dtype import check_cpu_dtype, cpu_dtype, engine_dtype
 from workers.errors import ModelLoadError
 
 #: Not where the package is missing: then these have to fail.
@@ -55,6 +55,15 @@ def test_float16_is_refused_in_one_line_where_amds_kernels_would_fail(tmp_path: 
 
     for dtype in ("auto", "bfloat16", "float32"):
         check_cpu_dtype(dtype, zen4)
+
+
+@KERNELS
+def test_an_engine_is_told_what_is_set_or_else_what_its_cpu_is_fast_at(tmp_path: Path) -> None:
+    zen4 = written(tmp_path, "AuthenticAMD", "fpu avx512f avx512_bf16")
+
+    assert [engine_dtype(wanted, zen4) for wanted in ("auto", "bfloat16", "float32")] == ["bfloat16"] * 2 + ["float32"]
+    with pytest.raises(ModelLoadError, match="zentorch"):
+        engine_dtype("float16", zen4)
 
 
 @pytest.mark.parametrize(
