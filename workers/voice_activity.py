@@ -1,40 +1,22 @@
 """Speech or not, 31 times a second: Silero's model, fed as the audio comes.
 
-The model is the ONNX file that faster-whisper ships (Silero VAD 6, MIT): it takes any number of frames in one call, 30
-times faster than the one-frame-per-call builds. Only that file is used; the package itself is not imported.
+The model takes any number of frames in one call, 30 times faster than the one-frame-per-call builds (`workers.silero`).
 """
 
 from __future__ import annotations
 
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from workers.audio import FRAME_SAMPLES
+from workers.silero import CONTEXT_SAMPLES, Floats, model_bytes
 
-#: Samples of the frame before that the model wants in front of each frame (Silero, at 16 kHz).
-CONTEXT_SAMPLES = 64
 #: Size of each of the model's two state vectors.
 STATE_SIZE = 128
 #: Most frames per call: a bound on memory, ten minutes of audio.
 BATCH_FRAMES = 18_750
-
-Floats = npt.NDArray[np.float32]
-
-
-@cache
-def model_path() -> Path:
-    """Where the model file is. Raises FileNotFoundError that names the package to install."""
-    spec = find_spec("faster_whisper")
-    if spec is not None and spec.origin is not None:
-        path = Path(spec.origin).parent / "assets" / "silero_vad_v6.onnx"
-        if path.is_file():
-            return path
-    raise FileNotFoundError("the speech detector's model is missing: install faster-whisper>=1.2.1 (extra `audio`)")
 
 
 @cache
@@ -47,7 +29,7 @@ def _session() -> Any:
     options.intra_op_num_threads = 1
     options.enable_cpu_mem_arena = False  # the arena never gives memory back
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(str(model_path()), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model_bytes(), options, providers=["CPUExecutionProvider"])
 
 
 class VoiceActivity:
