@@ -6,6 +6,8 @@ Holds for vLLM 0.26 to 0.33. Imports nothing of it.
 from __future__ import annotations
 
 import os
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from workers.device import CPU_MALLOC, Device, batch, cpu_binding, device_kind, usable_cores
@@ -37,11 +39,33 @@ def prepare_environment(settings: Settings, device: Device) -> None:
         defaults["VLLM_CPU_OMP_THREADS_BIND"] = binding
         defaults["VLLM_CPU_KVCACHE_SPACE"] = str(settings.cpu_kv_cache_gib)
         defaults |= CPU_MALLOC
+        _preload_openmp()
     else:
         # vLLM 0.26 to 0.30 have no custom logits processors in the V2 runner, and no GPU has run ours in it yet.
         defaults[RUNNER] = "0"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def _preload_openmp() -> None:
+    """Have the ranks' threads wait for each other in Intel's OpenMP, where it is installed, on AMD's CPUs too.
+
+    vLLM's documentation recommends it on x86-64, installs it and leaves it to the user; by itself it takes PyTorch's.
+    """
+    before = os.environ.get("LD_PRELOAD", "")
+    library = intel_openmp()
+    if library is not None and "omp" not in before:  # libiomp, libomp, libgomp: two of them would be one too many
+        os.environ["LD_PRELOAD"] = f"{before}:{library}".removeprefix(":")
+
+
+def intel_openmp() -> Path | None:
+    """Where the package intel-openmp has its library, if it is installed."""
+    try:
+        files = metadata.files("intel-openmp") or []
+    except metadata.PackageNotFoundError:
+        return None
+    found = (Path(str(file.locate())).resolve() for file in files if file.name == "libiomp5.so")
+    return next((path for path in found if path.is_file()), None)
 
 
 def logits_processor() -> str:

