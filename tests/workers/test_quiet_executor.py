@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,33 +14,88 @@ from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
 from vllm.v1.executor.abstract import Executor
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
+from workers import quiet_executor
 from workers.device import device_kind
-from workers.quiet_executor import QuietExecutor
+from workers.quiet_executor import LATER_MS, SOON_MS, QuietExecutor
 from workers.settings import load_settings
 from workers.vllm_options import CPU_EXECUTOR, engine_arguments
 
 
 @pytest.fixture
-def reader() -> Iterator[MessageQueue]:
-    """The reading end of a queue in shared memory, as vLLM makes it for a rank's answers."""
-    writer = MessageQueue(1, 1, max_chunk_bytes=1024, max_chunks=2)
+def writer() -> Iterator[MessageQueue]:
+    """A queue in shared memory, as vLLM makes it for a rank's answers."""
+    queue = MessageQueue(1, 1, max_chunk_bytes=1024, max_chunks=2)
+    yield queue
+    queue.shutdown()
+
+
+@pytest.fixture
+def reader(writer: MessageQueue) -> Iterator[MessageQueue]:
+    """Its reading end."""
     reading = MessageQueue.create_from_handle(writer.export_handle(), 0)
     yield reading
     reading.shutdown()
 
 
-def test_no_answer_is_looked_for_over_and_over(reader: MessageQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a queue that would be asked for a second before its reader sleeps, and one of another machine
-    assert reader._spin_condition.busy_loop_s > 0
+@pytest.fixture
+def executor(reader: MessageQueue, monkeypatch: pytest.MonkeyPatch) -> QuietExecutor:
+    """One with this rank, and one on another machine."""
     elsewhere = SimpleNamespace(_spin_condition=None)
     monkeypatch.setattr(
         MultiprocExecutor, "_init_executor", lambda self: setattr(self, "response_mqs", [reader, elsewhere])
     )
-    executor = QuietExecutor.__new__(QuietExecutor)
+    return QuietExecutor.__new__(QuietExecutor)
+
+
+def test_no_answer_is_looked_for_over_and_over(reader: MessageQueue, executor: QuietExecutor) -> None:
+    # Given a queue that would be asked for a second before its reader sleeps
+    assert reader._spin_condition.busy_loop_s > 0
 
     executor._init_executor()
 
     assert reader._spin_condition.busy_loop_s == 0
+
+
+@pytest.mark.parametrize("timeout_seconds", [None, 60.0])
+@pytest.mark.parametrize(("since_seconds", "sleep_ms"), [(0.0, SOON_MS), (1.0, LATER_MS)])
+def test_an_answer_without_a_word_is_found_soon(
+    writer: MessageQueue,
+    reader: MessageQueue,
+    executor: QuietExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    timeout_seconds: float | None,
+    since_seconds: float,
+    sleep_ms: int,
+) -> None:
+    # Given a rank that answers when its reader sleeps already, so long after the last answer, and nothing wakes it
+    executor._init_executor()
+    condition = reader._spin_condition
+    monkeypatch.setattr(condition, "last_read", 1000.0)
+    monkeypatch.setattr(quiet_executor, "time", SimpleNamespace(monotonic=lambda: 1000.0 + since_seconds))
+    monkeypatch.setattr(writer._spin_condition, "notify", lambda: None)
+    poll, slept = condition.poller.poll, []
+
+    def answered_meanwhile(timeout: int) -> Any:
+        if not slept:
+            writer.enqueue("an answer")
+        slept.append(timeout)
+        return poll(timeout)
+
+    monkeypatch.setattr(condition, "poller", SimpleNamespace(poll=answered_meanwhile))
+
+    # When it is waited for
+    answer = reader.dequeue(timeout=timeout_seconds)
+
+    # Then it is there after one short sleep.
+    assert answer == "an answer"
+    assert slept == [sleep_ms]
+
+
+def test_a_wait_ends_when_its_time_is_over(reader: MessageQueue, executor: QuietExecutor) -> None:
+    executor._init_executor()
+
+    with pytest.raises(TimeoutError):
+        reader.dequeue(timeout=0.1)
 
 
 def test_vllm_finds_it_by_its_name() -> None:
