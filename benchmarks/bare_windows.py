@@ -18,6 +18,7 @@ from typing import Any
 from workers.audio import AudioLimits, DecodePool
 from workers.device import device_kind
 from workers.errors import TranscriptionError
+from workers.guard import unlink_shared_memory
 from workers.interface import WindowRequest
 from workers.models import BUNDLED, resolve_model
 from workers.settings import Settings, load_settings
@@ -39,6 +40,7 @@ def main() -> None:
     from vllm import LLM
 
     llm = LLM(**engine_arguments(model.path_or_id, settings))
+    unlink_shared_memory()  # as a worker does
     tokens = find_tokens(llm.model_config, llm.get_tokenizer())
     recordings = windows(Path(sys.argv[1]), settings)
 

@@ -62,11 +62,13 @@ def register() -> None:
 
 
 def unlink_shared_memory() -> None:
-    """Take away the names of the segments that vLLM's CPU ranks share. What is open stays open; nobody opens it again.
+    """Take away the names of what vLLM's CPU ranks share. What is open stays open; nobody opens it again.
 
-    They have no owner that outlives a SIGKILL. Python's own segments (``psm_``) have one, its resource tracker.
+    They have no owner that outlives a SIGKILL: the ranks' segments, and the note by which Intel's OpenMP would find
+    itself loaded twice in a process. Python's own segments (``psm_``) have one, its resource tracker.
     """
     for pid in descendants(os.getpid()):
+        Path(f"/dev/shm/__KMP_REGISTERED_LIB_{pid}_{os.getuid()}").unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
                 path = line.partition("/dev/shm/")[2]

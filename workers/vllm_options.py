@@ -18,12 +18,14 @@ from workers.settings import Settings
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 #: Encoder positions of one window; vLLM's budget per step counts them (vLLM `encoder_cache_manager.py`).
 ENCODER_POSITIONS = 1500
+#: By these vLLM sees in LD_PRELOAD which OpenMP it has (vLLM `ompmultiprocessing.py`). Two would be one too many.
+OPENMP_NAMES = ("libiomp", "libomp", "libgomp")
 #: A CPU engine's executor, as vLLM finds it.
 CPU_EXECUTOR = "workers.quiet_executor.QuietExecutor"
 
 
 def prepare_environment(settings: Settings, device: Device) -> None:
-    """Set what the user has not set himself."""
+    """Set what the user has not set himself, and add to what is preloaded."""
     defaults = {
         # A worker has threads; a forked engine can inherit a lock that is held for ever.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
@@ -51,11 +53,15 @@ def _preload_openmp() -> None:
     """Have the ranks' threads wait for each other in Intel's OpenMP, where it is installed, on AMD's CPUs too.
 
     vLLM's documentation recommends it on x86-64, installs it and leaves it to the user; by itself it takes PyTorch's.
+    A user who preloads an OpenMP keeps that one; what else he preloads stays.
     """
     before = os.environ.get("LD_PRELOAD", "")
     library = intel_openmp()
-    if library is not None and "omp" not in before:  # libiomp, libomp, libgomp: two of them would be one too many
-        os.environ["LD_PRELOAD"] = f"{before}:{library}".removeprefix(":")
+    if library is None or any(name in before for name in OPENMP_NAMES):
+        return
+    if set(str(library)) & set(" :"):  # the loader splits there, and vLLM would bind threads that are none
+        return
+    os.environ["LD_PRELOAD"] = f"{before}:{library}".removeprefix(":")
 
 
 def intel_openmp() -> Path | None:

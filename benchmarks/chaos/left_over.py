@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ import psutil
 
 MARK = "CHAOS_ID"
 SHARED_MEMORY = Path("/dev/shm")
+#: A note of Intel's OpenMP, which its process, named here, does not keep mapped.
+OPENMP_NOTE = re.compile(r"__KMP_REGISTERED_LIB_(\d+)_\d+")
 #: What ends a fleet has ended it after so long.
 GRACE_SECONDS = 15.0
 
@@ -84,10 +87,12 @@ def _lives_in(process: psutil.Process, folder: Path) -> bool:
 
 
 def _in_use(path: Path) -> bool:
-    """Whether a living process has the file mapped, or it is gone.
+    """Whether a living process has the file mapped or is named by it, or it is gone.
 
     Told by the file's number: a semaphore is mapped before it gets its name.
     """
+    if (note := OPENMP_NOTE.fullmatch(path.name)) and psutil.pid_exists(int(note[1])):
+        return True
     try:
         number = str(path.stat().st_ino)
     except OSError:

@@ -118,6 +118,19 @@ def test_what_is_killed_leaves_no_shared_memory(tmp_path: Path) -> None:
         wait_for(lambda: not left_over.processes("chaos-memory", tmp_path), 10)
 
 
+def test_intels_openmp_leaves_a_note_of_the_dead_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(left_over, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(left_over, "GRACE_SECONDS", 0.5)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait(20)
+    for pid in (os.getpid(), dead.pid):
+        (tmp_path / f"__KMP_REGISTERED_LIB_{pid}_0").write_bytes(b"0" * 1024)
+
+    left = left_over.find("nobody", tmp_path / "folder", tmp_path / "temporary", set())
+
+    assert left == [f"shared memory {tmp_path}/__KMP_REGISTERED_LIB_{dead.pid}_0"]
+
+
 def test_a_process_that_hides_its_mark_is_found_by_its_folder(tmp_path: Path) -> None:
     sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
     (tmp_path / "a").mkdir()

@@ -47,6 +47,11 @@ def shared_memory(processes: list[psutil.Process]) -> set[Path]:
     return {path for one in processes for path in mapped(one) if path.is_relative_to("/dev/shm")}
 
 
+def openmp_notes(processes: list[psutil.Process]) -> list[Path]:
+    """What Intel's OpenMP leaves of a process that is killed, if nobody takes it away."""
+    return [path for one in processes for path in Path("/dev/shm").glob(f"__KMP_REGISTERED_LIB_{one.pid}_*")]
+
+
 def named(processes: list[psutil.Process], name: str) -> list[psutil.Process]:
     """Those that call themselves so."""
     return [one for one in processes if name in " ".join([one.name(), *one.cmdline()])]
@@ -88,4 +93,5 @@ def test_killed_engine_is_replaced_and_killed_worker_leaves_nothing(
     # Then no process and no shared memory is left.
     wait_for(lambda: not running([worker, *second]))
     wait_for(lambda: not [path for path in segments if path.exists()])
+    assert not openmp_notes([*first, *second])
     client.close()

