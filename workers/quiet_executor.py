@@ -17,11 +17,12 @@ from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 if TYPE_CHECKING:
     from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 
-#: A rank answers twice a step. Is the second answer less than a millisecond after the first, every other time nothing
+#: A rank answers twice a step. Is the second answer within a millisecond or so of the first, every other time nothing
 #: wakes who waits for it: ZeroMQ takes its pipe of one word for full, as it asks whether the first was read once in
-#: 3,000,000 ticks of the clock, and drops the word (vllm-project/vllm#45224). vLLM then looks again after 5 s. So here
-#: the wait after an answer is short for as long as that may happen, and never long: a look costs some 30 us of a core.
-DROPPED_SECONDS = 0.003
+#: 3,000,000 ticks of the clock (1 ms at 3 GHz), and drops the word (vllm-project/vllm#45224). vLLM 0.32 looks again
+#: after 5 s. So here the wait after an answer is short for as long as that may happen, and never long: a look costs
+#: some 30 us of a core.
+DROPPED_SECONDS = 0.005
 SOON_MS, LATER_MS = 1, 20
 
 
