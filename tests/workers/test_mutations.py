@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -61,6 +62,7 @@ def test_every_broken_file_is_decoded_or_refused(good: list[Path], tmp_path: Pat
         found = outcomes(pool, tmp_path, [next(files) for _ in range(WARM_UP)])
         decoders = set(psutil.Process().children()) - others
         before = {child.pid: Size.of(child) for child in decoders}
+        gc.collect()  # what earlier tests of this process left open
         descriptors = psutil.Process().num_fds()
         # When they get all the others
         found += outcomes(pool, tmp_path, list(files))
@@ -72,7 +74,7 @@ def test_every_broken_file_is_decoded_or_refused(good: list[Path], tmp_path: Pat
         decoders = set(psutil.Process().children()) - others
         after = {child.pid: Size.of(child) for child in decoders}
         assert len(after) == len(before) == 2
-        assert psutil.Process().num_fds() == descriptors
+        assert psutil.Process().num_fds() <= descriptors
         assert len(after.keys() - before.keys()) <= crashes
         for pid in after.keys() & before.keys():
             assert after[pid].bytes - before[pid].bytes < GROWTH_BYTES
