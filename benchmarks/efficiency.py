@@ -4,11 +4,13 @@ Pairs of runs over the same clips, in turn. ``bare``: one `LLM.generate` over th
 worker's engine arguments, sampling and decode rules; reading the files and voice activity are outside its clock,
 log-mel is inside. ``fleet``: a job on a worker that is ready; files, voice activity, retries, journal and merge count.
 Each pair hears the clips in an order of its own: a job that ends with a hard clip waits for its retries. An engine is
-as fast as its start was lucky (by 5 %), so all are started anew after three pairs, and each does a few clips
-before its first clock. With ``--workers N`` the fleet has N workers that share the cores out among them, and a third
-system takes its turn: ``bare apart``, N bare engines on the same shares, with every Nth clip each.
-faster-whisper (int8, all cores) runs once, at the end, over every third clip. Start-up is in no figure. The words
-that the fleet and faster-whisper got wrong in these are counted too: speed is worth nothing without the text.
+as fast as its start was lucky (by 10 %), so all are started anew after three pairs, and each does a few clips
+before its first clock. Before each of its turns the fleet hears other clips: its engine keeps encodings for windows
+that are tried again, and none of the turn before may be among them. With ``--workers N`` the fleet has N workers that
+share the cores out among them, and a third system takes its turn: ``bare apart``, N bare engines on the same shares,
+with every Nth clip each. faster-whisper (int8, all cores) runs once, at the end, over every third clip. Start-up is in
+no figure. The words that the fleet and faster-whisper got wrong in these are counted too: speed is worth nothing
+without the text.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from tests.asterisk import LANGUAGES, FetchError
 from workers.device import CPU_SEQS, usable_cores
 from workers.guard import guarded_command
 from workers.models import Quantization
+from workers.vllm_options import CPU_KEPT_ENCODINGS
 
 CLIPS, ROUNDS = 300, 5
 ASTERISK_WORDS = 1000
@@ -47,6 +50,8 @@ ASTERISK_WORDS = 1000
 QUANTIZATION: Quantization = "int8"
 #: Pairs that share one start of the engines, and the clips that each engine hears before them.
 PAIRS_PER_START, WARM_UP_CLIPS = 3, 16
+#: For each worker: the encodings that its engine keeps (`workers.encoder_cache`), and some more.
+OTHER_CLIPS = CPU_KEPT_ENCODINGS * CPU_SEQS + 8
 #: Of so many clips faster-whisper hears one: all would take it as long as two of the five pairs.
 BASELINE_STRIDE = 3
 #: Least speed of the fleet, as a multiple of the other's.
@@ -73,7 +78,7 @@ def main(
     """Measure audio seconds per second with whisper-base. Exit code 1 if a bar is missed."""
     engine = EngineChoice(max_num_seqs, quantization)
     try:
-        chosen = _clips(corpus.find_corpus(corpus_folder), clips)
+        chosen, others = _clips(corpus.find_corpus(corpus_folder), clips, OTHER_CLIPS * workers)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     seconds = sum(clip.seconds for clip in chosen)
@@ -91,7 +96,7 @@ def main(
         for first in range(0, rounds, PAIRS_PER_START):
             with loaded(chosen, work / f"start-{first}", engine, workers) as systems:
                 turns = range(first, min(first + PAIRS_PER_START, rounds))
-                for system, wall_seconds, answers in pairs(systems, chosen, turns):
+                for system, wall_seconds, answers in pairs(systems, chosen, others, turns):
                     note(system, wall_seconds)
                     if answers:
                         wrong_words[system] = word_error_rate(fewer, answers)
@@ -143,15 +148,19 @@ def loaded(clips: Sequence[corpus.Clip], work: Path, engine: EngineChoice, worke
 
 
 def pairs(
-    systems: Systems, clips: Sequence[corpus.Clip], turns: Iterable[int]
+    systems: Systems, clips: Sequence[corpus.Clip], others: Sequence[corpus.Clip], turns: Iterable[int]
 ) -> Iterator[tuple[str, float, Mapping[str, Answer]]]:
-    """Each system's turn at the clips: its name, its seconds, and its answers, which a bare engine does not give."""
+    """Each system's turn at the clips: its name, its seconds, and its answers, which a bare engine does not give.
+
+    ``others``: what the fleet hears before each of its turns.
+    """
     for turn in turns:
         order = shuffled(len(clips), turn)
         for system in systems.names if turn % 2 == 0 else reversed(systems.names):
             if system in systems.bare:
                 yield system, generate(systems.bare[system], order), {}
             else:
+                systems.fleet.run(others)
                 heard = systems.fleet.run([clips[place] for place in order])
                 yield system, heard.wall_seconds, heard.answers
 
@@ -247,8 +256,11 @@ def bare_engine(
         end(process, grace_seconds=30.0)
 
 
-def _clips(folder: Path | None, count: int) -> list[corpus.Clip]:
-    """Recordings with speech: those of the corpus folder, and Asterisk's telephone prompts."""
+def _clips(folder: Path | None, count: int, others: int) -> tuple[list[corpus.Clip], list[corpus.Clip]]:
+    """Recordings with speech: those of the corpus folder, and Asterisk's telephone prompts. Some, and some others.
+
+    Raises ValueError where there are too few for that.
+    """
     found = [clip for clip in corpus.folder_clips(folder) if clip.group == "speech"] if folder else []
     for language in LANGUAGES:
         taken = [clip.path.stem for clip in found if clip.key.startswith(f"audio/asterisk/{language}/")]
@@ -256,7 +268,11 @@ def _clips(folder: Path | None, count: int) -> list[corpus.Clip]:
             found += corpus.asterisk_clips(language, ASTERISK_WORDS, taken)
         except FetchError as error:
             typer.echo(f"left out: {error}", err=True)
-    return [found[index] for index in corpus.spread(len(found), min(count, len(found)))]
+    chosen = set(corpus.spread(len(found), min(count, len(found) - others)))
+    if len(chosen) < 2:
+        raise ValueError(f"{len(found)} recordings are too few: {others} are only heard between the runs")
+    rest = [clip for index, clip in enumerate(found) if index not in chosen]
+    return [found[index] for index in sorted(chosen)], rest[:others]
 
 
 def _table(found: dict[str, Any]) -> Table:

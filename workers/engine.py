@@ -28,7 +28,7 @@ from workers.progress import Progress
 from workers.settings import Settings
 from workers.socket_names import short_lived_sockets
 from workers.startup import Startup
-from workers.vllm_options import engine_arguments, prepare_environment
+from workers.vllm_options import CPU_KEPT_ENCODINGS, engine_arguments, prepare_environment
 from workers.vllm_requests import Inputs, find_tokens, sampling_of
 
 log = logging.getLogger(__name__)
@@ -162,6 +162,8 @@ class VllmEngine:
 
         arguments = engine_arguments(model.path_or_id, self._settings)
         llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**(arguments | self._engine_args)))
+        if arguments["worker_extension_cls"]:
+            await llm.collective_rpc("keep_encodings", args=(CPU_KEPT_ENCODINGS * arguments["max_num_seqs"],))
         _note_outputs(llm, self._progress)
         return llm
 

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks import efficiency
 from benchmarks.corpus import Clip
-from benchmarks.efficiency import bare_engine, generate, shuffled, summary, word_error_rate
-from benchmarks.systems import Answer, EngineChoice
+from benchmarks.efficiency import Systems, bare_engine, generate, pairs, shuffled, summary, word_error_rate
+from benchmarks.systems import Answer, EngineChoice, GroupRun
 from workers.settings import Settings
 
 
@@ -86,3 +86,35 @@ def test_fleet_and_bare_engine_get_the_same_settings(monkeypatch) -> None:
 def test_each_pair_has_an_order_of_its_own_that_is_the_same_each_time() -> None:
     assert shuffled(300, 1) == shuffled(300, 1) != shuffled(300, 0)
     assert sorted(shuffled(300, 1)) == list(range(300))
+
+
+def test_the_fleet_hears_other_clips_before_each_of_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or its engine would have the encodings of its last turn."""
+    heard: list[list[str]] = []
+
+    class Fleet:
+        def run(self, clips: list[Clip]) -> GroupRun:
+            heard.append([clip.key for clip in clips])
+            return GroupRun({}, 1.0, 1.0)
+
+    monkeypatch.setattr(efficiency, "generate", lambda engines, order: 2.0)
+    clips = [Clip(str(number), Path(), "speech", "en", 1.0) for number in range(4)]
+    others = [Clip("other", Path(), "speech", "en", 1.0)]
+
+    took = list(pairs(Systems(Fleet(), {"bare": []}), clips, others, range(2)))  # type: ignore[arg-type]
+
+    assert [(system, seconds) for system, seconds, _ in took] == [("fleet", 1), ("bare", 2), ("bare", 2), ("fleet", 1)]
+    assert [sorted(keys) for keys in heard] == [["other"], ["0", "1", "2", "3"]] * 2
+
+
+def test_other_clips_are_not_among_those_that_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [Clip(str(number), Path(), "speech", "en", 1.0) for number in range(10)]
+    monkeypatch.setattr(efficiency, "LANGUAGES", ())
+    monkeypatch.setattr(efficiency.corpus, "folder_clips", lambda folder: found)
+
+    for count in (4, 7, 300):
+        clips, others = efficiency._clips(Path(), count, 3)
+        assert (len(clips), len(others)) == (min(count, 7), 3)
+        assert not {clip.key for clip in clips} & {clip.key for clip in others}
+    with pytest.raises(ValueError, match="too few"):
+        efficiency._clips(Path(), 4, 9)

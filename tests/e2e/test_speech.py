@@ -12,6 +12,7 @@ from asterisk import Prompt, require_asterisk, translations
 from fleet import Fleet
 from rows import SAMPLES, convert, read_rows
 from scoring import mean_overlap, word_error_rate
+from workers.device import device_kind
 
 Write = Callable[..., Path]
 AUDIO = SAMPLES / "audio"
@@ -55,6 +56,25 @@ def test_every_format_is_heard_alike(real_fleet: Fleet, jsonl: Write, tmp_path: 
     assert max(scores.values()) < 0.2, scores
     seconds = soundfile.info(source).duration
     assert all(abs(row["transcription_details"]["duration"] - seconds) < 0.2 for row in rows)
+
+
+@pytest.mark.skipif(device_kind() != "cpu", reason="a GPU's ranks keep no encodings")
+def test_the_same_window_is_encoded_once(real_fleet: Fleet, jsonl: Write, tmp_path: Path) -> None:
+    # Given two recordings that this engine has never heard, each of one window that needs no second try
+    samples, rate = soundfile.read(AUDIO / "en_weather.wav")
+    quiet, quieter = tmp_path / "quiet.wav", tmp_path / "quieter.wav"
+    soundfile.write(quiet, samples * 0.7, rate)
+    soundfile.write(quieter, samples * 0.6, rate)
+    encoded = Path(real_fleet.environment()["ENCODED"])
+    before = encoded.stat().st_size
+
+    # When one of them comes three times
+    rows = run(real_fleet, jsonl([{"audio": str(path)} for path in (quiet, quieter, quiet, quiet)]))
+
+    # Then its window is encoded once
+    assert encoded.stat().st_size - before == 2
+    assert rows[0]["transcription"] == rows[2]["transcription"] == rows[3]["transcription"]
+    assert "sun" in rows[0]["transcription"]
 
 
 def test_bad_files_among_good_ones_cost_only_their_own_rows(real_fleet: Fleet, jsonl: Write, tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ import pytest
 from vllm import SamplingParams
 from vllm import exceptions as vllm_exceptions
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.model_executor.models.whisper import WhisperForConditionalGeneration
 from vllm.renderers.base import BaseRenderer
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 from vllm.transformers_utils.config import try_get_generation_config
+from vllm.v1.core.encoder_cache_manager import EncoderDecoderCacheManager
 from vllm.v1.core.sched.request_queue import SchedulingPolicy, create_request_queue
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.engine import exceptions as engine_exceptions
@@ -26,7 +28,10 @@ from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.request import Request
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
+from workers.device import device_kind
+from workers.encoder_cache import EncoderCacheExtension
 from workers.engine import URGENT, USUAL
 from workers.logits_processor import WhisperRules
 from workers.settings import load_settings
@@ -78,6 +83,7 @@ def test_requests_take_every_sampling_parameter() -> None:
         (AsyncLLM.from_engine_args, {"engine_args"}),
         (AsyncLLM.generate, {"prompt", "sampling_params", "request_id", "priority"}),
         (AsyncLLM.shutdown, {"self"}),
+        (AsyncLLM.collective_rpc, {"method", "args"}),
         (AsyncLLM.get_tokenizer, {"self"}),
         (BaseRenderer.render_cmpl, {"prompts"}),
         (BaseRenderer.render_cmpl_async, {"prompts"}),
@@ -95,6 +101,21 @@ def test_the_rules_are_a_whole_logits_processor() -> None:
     assert issubclass(WhisperRules, LogitsProcessor)
     assert not inspect.isabstract(WhisperRules)
     assert {"batch_size", "removed", "added", "moved"} <= parameters(BatchUpdate)
+
+
+@pytest.mark.skipif(device_kind() != "cpu", reason="a GPU's ranks keep no encodings")
+def test_the_ranks_encode_where_the_cache_stands() -> None:
+    from vllm.v1.worker.cpu_worker import CPUWorker
+
+    # Looked up at the model for each batch, as the only way to encode one.
+    assert "model.embed_multimodal(**mm_kwargs_batch)" in inspect.getsource(GPUModelRunner._execute_mm_encoder)
+    assert 'kwargs.pop("input_features"' in inspect.getsource(WhisperForConditionalGeneration)
+    # vLLM refuses an extension whose names its worker has already.
+    own = {name for name in dir(EncoderCacheExtension) if not name.startswith("__")}
+    assert own
+    assert not own & set(dir(CPUWorker))
+    # It keeps none itself.
+    assert EncoderDecoderCacheManager(cache_size=3000).check_and_update_cache(None, 0) is False
 
 
 def test_what_the_engine_process_sends_is_where_it_is_listened_to() -> None:
