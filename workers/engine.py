@@ -90,9 +90,7 @@ class VllmEngine:
         if self._lost is not None:  # `fail` may have looked before this one was there
             _settle(answer, EngineLostError(self._lost))
             return answer
-        self._run(self._decode(request, rendered, sampling)).add_done_callback(
-            lambda done: _settle(answer, done.exception() or done.result())
-        )
+        _pass_on(self._run(self._decode(request, rendered, sampling)), answer)
         return answer
 
     def healthy(self) -> bool:
@@ -239,6 +237,21 @@ def prepare(settings: Settings, parts: Startup) -> ResolvedModel:
         import vllm.engine.arg_utils
         import vllm.v1.engine.async_llm  # noqa: F401
     return model
+
+
+def _pass_on(running: Future[WindowResult], answer: Future[WindowResult]) -> None:
+    """What ``running`` gives becomes the answer. A cancelled answer ends it, and vLLM's request with it."""
+
+    def done(_: Future[WindowResult]) -> None:
+        if not running.cancelled():
+            _settle(answer, running.exception() or running.result())
+
+    def unwanted(_: Future[WindowResult]) -> None:
+        if answer.cancelled():
+            running.cancel()
+
+    running.add_done_callback(done)
+    answer.add_done_callback(unwanted)
 
 
 def _settle(answer: Future[WindowResult], outcome: WindowResult | BaseException) -> None:

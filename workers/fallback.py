@@ -43,8 +43,13 @@ class _Window:
     identity: str
     answer: Future[WindowResult] = field(default_factory=Future)
     tries: list[tuple[WindowResult, Verdict]] = field(default_factory=list)
-    #: Tries that were begun before their turn, by number. What of them is not needed is not looked at.
+    #: Tries that were begun before their turn, by number.
     ahead: dict[int, Future[WindowResult]] = field(default_factory=dict)
+
+    def done(self) -> None:
+        """No further try is needed: those that were begun leave the engine to others."""
+        for unneeded in self.ahead.values():
+            unneeded.cancel()
 
 
 class FallbackDecoder:
@@ -104,9 +109,11 @@ class FallbackDecoder:
             else:
                 self._later.run(window.answer, lambda: self._try(window))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the one who waits for the window gets it
+            window.done()
             window.answer.set_exception(error)
 
     def _finish(self, window: _Window) -> None:
+        window.done()
         result, verdict = least_bad(window.tries)
         flags = tuple(dict.fromkeys((*result.flags, *FLAGS[verdict])))
         if verdict is Verdict.SILENCE:

@@ -102,7 +102,7 @@ class StandInEngine:
                     break
                 has_room = len(running) < self._facts.max_num_seqs
                 admitted = self._waiting.popleft() if self._waiting and has_room else None
-            if admitted is not None:
+            if admitted is not None and admitted.future.set_running_or_notify_cancel():
                 time.sleep(self._encode_seconds)
                 running.append(admitted)
             time.sleep(self._step_seconds)
@@ -112,8 +112,11 @@ class StandInEngine:
                 if one.steps_left <= 0:
                     one.future.set_result(_made_up(one.request))
             running = [one for one in running if one.steps_left > 0]
-        for one in [*running, *self._waiting]:
+        for one in running:
             one.future.set_exception(EngineLostError(self._lost))
+        for one in self._waiting:
+            if one.future.set_running_or_notify_cancel():
+                one.future.set_exception(EngineLostError(self._lost))
 
 
 def _made_up(request: WindowRequest) -> WindowResult:

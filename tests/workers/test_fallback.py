@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from scripted_engine import heard, in_turn
+from workers.errors import EngineLostError
 from workers.fallback import FallbackDecoder
 from workers.interface import WindowRequest, WindowResult, WindowSegment
 
@@ -91,6 +93,49 @@ def test_tries_but_the_first_do_not_wait_behind_other_windows(decoders: Decoders
     decode(decoders(engine))
 
     assert [request.urgent for request in engine.requests] == [False, *[True] * 5]
+
+
+@pytest.mark.parametrize(
+    ("answers", "left"), [((LOW, LOW, GOOD), (0.6, 0.8, 1.0)), ((LOW, LOW, LOW, GOOD), (0.8, 1.0)), ((LOW, GOOD), ())]
+)
+def test_tries_that_are_not_needed_any_more_leave_the_engine(
+    decoders: Decoders, answers: tuple[WindowResult, ...], left: tuple[float, ...]
+) -> None:
+    # Given an engine that answers each try but does not come to those after the first good one
+    futures: dict[float, Future[WindowResult]] = {}
+    engine = in_turn(*answers)
+    submit = engine.submit
+
+    def held(request: WindowRequest) -> Future[WindowResult]:
+        answered = submit(request)
+        futures[request.temperature] = answered if len(futures) < len(answers) else Future()
+        return futures[request.temperature]
+
+    engine.submit = held  # type: ignore[method-assign]
+
+    # When the window has its answer
+    decode(decoders(engine))
+
+    # Then the others are cancelled
+    assert [temperature for temperature, future in futures.items() if future.cancelled()] == list(left)
+
+
+def test_a_window_whose_try_fails_leaves_no_other_tries_behind(decoders: Decoders) -> None:
+    waiting: list[Future[WindowResult]] = []
+    engine = in_turn(LOW, LOW, EngineLostError("gone"))
+    submit = engine.submit
+
+    def held(request: WindowRequest) -> Future[WindowResult]:
+        if request.temperature <= 0.4:
+            return submit(request)
+        waiting.append(Future())
+        return waiting[-1]
+
+    engine.submit = held  # type: ignore[method-assign]
+
+    with pytest.raises(EngineLostError):
+        decode(decoders(engine))
+    assert [future.cancelled() for future in waiting] == [True] * 3
 
 
 # When tries stop.

@@ -55,6 +55,28 @@ def test_request_is_reflected(engine: StandInEngine) -> None:
     assert result.segments == (WindowSegment(0.0, 2.5, result.text),)
 
 
+def test_a_window_that_nobody_wants_any_more_is_left_out() -> None:
+    # Given a window in the engine's only place, and two that wait
+    engine = engine_of(max_num_seqs=1, standin_steps=20, standin_step_ms=5.0)
+    try:
+        first, unwanted, last = (engine.submit(window(seed)) for seed in range(3))
+
+        # When the one between is cancelled
+        assert unwanted.cancel()
+
+        # Then the others are answered, and none is in flight
+        assert all(future.result(30).text for future in (first, last))
+        assert (engine.load().running, engine.load().waiting) == (0, 0)
+        # And a cancelled one is no obstacle to closing, of which those that wait hear
+        running, unwanted, waiting = (engine.submit(window(seed)) for seed in range(3))
+        assert unwanted.cancel()
+    finally:
+        engine.close()
+    for future in (running, waiting):
+        with pytest.raises(EngineLostError):
+            future.result(30)
+
+
 def test_decodes_no_more_windows_together_than_its_batch_holds() -> None:
     """With a batch of one, no window can have been decoded when one before it is done."""
     engine = engine_of(max_num_seqs=1, standin_steps=3)
