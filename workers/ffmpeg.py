@@ -21,6 +21,8 @@ from workers.source_errors import os_error, shown
 
 #: Containers whose durations and time stamps are written, not guessed: these can be trusted and sought in.
 EXACT_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
+#: Frames are taken together up to this length.
+PIECE_SECONDS = 0.5
 #: The encoder's delay, of at most 4095 samples, is within these packets of at least 576.
 START_PACKETS = 9
 
@@ -96,13 +98,13 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
         job.check_length(min(known_s, longest_s(file.descriptor)))
         if job.start_s > RUN_UP_SECONDS:  # a place to seek would be a guess
             position_s = _passed_over(packets, job.start_s - RUN_UP_SECONDS, float(tick_s), job)
-    for frame in _frames(packets, tags, job):
-        rate = frame.sample_rate
+    for frames in _alike(_frames(packets, tags, job)):
+        rate = frames[0].sample_rate
         job.check_rate(rate)
         if position_s is None:
-            position_s = float(frame.time or 0.0) - first_s
-        job.found_channels(frame.layout.nb_channels)
-        samples = mono(frame, job.channel)
+            position_s = float(frames[0].time or 0.0) - first_s
+        job.found_channels(frames[0].layout.nb_channels)
+        samples = mono(frames, job.channel)
         begin = max(0, round((job.start_s - position_s) * rate))
         stop = samples.size if job.end_s == float("inf") else max(0, round((job.end_s - position_s) * rate))
         position_s += samples.size / rate
@@ -171,6 +173,28 @@ def _frames(packets: Iterable[av.Packet[av.AudioStream]], tags: Tags | None, job
         if not good:
             raise last
         job.flags.add("damaged")
+
+
+def _alike(frames: Iterator[av.AudioFrame]) -> Iterator[list[av.AudioFrame]]:
+    """The frames in groups of about PIECE_SECONDS, of one rate, layout and sample format; before a fault those held."""
+    held: list[av.AudioFrame] = []
+    kind, room = None, 0.0
+    try:
+        for frame in frames:
+            own = (frame.sample_rate, frame.layout.nb_channels, frame.format.name)
+            if held and (own != kind or room <= 0):
+                yield held
+                held = []
+            if not held:
+                kind, room = own, PIECE_SECONDS * frame.sample_rate
+            held.append(frame)
+            room -= frame.samples
+    except Exception:
+        if held:
+            yield held
+        raise
+    if held:
+        yield held
 
 
 def _decoded(packet: av.Packet[av.AudioStream]) -> tuple[list[av.AudioFrame], av.error.FFmpegError | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,11 +21,14 @@ Floats = npt.NDArray[np.float32]
 Piece = tuple[int, Floats]
 
 
-def mono(frame: av.AudioFrame, channel: int | None = None) -> Floats:
-    """A frame of any sample format as float32[n]: one channel, or the mean of all."""
-    values: npt.NDArray[Any] = frame.to_ndarray()
-    channels = frame.layout.nb_channels
-    frames: npt.NDArray[Any] = values.T if frame.format.is_planar else values.reshape(-1, channels)
+def mono(alike: Sequence[av.AudioFrame], channel: int | None = None) -> Floats:
+    """Successive frames of one layout and one sample format, whichever, as float32[n]: one channel, or the mean of all.
+
+    Several at once cost little more than one: most codecs have 20 ms in a frame.
+    """
+    values: npt.NDArray[Any] = np.concatenate([frame.to_ndarray() for frame in alike], axis=1)
+    channels = alike[0].layout.nb_channels
+    frames: npt.NDArray[Any] = values.T if alike[0].format.is_planar else values.reshape(-1, channels)
     if frames.dtype == np.uint8:
         frames = (frames.astype(np.float32) - 128) / 128
     elif frames.dtype.kind == "i":
@@ -47,7 +50,10 @@ def picked(frames: npt.NDArray[Any], channel: int | None) -> Floats:
 
 def mean(frames: npt.NDArray[Any]) -> Floats:
     """Frames of float[n, channels] as float32[n]."""
-    means: Floats = frames.mean(axis=1, dtype=np.float32)
+    if frames.shape[1] == 1:  # ten times as fast as a mean of one
+        means: Floats = frames[:, 0].astype(np.float32)
+    else:
+        means = frames.mean(axis=1, dtype=np.float32)
     if not np.isfinite(means).all():  # float files may hold anything; one such sample would spoil the resampler's rest
         means = np.nan_to_num(frames, nan=0.0, posinf=0.0, neginf=0.0).mean(axis=1, dtype=np.float32)
         means = np.nan_to_num(means, nan=0.0, posinf=0.0, neginf=0.0)

@@ -151,4 +151,4 @@ def test_a_channel_of_a_frame_in_any_sample_format(layout: str) -> None:
     (frame,) = av.AudioResampler(layout, "stereo", 8000).resample(given_frame)
 
     for channel in range(2):
-        np.testing.assert_allclose(mono(frame, channel), tones(2, 8000)[:, channel], atol=0.02)
+        np.testing.assert_allclose(mono([frame], channel), tones(2, 8000)[:, channel], atol=0.02)
