@@ -78,7 +78,7 @@ class WhisperRules(LogitsProcessor):
         if not self._requests:
             return logits
         indices, requests = zip(*self._requests.items(), strict=True)
-        table = table_of(requests[0].rules, logits.shape[-1], logits.device)
+        table = table_of(requests[0].rules, logits.device)
         if self._pauses is None:
             self._pauses = torch.stack([request.pauses for request in requests])
         rows = replace(rows_of(requests, logits.device), pauses=self._pauses)
@@ -124,9 +124,9 @@ def rows_of(requests: Sequence[Request], device: torch.device) -> Rows:
     return Rows(language, task, timestamps.bool(), step, last, before, stamp)
 
 
-def table_of(rules: Rules, vocabulary: int, device: torch.device) -> Table:
+def table_of(rules: Rules, device: torch.device) -> Table:
     """The checkpoint's table, made once."""
-    return _table(replace(rules, language=ANY_LANGUAGE, task=-1, timestamps=False, pauses=()), vocabulary, device)
+    return _table(replace(rules, language=ANY_LANGUAGE, task=-1, timestamps=False, pauses=()), device)
 
 
 _table = lru_cache(maxsize=4)(Table.of)

@@ -70,7 +70,7 @@ class WhisperRulesV2(LogitsProcessor):
         in_batch = self._host[ctx.idx_mapping_np]
         if self._rules is None or not bool(in_batch[:, HAS_RULES].any()):
             return logits
-        table = table_of(self._rules, logits.shape[-1], logits.device)
+        table = table_of(self._rules, logits.device)
         slots = ctx.expanded_idx_mapping.long()
         asked = self._device[slots]
         # A slot's pauses stay behind when its next request has none.
