@@ -17,17 +17,18 @@ from pathlib import Path
 import psutil
 
 from workers import runtime
+from workers.device import CPU_SEQS
 from workers.guard import die_with_parent
 from workers.messages import Options, Record, Transcript
 from workers.settings import load_settings
 
-#: As on two cores by default: a record keeps eight windows in the engine (twice its batch, read by two processes).
-#: Four windows take 0.8 s, about what decoding them takes one process, so that they are there most of the time. Few
-#: long steps: on a busy machine every step waits for its turn.
+#: As on two cores by default: a record keeps sixteen windows in the engine (twice its batch, read by two processes).
+#: They take 1.1 s, about what decoding them takes one process, so that they are there most of the time. Few long steps:
+#: on a busy machine every step waits for its turn.
 THREADS = 4
 WORKER: dict[str, object] = {
     "engine": "standin",
-    "max_num_seqs": 8,
+    "max_num_seqs": CPU_SEQS,
     "decode_processes": 2,  # one of which is started: what a task keeps in the engine is as on two cores
     "standin_encode_ms": 20,
     "standin_step_ms": 200,

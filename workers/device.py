@@ -14,7 +14,9 @@ from workers.settings import Settings
 Device = Literal["cpu", "cuda"]
 
 #: Of a CPU engine: windows decoded together, and encoded in one step, where more than one gains nothing.
-CPU_SEQS, CPU_ENCODE_BATCH = 8, 1
+CPU_SEQS, CPU_ENCODE_BATCH = 16, 1
+#: Of the stand-in, on every device.
+STANDIN_SEQS = 8
 #: glibc's malloc in a CPU engine's processes keeps the large blocks of one step for the next. By itself it gives them
 #: back, and the kernel clears them anew: an eighth of whisper-base's encoding (mallopt(3): M_MMAP_THRESHOLD, the most
 #: it takes, and M_TRIM_THRESHOLD, in bytes).
@@ -50,8 +52,10 @@ def device_kind() -> Device:
 
 
 def batch(settings: Settings) -> Batch:
-    """What the engine takes at once: as set, or the device's default."""
-    if device_kind() == "cpu":
+    """What the engine takes at once: as set, or the default of the stand-in or the device."""
+    if settings.engine == "standin":
+        default = Batch(STANDIN_SEQS, 1)
+    elif device_kind() == "cpu":
         default = Batch(CPU_SEQS, CPU_ENCODE_BATCH)
     else:
         default = gpu_batch(gpu_memory_bytes(), settings.gpu_memory_utilization, settings.tensor_parallel_size)

@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     )
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="Share of GPU memory that the engine may take.")
     max_num_seqs: int | None = Field(
-        None, ge=1, description="Windows decoded together (8 on CPU; on GPU by its memory, at most 128)."
+        None, ge=1, description="Windows decoded together (16 on CPU; on GPU by its memory, at most 128)."
     )
     encode_batch: int | None = Field(
         None,

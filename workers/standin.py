@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib import metadata
 
+from workers.device import batch
 from workers.errors import EngineLostError
 from workers.interface import EngineFacts, EngineLoad, WindowRequest, WindowResult, WindowSegment
 from workers.languages import LANGUAGES
@@ -43,7 +44,7 @@ class StandInEngine:
             version=metadata.version("whisper-fleet"),
             tasks=TASKS,
             languages=tuple(LANGUAGES),
-            max_num_seqs=settings.max_num_seqs or 8,
+            max_num_seqs=batch(settings).max_num_seqs,
             tensor_parallel_size=settings.tensor_parallel_size,
             max_tokens=settings.max_tokens,
         )

@@ -26,7 +26,7 @@ CPU_EXECUTOR = "workers.quiet_executor.QuietExecutor"
 CPU_EXTENSION = "workers.encoder_cache.EncoderCacheExtension"
 #: Windows whose encodings they keep, for each that is decoded at once: so many are begun while one is tried again. A
 #: window has 1.5 MB with whisper-base in bfloat16, 3.8 MB with large-v3.
-CPU_KEPT_ENCODINGS = 4
+CPU_KEPT_ENCODINGS = 3
 
 
 def prepare_environment(settings: Settings, device: Device) -> None:

@@ -108,7 +108,7 @@ def test_own_settings_reach_celery() -> None:
 @pytest.mark.parametrize(
     ("given", "threads"),
     [
-        ({}, 5),
+        ({"engine": "standin"}, 5),
         ({"max_num_seqs": 1}, 3),
         ({"max_num_seqs": 16}, 9),
         ({"max_num_seqs": 512}, 65),

@@ -95,4 +95,6 @@ def test_what_is_set_wins_over_the_devices_default() -> None:
     assert batch(load_settings(max_num_seqs=3)).max_num_seqs == 3
     assert batch(load_settings(encode_batch=2)).encode_batch == 2
     if device_kind() == "cpu":
-        assert batch(load_settings()) == Batch(8, 1)
+        assert batch(load_settings()) == Batch(16, 1)
+    assert batch(load_settings(engine="standin")) == Batch(8, 1)
+    assert batch(load_settings(engine="standin", max_num_seqs=3)) == Batch(3, 1)
