@@ -17,17 +17,20 @@ import soundfile
 
 from workers.audio import SAMPLE_RATE_HZ, AudioLimits
 from workers.audio_source import LocalFile, local_file
-from workers.decode_job import LENGTH_TOLERANCE_SECONDS, RUN_UP_SECONDS, AudioEnd, DecodeJob, FaultError
+from workers.decode_job import (
+    LENGTH_TOLERANCE_SECONDS,
+    RUN_UP_SECONDS,
+    AudioEnd,
+    DecodeJob,
+    FaultError,
+    piece_frames,
+)
 from workers.download import Progress
 from workers.errors import TranscriptionError
 from workers.ffmpeg import ffmpeg_pieces
 from workers.pcm import BLOCK_SECONDS, Floats, Piece, blocks, picked, resampled
 from workers.source_errors import os_error, shown
 
-#: What libsndfile reads at once. A fault loses the whole read, so it is short.
-PIECE_SECONDS = 0.5
-#: Most values (frames times channels) of one read: a header may claim a thousand channels.
-MAX_PIECE_VALUES = 2**22
 #: libsndfile says SF_COUNT_MAX (2**63 - 1) for a length that it cannot know.
 UNKNOWN_FRAMES = 2**62
 #: SF_ERR_SYSTEM of sndfile.h.
@@ -164,7 +167,7 @@ def _libsndfile(path: str, job: DecodeJob) -> Iterator[Piece]:
             if position:
                 sound.seek(position)
             stop = min(total, round(job.end_s * rate)) if job.end_s < float("inf") else total
-            step = max(1, min(int(rate * PIECE_SECONDS), MAX_PIECE_VALUES // sound.channels))
+            step = piece_frames(rate, sound.channels)
             while position < stop:
                 frames = sound.read(min(step, stop - position), dtype="float32", always_2d=True)
                 if not len(frames):

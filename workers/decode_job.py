@@ -14,8 +14,17 @@ from workers.source_errors import shown
 MIN_SAMPLE_RATE_HZ = 1_000
 #: A header's length may be off by as much without the file being cut short (mp3 padding, rounded container times).
 LENGTH_TOLERANCE_SECONDS = 1.0
+#: What is read or decoded at once. A fault may lose all of it, so it is short.
+PIECE_SECONDS = 0.5
+#: And its most values (frames times channels): a header may claim a thousand channels.
+MAX_PIECE_VALUES = 2**22
 #: Decoding starts this long before the wanted span, because lossy codecs need a run-up.
 RUN_UP_SECONDS = 1.0
+
+
+def piece_frames(rate_hz: int, channels: int) -> int:
+    """How many frames of a stream are read or decoded at once."""
+    return max(1, min(int(rate_hz * PIECE_SECONDS), MAX_PIECE_VALUES // max(1, channels)))
 
 
 class FaultError(Exception):

@@ -13,7 +13,7 @@ import av
 import av.error
 
 from workers.audio_source import LocalFile
-from workers.decode_job import LENGTH_TOLERANCE_SECONDS, RUN_UP_SECONDS, DecodeJob, FaultError
+from workers.decode_job import LENGTH_TOLERANCE_SECONDS, RUN_UP_SECONDS, DecodeJob, FaultError, piece_frames
 from workers.errors import TranscriptionError
 from workers.mp3 import SYNC_BYTE, Tags, longest_s, told_frames
 from workers.pcm import Piece, mono
@@ -21,8 +21,6 @@ from workers.source_errors import os_error, shown
 
 #: Containers whose durations and time stamps are written, not guessed: these can be trusted and sought in.
 EXACT_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
-#: Frames are taken together up to this length.
-PIECE_SECONDS = 0.5
 #: The encoder's delay, of at most 4095 samples, is within these packets of at least 576.
 START_PACKETS = 9
 
@@ -98,12 +96,10 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
         job.check_length(min(known_s, longest_s(file.descriptor)))
         if job.start_s > RUN_UP_SECONDS:  # a place to seek would be a guess
             position_s = _passed_over(packets, job.start_s - RUN_UP_SECONDS, float(tick_s), job)
-    for frames in _alike(_frames(packets, tags, job)):
+    for frames in _alike(_frames(packets, tags, job), job):
         rate = frames[0].sample_rate
-        job.check_rate(rate)
         if position_s is None:
             position_s = float(frames[0].time or 0.0) - first_s
-        job.found_channels(frames[0].layout.nb_channels)
         samples = mono(frames, job.channel)
         begin = max(0, round((job.start_s - position_s) * rate))
         stop = samples.size if job.end_s == float("inf") else max(0, round((job.end_s - position_s) * rate))
@@ -175,10 +171,10 @@ def _frames(packets: Iterable[av.Packet[av.AudioStream]], tags: Tags | None, job
         job.flags.add("damaged")
 
 
-def _alike(frames: Iterator[av.AudioFrame]) -> Iterator[list[av.AudioFrame]]:
-    """The frames in groups of about PIECE_SECONDS, of one rate, layout and sample format; before a fault those held."""
+def _alike(frames: Iterator[av.AudioFrame], job: DecodeJob) -> Iterator[list[av.AudioFrame]]:
+    """The frames in pieces of one rate, layout and sample format. Before a fault comes what was held."""
     held: list[av.AudioFrame] = []
-    kind, room = None, 0.0
+    kind, room = None, 0
     try:
         for frame in frames:
             own = (frame.sample_rate, frame.layout.nb_channels, frame.format.name)
@@ -186,7 +182,9 @@ def _alike(frames: Iterator[av.AudioFrame]) -> Iterator[list[av.AudioFrame]]:
                 yield held
                 held = []
             if not held:
-                kind, room = own, PIECE_SECONDS * frame.sample_rate
+                job.check_rate(frame.sample_rate)
+                job.found_channels(frame.layout.nb_channels)
+                kind, room = own, piece_frames(frame.sample_rate, frame.layout.nb_channels)
             held.append(frame)
             room -= frame.samples
     except Exception:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import av
@@ -11,8 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.ffmpeg import PIECE_SECONDS, _alike
+from workers.audio import AudioLimits
+from workers.decode_job import MAX_PIECE_VALUES, DecodeJob, FaultError, piece_frames
+from workers.errors import TranscriptionError
+from workers.ffmpeg import _alike
 from workers.pcm import mean, mono
+from workers.settings import load_settings
 
 #: Sample rate, layout and sample format.
 KINDS = ((8_000, "mono", "s16"), (8_000, "stereo", "s16"), (8_000, "stereo", "fltp"), (16_000, "mono", "s16"))
@@ -29,6 +35,13 @@ def frame(kind: tuple[int, str, str], size: int, first: int) -> av.AudioFrame:
     return made
 
 
+def job(**limits: int) -> DecodeJob:
+    """One that asks for the first channel of a whole recording."""
+    return DecodeJob(
+        "a.mp3", replace(AudioLimits.from_settings(load_settings()), **limits), lambda: None, 0.0, math.inf, 0
+    )
+
+
 def kind_of(one: av.AudioFrame) -> tuple[int, str, str]:
     return one.sample_rate, one.layout.name, one.format.name
 
@@ -43,17 +56,17 @@ def test_groups_hold_every_sample_in_order_and_only_what_is_alike(
     starts = [sum(size for _, size in asked[:at]) % 10_000 for at in range(len(asked))]
     given_frames = [frame(kind, size, start) for (kind, size), start in zip(asked, starts, strict=True)]
 
-    groups = list(_alike(iter(given_frames)))
+    groups = list(_alike(iter(given_frames), job()))
 
     assert [one for group in groups for one in group] == given_frames
     for group in groups:
         assert len({kind_of(one) for one in group}) == 1
         # Full before its last frame, no more.
-        assert sum(one.samples for one in group[:-1]) < PIECE_SECONDS * group[0].sample_rate
+        assert sum(one.samples for one in group[:-1]) < piece_frames(group[0].sample_rate, group[0].layout.nb_channels)
         np.testing.assert_array_equal(mono(group), np.concatenate([mono([one]) for one in group]))
     for group, following in pairwise(groups):
         if kind_of(group[0]) == kind_of(following[0]):
-            assert sum(one.samples for one in group) >= PIECE_SECONDS * group[0].sample_rate
+            assert sum(one.samples for one in group) >= piece_frames(group[0].sample_rate, group[0].layout.nb_channels)
 
 
 def test_a_fault_comes_after_the_frames_before_it() -> None:
@@ -63,11 +76,43 @@ def test_a_fault_comes_after_the_frames_before_it() -> None:
         yield first
         raise av.error.InvalidDataError(1, "broken")
 
-    groups = _alike(breaking())
+    groups = _alike(breaking(), job())
 
     assert next(groups) == [first]
     with pytest.raises(av.error.InvalidDataError):
         next(groups)
+
+
+def test_frames_of_a_rate_that_no_sound_has_are_not_gathered() -> None:
+    """A header may claim anything: half a second of it could be the whole file."""
+    good, odd = frame(KINDS[0], 160, 0), frame(KINDS[0], 160, 0)
+    odd.sample_rate = 2_000_000_000
+    taken: list[av.AudioFrame] = []
+
+    def frames() -> Iterator[av.AudioFrame]:
+        for one in (good, odd, odd, odd):
+            taken.append(one)
+            yield one
+
+    groups = _alike(frames(), job())
+
+    assert next(groups) == [good]
+    with pytest.raises(FaultError, match="a sample rate of 2000000000 Hz"):
+        next(groups)
+    assert len(taken) == 2
+
+
+def test_frames_of_too_many_channels_are_refused_before_they_are_gathered() -> None:
+    groups = _alike(iter([frame(KINDS[1], 160, 0)] * 3), job(max_channels=1))
+
+    with pytest.raises(TranscriptionError, match="2 channels, at most 1"):
+        next(groups)
+
+
+def test_a_piece_is_bounded_by_time_and_by_values() -> None:
+    assert piece_frames(16_000, 1) == 8_000
+    assert piece_frames(768_000, 1024) == MAX_PIECE_VALUES // 1024
+    assert piece_frames(1, 2) == piece_frames(1_000, 2**30) == 1
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
