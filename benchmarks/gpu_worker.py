@@ -69,6 +69,8 @@ class OnlySpeed:
         answer: Future[WindowResult] = Future()
 
         def done(future: Future[WindowResult]) -> None:
+            if not answer.set_running_or_notify_cancel():
+                return
             error = future.exception()
             if error is not None:
                 answer.set_exception(error)

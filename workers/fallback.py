@@ -63,6 +63,7 @@ class FallbackDecoder:
     def submit(self, request: WindowRequest, speech_seconds: float, identity: str) -> Future[WindowResult]:
         """Start one window. ``identity`` (row and window) seeds the sampling, so that reruns agree."""
         window = _Window(request, speech_seconds, identity)
+        window.answer.add_done_callback(lambda _: window.done())
         self._try(window)
         return window.answer
 
@@ -109,7 +110,6 @@ class FallbackDecoder:
             else:
                 self._later.run(window.answer, lambda: self._try(window))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the one who waits for the window gets it
-            window.done()
             window.answer.set_exception(error)
 
     def _finish(self, window: _Window) -> None:

@@ -107,8 +107,8 @@ class Engine(Protocol):
         """Start one window. The future raises EngineLostError if the engine dies, TranscriptionError if it refuses.
 
         What it can refuse at once (a prompt that is too long) raises TranscriptionError here. A window without an
-        answer within ``request_timeout_seconds`` raises TransientError(``engine_timeout``). Whoever cancels the future
-        gives the window's place in the engine to others.
+        answer within ``request_timeout_seconds`` raises TransientError(``engine_timeout``). Whoever cancels the
+        future before it is done gives the window's place in the engine to others.
         """
 
     def healthy(self) -> bool:

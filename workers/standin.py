@@ -101,23 +101,28 @@ class StandInEngine:
                     self._changed.wait()
                 if self._lost is not None:
                     break
-                has_room = len(running) < self._facts.max_num_seqs
-                admitted = self._waiting.popleft() if self._waiting and has_room else None
-            if admitted is not None and admitted.future.set_running_or_notify_cancel():
+                admitted = self._next() if len(running) < self._facts.max_num_seqs else None
+            if admitted is not None:
                 time.sleep(self._encode_seconds)
                 running.append(admitted)
             time.sleep(self._step_seconds)
             self._progress.moved()
             for one in running:
                 one.steps_left -= 1
-                if one.steps_left <= 0:
+                if one.steps_left <= 0 and one.future.set_running_or_notify_cancel():
                     one.future.set_result(_made_up(one.request))
-            running = [one for one in running if one.steps_left > 0]
-        for one in running:
-            one.future.set_exception(EngineLostError(self._lost))
-        for one in self._waiting:
+            running = [one for one in running if one.steps_left > 0 and not one.future.cancelled()]
+        for one in [*running, *self._waiting]:
             if one.future.set_running_or_notify_cancel():
                 one.future.set_exception(EngineLostError(self._lost))
+
+    def _next(self) -> _Running | None:
+        """The window that waits longest, of those that anybody still wants. With the lock held."""
+        while self._waiting:
+            one = self._waiting.popleft()
+            if not one.future.cancelled():
+                return one
+        return None
 
 
 def _made_up(request: WindowRequest) -> WindowResult:

@@ -96,7 +96,7 @@ def test_tries_but_the_first_do_not_wait_behind_other_windows(decoders: Decoders
 
 
 @pytest.mark.parametrize(
-    ("answers", "left"), [((LOW, LOW, GOOD), (0.6, 0.8, 1.0)), ((LOW, LOW, LOW, GOOD), (0.8, 1.0)), ((LOW, GOOD), ())]
+    ("answers", "left"), [((LOW, LOW, GOOD), (0.6, 0.8, 1.0)), ((LOW, LOW, LOW, GOOD), (0.8, 1.0))]
 )
 def test_tries_that_are_not_needed_any_more_leave_the_engine(
     decoders: Decoders, answers: tuple[WindowResult, ...], left: tuple[float, ...]
@@ -136,6 +136,27 @@ def test_a_window_whose_try_fails_leaves_no_other_tries_behind(decoders: Decoder
     with pytest.raises(EngineLostError):
         decode(decoders(engine))
     assert [future.cancelled() for future in waiting] == [True] * 3
+
+
+def test_tries_that_cannot_all_be_begun_leave_none_behind(decoders: Decoders) -> None:
+    waiting: list[Future[WindowResult]] = []
+    engine = in_turn(LOW)
+    submit = engine.submit
+
+    def full(request: WindowRequest) -> Future[WindowResult]:
+        if request.temperature < 0.4:
+            return submit(request)
+        if request.temperature == 1.0:
+            raise EngineLostError("gone")
+        waiting.append(Future())
+        return waiting[-1]
+
+    engine.submit = full  # type: ignore[method-assign]
+
+    with pytest.raises(EngineLostError):
+        decode(decoders(engine))
+    # The third is the one that was waited for: nobody has it any more.
+    assert [future.cancelled() for future in waiting[1:]] == [True] * 2
 
 
 # When tries stop.

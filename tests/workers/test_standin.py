@@ -8,6 +8,7 @@ from concurrent.futures import wait
 import numpy as np
 import pytest
 
+from fleet import wait_for
 from workers.errors import EngineLostError
 from workers.interface import WindowRequest, WindowSegment
 from workers.languages import LANGUAGES
@@ -55,24 +56,25 @@ def test_request_is_reflected(engine: StandInEngine) -> None:
     assert result.segments == (WindowSegment(0.0, 2.5, result.text),)
 
 
-def test_a_window_that_nobody_wants_any_more_is_left_out() -> None:
-    # Given a window in the engine's only place, and two that wait
-    engine = engine_of(max_num_seqs=1, standin_steps=20, standin_step_ms=5.0)
+def test_windows_that_nobody_wants_any_more_are_left_out() -> None:
+    # Given a window in the engine's only place, where it stays, and three that wait
+    engine = engine_of(max_num_seqs=1, standin_steps=1_000_000)
     try:
-        first, unwanted, last = (engine.submit(window(seed)) for seed in range(3))
+        first, *unwanted, last = (engine.submit(window(seed)) for seed in range(4))
+        wait_for(lambda: len(engine._waiting) == 3)
 
-        # When the one between is cancelled
-        assert unwanted.cancel()
+        # When the others are cancelled, and the running one as well
+        assert all(future.cancel() for future in (*unwanted, first))
 
-        # Then the others are answered, and none is in flight
-        assert all(future.result(30).text for future in (first, last))
-        assert (engine.load().running, engine.load().waiting) == (0, 0)
-        # And a cancelled one is no obstacle to closing, of which those that wait hear
-        running, unwanted, waiting = (engine.submit(window(seed)) for seed in range(3))
+        # Then the last one gets the place
+        wait_for(lambda: not engine._waiting)
+        assert (engine.load().running, engine.load().waiting) == (1, 0)
+        # And cancelled ones are no obstacle to closing, of which those that run or wait hear
+        unwanted, waiting = (engine.submit(window(seed)) for seed in range(2))
         assert unwanted.cancel()
     finally:
         engine.close()
-    for future in (running, waiting):
+    for future in (last, waiting):
         with pytest.raises(EngineLostError):
             future.result(30)
 
