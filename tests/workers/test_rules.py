@@ -229,6 +229,18 @@ def test_punctuation_before_a_pause_is_said_first() -> None:
     assert constrained(logits, [BEGIN, 7], replace(PAUSED, pauses=(0, 1500))) == constrained(logits, [BEGIN, 7], TIMED)
 
 
+def test_punctuation_as_likely_as_the_likeliest_word_is_about_to_be_said() -> None:
+    logits = [8.0] * BEGIN + [0.0] * 1501
+
+    assert constrained(logits, [BEGIN, 7], replace(PAUSED, pauses=(0, 1500))) == constrained(logits, [BEGIN, 7], TIMED)
+
+
+def test_pauses_are_favoured_by_a_checkpoint_without_punctuation_too() -> None:
+    rules = replace(PAUSED, punctuation=())
+
+    assert constrained([9.0] * BEGIN + [0.0] * 1501, [BEGIN, 7], rules)[BEGIN + 41] == PAUSE_LOGITS
+
+
 def test_a_pause_ends_a_segment_that_would_have_gone_on() -> None:
     logits = [8.0] * BEGIN + [0.0] * 1501  # all 1501 timestamps together: e^7.3
     logits[7] = 8.1
