@@ -1,8 +1,8 @@
 """`python -m benchmarks.bare_windows REQUEST`: vLLM's `LLM.generate` over the windows that a worker cuts.
 
-REQUEST is a JSON list of ``[path, language]``; the engine is as the settings say. Prints the number of windows. Then
-each line of its input is a JSON list of recordings (their places in REQUEST), and it prints the seconds that one
-`generate` call over the windows of these took.
+REQUEST is a JSON list of ``[path, language]``; the engine is as the settings say. Prints how many windows each has, as
+a JSON list. Then each line of its input is a JSON list of recordings (their places in REQUEST), and it prints the
+seconds that one `generate` call over the windows of these took.
 """
 
 from __future__ import annotations
@@ -54,9 +54,8 @@ def main() -> None:
             raise RuntimeError("a window gave no text: the decode rules were not followed")
         return seconds
 
-    everything = [window for recording in recordings for window in recording]
-    generate(everything[:1])
-    print(len(everything), file=figures, flush=True)
+    generate(next(recording for recording in recordings if recording)[:1])
+    print(json.dumps([len(recording) for recording in recordings]), file=figures, flush=True)
     for line in sys.stdin:
         chosen = [window for place in json.loads(line) for window in recordings[place]]
         print(generate(chosen), file=figures, flush=True)

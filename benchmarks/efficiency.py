@@ -4,9 +4,9 @@ Pairs of runs over the same clips, in turn. ``bare``: one `LLM.generate` over th
 worker's engine arguments, sampling and decode rules; reading the files and voice activity are outside its clock,
 log-mel is inside. ``fleet``: a job on a worker that is ready; files, voice activity, retries, journal and merge count.
 Each pair hears the clips in an order of its own: a job that ends with a hard clip waits for its retries. An engine is
-as fast as its start was lucky (by 10 %), so all are started anew after three pairs, and each does a few clips
-before its first clock. Before each of its turns the fleet hears other clips: its engine keeps encodings for windows
-that are tried again, and none of the turn before may be among them. With ``--workers N`` the fleet has N workers that
+as fast as its start was lucky (by 10 %), so all are started anew after three pairs, and each does some other
+clips before its first clock. The fleet does so before each of its turns: its engine keeps encodings for windows that
+are tried again, and none of the turn before may be among them. With ``--workers N`` the fleet has N workers that
 share the cores out among them, and a third system takes its turn: ``bare apart``, N bare engines on the same shares,
 with every Nth clip each. faster-whisper (int8, all cores) runs once, at the end, over every third clip. Start-up is in
 no figure. The words that the fleet and faster-whisper got wrong in these are counted too: speed is worth nothing
@@ -48,10 +48,10 @@ CLIPS, ROUNDS = 300, 5
 ASTERISK_WORDS = 1000
 #: As faster-whisper's weights and activations.
 QUANTIZATION: Quantization = "int8"
-#: Pairs that share one start of the engines, and the clips that each engine hears before them.
-PAIRS_PER_START, WARM_UP_CLIPS = 3, 16
-#: For each worker: the encodings that its engine keeps (`workers.encoder_cache`), and some more.
-OTHER_CLIPS = CPU_KEPT_ENCODINGS * CPU_SEQS + 8
+#: Pairs that share one start of the engines.
+PAIRS_PER_START = 3
+#: Heard by each worker beyond so many other clips as its engine keeps encodings, as not all get as many.
+MORE_CLIPS = 8
 #: Of so many clips faster-whisper hears one: all would take it as long as two of the five pairs.
 BASELINE_STRIDE = 3
 #: Least speed of the fleet, as a multiple of the other's.
@@ -78,7 +78,8 @@ def main(
     """Measure audio seconds per second with whisper-base. Exit code 1 if a bar is missed."""
     engine = EngineChoice(max_num_seqs, quantization)
     try:
-        chosen, others = _clips(corpus.find_corpus(corpus_folder), clips, OTHER_CLIPS * workers)
+        between = workers * (CPU_KEPT_ENCODINGS * max_num_seqs + MORE_CLIPS)
+        chosen, others = _clips(corpus.find_corpus(corpus_folder), clips, between)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     seconds = sum(clip.seconds for clip in chosen)
@@ -94,13 +95,13 @@ def main(
     with tempfile.TemporaryDirectory(prefix="bench-efficiency-") as temporary:
         work = Path(temporary)
         for first in range(0, rounds, PAIRS_PER_START):
-            with loaded(chosen, work / f"start-{first}", engine, workers) as systems:
+            with loaded(chosen, others, work / f"start-{first}", engine, workers) as systems:
                 turns = range(first, min(first + PAIRS_PER_START, rounds))
                 for system, wall_seconds, answers in pairs(systems, chosen, others, turns):
                     note(system, wall_seconds)
                     if answers:
                         wrong_words[system] = word_error_rate(fewer, answers)
-                windows = systems.bare["bare"][0].windows
+                windows = sum(systems.bare["bare"][0].windows[: len(chosen)])
         whisper = run_baseline("faster-whisper", {"all": fewer}, work, engine)["all"]
         note("faster-whisper", whisper.wall_seconds, whisper.audio_seconds)
         wrong_words["faster-whisper"] = word_error_rate(fewer, whisper.answers)
@@ -130,20 +131,25 @@ class Systems:
 
 
 @contextmanager
-def loaded(clips: Sequence[corpus.Clip], work: Path, engine: EngineChoice, workers: int) -> Iterator[Systems]:
-    """The fleet, its bare engine, and beside several workers bare engines on their shares of the cores."""
+def loaded(
+    clips: Sequence[corpus.Clip], others: Sequence[corpus.Clip], work: Path, engine: EngineChoice, workers: int
+) -> Iterator[Systems]:
+    """The fleet, its bare engine, and beside several workers bare engines on their shares of the cores.
+
+    All have heard ``others`` when they are given: a fresh engine is slow. The bare ones have these behind ``clips``.
+    """
+    everything = [*clips, *others]
     with ExitStack() as stack:
         running = stack.enter_context(fleet(work / "fleet", engine, workers))
-        bare = {"bare": [stack.enter_context(bare_engine(clips, work / "bare", engine))]}
+        bare = {"bare": [stack.enter_context(bare_engine(everything, work / "bare", engine))]}
         if workers > 1:
             bare["bare apart"] = [
-                stack.enter_context(bare_engine(clips, work / f"bare-{number}", engine, cores))
+                stack.enter_context(bare_engine(everything, work / f"bare-{number}", engine, cores))
                 for number, cores in enumerate(core_shares(usable_cores(), workers))
             ]
-        few = list(range(min(WARM_UP_CLIPS, len(clips))))
-        running.run([clips[place] for place in few])
+        running.run(others)
         for engines in bare.values():
-            generate(engines, few)
+            generate(engines, range(len(clips), len(everything)))
         yield Systems(running, bare)
 
 
@@ -210,7 +216,8 @@ class BareEngine:
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process = process
         self._log = log
-        self.windows = int(self.answer())
+        #: How many windows each recording has.
+        self.windows: list[int] = json.loads(self._line())
 
     def begin(self, order: Sequence[int]) -> None:
         """Have it decode the windows of these clips."""
@@ -220,11 +227,14 @@ class BareEngine:
 
     def answer(self) -> float:
         """Seconds of its `LLM.generate`, when that is over. Raises RuntimeError with the end of its log."""
+        return float(self._line())
+
+    def _line(self) -> str:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             raise RuntimeError(f"the bare engine ended: {last_line(log_lines(self._log))}")
-        return float(line)
+        return line
 
 
 def generate(engines: Sequence[BareEngine], order: Sequence[int]) -> float:

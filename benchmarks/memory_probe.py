@@ -23,8 +23,8 @@ from workers.messages import Options, Record, Transcript
 from workers.settings import load_settings
 
 #: As on two cores by default: a record keeps sixteen windows in the engine (twice its batch, read by two processes).
-#: They take 1.1 s, about what decoding them takes one process, so that they are there most of the time. Few long steps:
-#: on a busy machine every step waits for its turn.
+#: They take 4 s, longer than decoding them, so that they are there most of the time. Few long steps: on a busy machine
+#: every step waits for its turn.
 THREADS = 4
 WORKER: dict[str, object] = {
     "engine": "standin",

@@ -40,13 +40,15 @@ def test_bare_engines_apart_have_a_ratio_of_their_own() -> None:
 
 def test_engines_share_the_clips_and_the_slowest_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Given processes that answer with the sum of the places that they are told
-    script = "import json, sys; print(7, flush=True)\nfor line in sys.stdin: print(sum(json.loads(line)), flush=True)"
+    script = (
+        "import json, sys; print([3, 4], flush=True)\nfor line in sys.stdin: print(sum(json.loads(line)), flush=True)"
+    )
     monkeypatch.setattr(efficiency, "guarded_command", lambda *_: [sys.executable, "-c", script])
     with (
         bare_engine([], tmp_path / "one", EngineChoice()) as one,
         bare_engine([], tmp_path / "two", EngineChoice()) as two,
     ):
-        assert one.windows == 7
+        assert one.windows == [3, 4]
         assert generate([one, two], [1, 10, 2, 20, 3]) == 30.0
         assert generate([one], [1, 10, 2]) == 13.0
 
