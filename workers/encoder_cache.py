@@ -27,20 +27,17 @@ class EncoderCache:
         self._encode = encode
         self._room = room
         self._kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
-        #: Windows asked for, and those of them that were kept.
-        self.asked = self.kept = 0
 
     def __call__(self, *, input_features: torch.Tensor | Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Log-mel features, float[n_mels, frames] each, to encodings, float[positions, width] each, in their order."""
+        """Log-mel features, float[n_mels, 3000] each, to encodings, float[positions, width] each, in their order."""
         windows = list(input_features)
         names = [_name(window) for window in windows]
         found = {name: self._kept[name] for name in names if name in self._kept}
-        self.asked += len(names)
-        self.kept += sum(name in found for name in names)
         new = {name: window for name, window in zip(names, windows, strict=True) if name not in found}
         if new:
             made = self._encode(input_features=torch.stack(list(new.values())))
-            found.update(zip(new, made, strict=True))
+            # Of several at once each is a part of one block of memory, and would keep all of it.
+            found.update(zip(new, made if len(new) == 1 else [one.clone() for one in made], strict=True))
         for name in names:
             self._keep(name, found[name])
         return [found[name] for name in names]

@@ -158,10 +158,14 @@ class VllmEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments = engine_arguments(model.path_or_id, self._settings)
-        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**(arguments | self._engine_args)))
+        arguments = engine_arguments(model.path_or_id, self._settings) | self._engine_args
+        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         if arguments["worker_extension_cls"]:
-            await llm.collective_rpc("keep_encodings", args=(CPU_KEPT_ENCODINGS * arguments["max_num_seqs"],))
+            try:
+                await llm.collective_rpc("keep_encodings", args=(CPU_KEPT_ENCODINGS * arguments["max_num_seqs"],))
+            except Exception:
+                llm.shutdown()
+                raise
         _note_outputs(llm, self._progress)
         return llm
 

@@ -24,9 +24,9 @@ OPENMP_NAMES = ("libiomp", "libomp", "libgomp")
 CPU_EXECUTOR = "workers.quiet_executor.QuietExecutor"
 #: What a CPU engine's ranks can do besides, as vLLM finds it.
 CPU_EXTENSION = "workers.encoder_cache.EncoderCacheExtension"
-#: Windows whose encodings they keep, for each that is decoded at once: so many are begun while one is tried again. A
-#: window has 1.5 MB with whisper-base in bfloat16, 3.8 MB with large-v3.
-CPU_KEPT_ENCODINGS = 3
+#: Windows whose encodings they keep, for each that is decoded at once: while one says some 130 tokens, so many others
+#: are begun. A window has 1.5 MB with whisper-base in bfloat16, 3.8 MB with large-v3.
+CPU_KEPT_ENCODINGS = 4
 
 
 def prepare_environment(settings: Settings, device: Device) -> None:

@@ -10,6 +10,7 @@ from celery import Celery
 
 from fleet import Fleet
 from workers.app import PRIORITY_BULK, PRIORITY_INTERACTIVE, create_app, queue_name, task_threads
+from workers.device import device_kind
 from workers.messages import TASK_NAMES, TASKS, Task
 from workers.settings import load_settings
 
@@ -117,6 +118,11 @@ def test_own_settings_reach_celery() -> None:
 )
 def test_tasks_at_once(given: dict[str, int], threads: int) -> None:
     assert task_threads(load_settings(**given)) == threads
+
+
+@pytest.mark.skipif(device_kind() != "cpu", reason="a GPU's default follows from its memory")
+def test_tasks_at_once_on_a_cpu() -> None:
+    assert task_threads(load_settings()) == 9
 
 
 def test_worker_really_has_threads_and_both_tasks(standin_fleet: Fleet) -> None:
