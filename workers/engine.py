@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import threading
 import uuid
+import weakref
 from collections.abc import Mapping
 from concurrent.futures import Future, InvalidStateError
 from importlib import metadata
@@ -245,13 +246,15 @@ def prepare(settings: Settings, parts: Startup) -> ResolvedModel:
 
 def _pass_on(running: Future[WindowResult], answer: Future[WindowResult]) -> None:
     """What ``running`` gives becomes the answer. A cancelled answer ends it, and vLLM's request with it."""
+    # Weakly, or each would keep the other, and both the window's audio, until the garbage collector comes.
+    decoding_now = weakref.ref(running)
 
-    def done(_: Future[WindowResult]) -> None:
+    def done(running: Future[WindowResult]) -> None:
         if not running.cancelled():
             _settle(answer, running.exception() or running.result())
 
-    def unwanted(_: Future[WindowResult]) -> None:
-        if answer.cancelled():
+    def unwanted(answer: Future[WindowResult]) -> None:
+        if answer.cancelled() and (running := decoding_now()) is not None:
             running.cancel()
 
     running.add_done_callback(done)

@@ -63,7 +63,6 @@ class FallbackDecoder:
     def submit(self, request: WindowRequest, speech_seconds: float, identity: str) -> Future[WindowResult]:
         """Start one window. ``identity`` (row and window) seeds the sampling, so that reruns agree."""
         window = _Window(request, speech_seconds, identity)
-        window.answer.add_done_callback(lambda _: window.done())
         self._try(window)
         return window.answer
 
@@ -77,9 +76,14 @@ class FallbackDecoder:
         if number:
             most = len(self._gates.temperatures)
             end = most if number >= HOPELESS_TRIES else min(number + self._room(), most)
-            for later in range(number + 1, end):
-                if later not in window.ahead:
-                    window.ahead[later] = self._ask(window, later)
+            try:
+                for later in range(number + 1, end):
+                    if later not in window.ahead:
+                        window.ahead[later] = self._ask(window, later)
+            except BaseException:
+                asked.cancel()
+                window.done()
+                raise
         asked.add_done_callback(lambda future: self._judge(window, future))
 
     def _room(self) -> int:
@@ -110,6 +114,7 @@ class FallbackDecoder:
             else:
                 self._later.run(window.answer, lambda: self._try(window))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the one who waits for the window gets it
+            window.done()
             window.answer.set_exception(error)
 
     def _finish(self, window: _Window) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 
@@ -63,6 +65,21 @@ def test_what_the_decoding_gives_is_the_answer() -> None:
         else:
             running.set_exception(outcome)
             assert answer.exception(0) is outcome
+
+
+def test_an_answer_is_let_go_with_its_decoding_at_once() -> None:
+    """The window's audio hangs on it, by way of who waits for it."""
+    running, answer = Future[WindowResult](), Future[WindowResult]()
+    _pass_on(running, answer)
+    running.set_result(heard())
+    known = weakref.ref(answer)
+
+    gc.disable()
+    try:
+        del running, answer
+        assert known() is None
+    finally:
+        gc.enable()
 
 
 def test_an_engine_given_up_has_answered_already() -> None:
