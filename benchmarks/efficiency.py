@@ -222,7 +222,7 @@ class BareEngine:
     def begin(self, order: Sequence[int]) -> None:
         """Have it decode the windows of these clips."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{json.dumps(order)}\n")
+        self._process.stdin.write(f"{json.dumps(list(order))}\n")
         self._process.stdin.flush()
 
     def answer(self) -> float:

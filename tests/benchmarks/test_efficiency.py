@@ -51,6 +51,7 @@ def test_engines_share_the_clips_and_the_slowest_counts(monkeypatch: pytest.Monk
         assert one.windows == [3, 4]
         assert generate([one, two], [1, 10, 2, 20, 3]) == 30.0
         assert generate([one], [1, 10, 2]) == 13.0
+        assert generate([one], range(4)) == 6.0
 
 
 def test_an_engine_that_ends_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
