@@ -9,10 +9,10 @@ import pytest
 import soundfile
 
 from asterisk import Prompt, require_asterisk, translations
+from cpu_build import only_on_a_cpu
 from fleet import Fleet
 from rows import SAMPLES, convert, read_rows
 from scoring import mean_overlap, word_error_rate
-from workers.device import device_kind
 
 Write = Callable[..., Path]
 AUDIO = SAMPLES / "audio"
@@ -58,7 +58,7 @@ def test_every_format_is_heard_alike(real_fleet: Fleet, jsonl: Write, tmp_path: 
     assert all(abs(row["transcription_details"]["duration"] - seconds) < 0.2 for row in rows)
 
 
-@pytest.mark.skipif(device_kind() != "cpu", reason="a GPU's ranks keep no encodings")
+@only_on_a_cpu
 def test_the_same_window_is_encoded_once(real_fleet: Fleet, jsonl: Write, tmp_path: Path) -> None:
     # Given two recordings that this engine has never heard, each of one window that needs no second try
     samples, rate = soundfile.read(AUDIO / "en_weather.wav")

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scripted_engine import heard, in_turn
+from scripted_engine import ScriptedEngine, heard, in_turn
 from workers.errors import EngineLostError
 from workers.fallback import FallbackDecoder
 from workers.interface import WindowRequest, WindowResult, WindowSegment
@@ -29,6 +29,22 @@ def decode(
     decoder: FallbackDecoder, request: WindowRequest = REQUEST, speech_seconds: float = 10.0, identity: str = "0/a/0"
 ) -> WindowResult:
     return decoder.submit(request, speech_seconds, identity).result(timeout=60)
+
+
+def holding(engine: ScriptedEngine, after: float, refused: float | None = None) -> dict[float, Future[WindowResult]]:
+    """Have the engine leave tries above a temperature unanswered, and refuse one: those that wait, by temperature."""
+    waiting: dict[float, Future[WindowResult]] = {}
+    submit = engine.submit
+
+    def held(request: WindowRequest) -> Future[WindowResult]:
+        if request.temperature == refused:
+            raise EngineLostError("gone")
+        if request.temperature <= after:
+            return submit(request)
+        return waiting.setdefault(request.temperature, Future())
+
+    engine.submit = held  # type: ignore[method-assign]
+    return waiting
 
 
 # When tries begin.
@@ -102,60 +118,32 @@ def test_tries_that_are_not_needed_any_more_leave_the_engine(
     decoders: Decoders, answers: tuple[WindowResult, ...], left: tuple[float, ...]
 ) -> None:
     # Given an engine that answers each try but does not come to those after the first good one
-    futures: dict[float, Future[WindowResult]] = {}
     engine = in_turn(*answers)
-    submit = engine.submit
-
-    def held(request: WindowRequest) -> Future[WindowResult]:
-        answered = submit(request)
-        futures[request.temperature] = answered if len(futures) < len(answers) else Future()
-        return futures[request.temperature]
-
-    engine.submit = held  # type: ignore[method-assign]
+    waiting = holding(engine, TEMPERATURES[len(answers) - 1])
 
     # When the window has its answer
     decode(decoders(engine))
 
     # Then the others are cancelled
-    assert [temperature for temperature, future in futures.items() if future.cancelled()] == list(left)
+    assert [temperature for temperature, future in waiting.items() if future.cancelled()] == list(left)
 
 
 def test_a_window_whose_try_fails_leaves_no_other_tries_behind(decoders: Decoders) -> None:
-    waiting: list[Future[WindowResult]] = []
     engine = in_turn(LOW, LOW, EngineLostError("gone"))
-    submit = engine.submit
-
-    def held(request: WindowRequest) -> Future[WindowResult]:
-        if request.temperature <= 0.4:
-            return submit(request)
-        waiting.append(Future())
-        return waiting[-1]
-
-    engine.submit = held  # type: ignore[method-assign]
+    waiting = holding(engine, 0.4)
 
     with pytest.raises(EngineLostError):
         decode(decoders(engine))
-    assert [future.cancelled() for future in waiting] == [True] * 3
+    assert [future.cancelled() for future in waiting.values()] == [True] * 3
 
 
 def test_tries_that_cannot_all_be_begun_leave_none_behind(decoders: Decoders) -> None:
-    waiting: list[Future[WindowResult]] = []
     engine = in_turn(LOW)
-    submit = engine.submit
-
-    def full(request: WindowRequest) -> Future[WindowResult]:
-        if request.temperature < 0.4:
-            return submit(request)
-        if request.temperature == 1.0:
-            raise EngineLostError("gone")
-        waiting.append(Future())
-        return waiting[-1]
-
-    engine.submit = full  # type: ignore[method-assign]
+    waiting = holding(engine, 0.2, refused=1.0)
 
     with pytest.raises(EngineLostError):
         decode(decoders(engine))
-    assert [future.cancelled() for future in waiting] == [True] * 3
+    assert [future.cancelled() for future in waiting.values()] == [True] * 3
 
 
 # When tries stop.

@@ -30,7 +30,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from workers.device import device_kind
+from cpu_build import only_on_a_cpu
 from workers.encoder_cache import EncoderCacheExtension
 from workers.engine import URGENT, USUAL
 from workers.logits_processor import WhisperRules
@@ -103,7 +103,7 @@ def test_the_rules_are_a_whole_logits_processor() -> None:
     assert {"batch_size", "removed", "added", "moved"} <= parameters(BatchUpdate)
 
 
-@pytest.mark.skipif(device_kind() != "cpu", reason="a GPU's ranks keep no encodings")
+@only_on_a_cpu
 def test_the_ranks_encode_where_the_cache_stands() -> None:
     from vllm.v1.worker.cpu_worker import CPUWorker
 
