@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from fleet import Fleet
+from fleet import Fleet, environment_kept
 
 if TYPE_CHECKING:
     from workers.runtime import Runtime
@@ -21,6 +21,16 @@ SAMPLES = Path(__file__).parent / "samples"
 # What a script starts in the background ignores Ctrl-C, and so would every process that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """What a test sets in the environment, its fixtures or a library, the processes of later tests do not inherit.
+
+    vLLM, for one, preloads an OpenMP for the children of every process in which it builds a configuration.
+    """
+    with environment_kept():
+        return (yield)
 
 
 @pytest.fixture

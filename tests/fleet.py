@@ -127,6 +127,18 @@ def clean_environment(**changes: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
+def environment_kept() -> Iterator[None]:
+    """Whatever the block sets in this process's environment, or takes out of it, is as before when it ends."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
 def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
     """``process``, gone when the block ends."""
     try:
