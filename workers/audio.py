@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from workers.decode_child import DecodeChild
 from workers.decode_wire import BLOCK, CUTS, END, ERROR, GO_ON, HALT, SPAN_END, unpack_block
 from workers.errors import TranscriptionError, TransientError
+from workers.places import ClosedError, Places
 from workers.settings import URL_SCHEMES, Settings
 
 logger = logging.getLogger(__name__)
@@ -167,8 +167,9 @@ class AudioStream:
 class DecodePool:
     """``processes`` decode processes, started as they are needed and replaced when they fail. Thread-safe.
 
-    Not for one-off calls: a process takes about a second to start. Raises RuntimeError from the constructor when the
-    first one does not start (a missing package, say): better at a worker's start than as every record's error.
+    One more is for whoever cannot wait: bulk jobs of long recordings hold theirs for minutes. Not for one-off calls: a
+    process takes about a second to start. Raises RuntimeError from the constructor when the first one does not start
+    (a missing package, say): better at a worker's start than as every record's error.
     """
 
     def __init__(self, processes: int, limits: AudioLimits) -> None:
@@ -181,17 +182,15 @@ class DecodePool:
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._children: set[DecodeChild] = set()
-        # Last in, first out: a warm process goes before one not started yet (None).
-        self._slots: queue.LifoQueue[DecodeChild | None] = queue.LifoQueue()
-        for _ in range(processes - 1):
-            self._slots.put(None)
         try:
-            self._slots.put(self._start())
+            first = self._start()
         except (OSError, EOFError) as error:
             self._spawner.shutdown()
             raise RuntimeError(
                 f"decode processes do not start ({error or 'the process ended'}); see its error above"
             ) from error
+        # A warm process goes before one not started yet (None).
+        self._places: Places[DecodeChild | None] = Places([*[None] * processes, first])
 
     @contextmanager
     def open(
@@ -203,15 +202,16 @@ class DecodePool:
         *,
         cut: bool = False,
         later: bool = False,
+        urgent: bool = False,
     ) -> Iterator[AudioStream]:
         """The audio of ``source`` (path, ``file:``, ``http(s):`` or fsspec URL), from ``start_s`` to ``end_s``.
 
         ``channel`` (from 0) takes that one alone, None the mean of all. ``cut``: a long one comes in spans
-        (`workers.cuts`); ``later``: this is one of them, not the first. Waits for a free process. Leaving the context
-        before the stream's end costs that process its life. Raises TranscriptionError (also from the iteration): see
-        `workers.audio_decode.open_audio` for the types.
+        (`workers.cuts`); ``later``: this is one of them, not the first. Waits for a free process; the ``urgent`` have
+        one more. Leaving the context before the stream's end costs that process its life. Raises TranscriptionError
+        (also from the iteration): see `workers.audio_decode.open_audio` for the types.
         """
-        child = self._checkout()
+        child = self._checkout(urgent)
         stream = AudioStream(child, self._limits.decode_timeout_seconds, self._closed)
         try:
             with suppress(OSError):  # a child that died while idle: the first read says so
@@ -230,14 +230,14 @@ class DecodePool:
             child.kill()
         for child in children:
             child.reap()
-        self._slots.put(None)  # wakes a waiting thread, which wakes the next
+        self._places.close()
         self._spawner.shutdown(wait=False)
 
-    def _checkout(self) -> DecodeChild:
-        child = self._slots.get()
-        if self._closed.is_set():
-            self._slots.put(None)
-            raise TransientError("worker_stopping", "the worker is stopping")
+    def _checkout(self, urgent: bool) -> DecodeChild:
+        try:
+            child = self._places.take(urgent=urgent)
+        except ClosedError:
+            raise TransientError("worker_stopping", "the worker is stopping") from None
         if child is not None and child.idle():
             return child
         if child is not None:
@@ -245,15 +245,15 @@ class DecodePool:
         try:
             return self._start()
         except (OSError, EOFError, RuntimeError) as error:
-            self._slots.put(None)
+            self._places.put(None)
             raise TransientError("decode_unavailable", f"no decode process could be started: {error}") from error
 
     def _checkin(self, child: DecodeChild, reusable: bool) -> None:
-        if not reusable or self._closed.is_set():
-            self._forget(child)
-            self._slots.put(None)
+        if reusable and not self._closed.is_set():
+            self._places.put(child)
         else:
-            self._slots.put(child)
+            self._forget(child)
+            self._places.put(None)
 
     def _start(self) -> DecodeChild:
         child = self._spawner.submit(DecodeChild, asdict(self._limits)).result()

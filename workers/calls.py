@@ -16,13 +16,14 @@ from workers.runtime import Runtime
 
 @dataclass(slots=True)
 class CallWork:
-    """The records of one call (see `workers.delivery.Work`)."""
+    """The records of one call (see `workers.delivery.Work`). ``urgent``: they go before those of jobs."""
 
     runtime: Runtime
     kind: Task
     records: list[Record]
     options: Options
     retry_seconds: float
+    urgent: bool = True
     of_job: bool = False
     done_seconds: int = 0
     divisible: bool = False
@@ -46,6 +47,7 @@ class CallWork:
             deliver,
             pause_seconds=self.retry_seconds,
             stopping=self.runtime.stopping,
+            urgent=self.urgent,
         )
         for record, items in failed:
             deliver(record, retries.given_up(items, f"{retries.TRIES_IN_PLACE} tries"))

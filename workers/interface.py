@@ -27,7 +27,8 @@ class WindowRequest:
 
     ``samples``: float32[n], 0 < n <= 480 000, 16 kHz mono in [-1, 1]. ``language``: a Whisper code, None to detect.
     ``pauses``: stretches, in seconds from the window's start, in which a timestamp is likelier than the model thinks.
-    ``urgent``: joins the engine's batch before those that wait and are not: a later hearing, for which a row waits.
+    ``urgent``: joins the engine's batch before those that wait and are not: a call's, for which somebody waits, or a
+    later hearing, for which a row does.
     """
 
     samples: NDArray[np.float32]

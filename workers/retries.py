@@ -31,6 +31,7 @@ def transcribe(
     pause_seconds: float,
     stopping: threading.Event,
     share: Share | None = None,
+    urgent: bool = False,
 ) -> list[tuple[Record, list[Item]]]:
     """`Transcriber.transcribe`, where what fails for a moment gets up to two more tries after short pauses.
 
@@ -47,7 +48,7 @@ def transcribe(
             raise EngineLostError("the worker is ending and its grace is over")
         failed.append((record, items))
 
-    transcriber.transcribe(records, task, options, sort, share)
+    transcriber.transcribe(records, task, options, sort, share, urgent=urgent)
     for number in range(1, TRIES_IN_PLACE):
         again = [record for record, items in failed if not any(one.type in SLOW for one in _failures(items))]
         if not again:
@@ -57,7 +58,7 @@ def transcribe(
             raise EngineLostError("the worker is ending and its grace is over")
         chosen = {id(record) for record in again}
         failed[:] = [one for one in failed if id(one[0]) not in chosen]
-        transcriber.transcribe(again, task, options, sort, share)
+        transcriber.transcribe(again, task, options, sort, share, urgent=urgent)
     return failed
 
 

@@ -77,7 +77,9 @@ class Settings(BaseSettings):
         ge=1,
         description="Tasks at once; of more than 2 one is for interactive calls only (half of max_num_seqs, and one).",
     )
-    decode_processes: int | None = Field(None, ge=1, description="Audio decode processes (default: cores, at most 8).")
+    decode_processes: int | None = Field(
+        None, ge=1, description="Audio decode processes (default: cores, at most 8), and one for calls."
+    )
     worker_restarts: int = Field(10, ge=0, description="Times in a row that a worker which failed is started again.")
     drain_seconds: float = Field(60, ge=0, description="Grace for running records after SIGTERM.")
     visibility_timeout_seconds: float = Field(

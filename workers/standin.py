@@ -6,10 +6,11 @@ fixed length, and at most ``max_num_seqs`` at once. The same audio always gives 
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import threading
 import time
 import zlib
-from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib import metadata
@@ -48,7 +49,9 @@ class StandInEngine:
             tensor_parallel_size=settings.tensor_parallel_size,
             max_tokens=settings.max_tokens,
         )
-        self._waiting: deque[_Running] = deque()
+        #: A heap: those that are not urgent after those that are, of equals the first to come first.
+        self._waiting: list[tuple[bool, int, _Running]] = []
+        self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._lost: str | None = None
         self._progress = Progress(self._facts.max_num_seqs)
@@ -67,7 +70,8 @@ class StandInEngine:
                 raise EngineLostError(self._lost)
             self._progress.started()
             future.add_done_callback(lambda _: self._progress.ended())
-            self._waiting.append(_Running(request, future, self._steps))
+            one = _Running(request, future, self._steps)
+            heapq.heappush(self._waiting, (not request.urgent, next(self._numbers), one))
             self._changed.notify()
         return future
 
@@ -112,14 +116,14 @@ class StandInEngine:
                 if one.steps_left <= 0 and one.future.set_running_or_notify_cancel():
                     one.future.set_result(_made_up(one.request))
             running = [one for one in running if one.steps_left > 0 and not one.future.cancelled()]
-        for one in [*running, *self._waiting]:
+        for one in [*running, *(one for _, _, one in self._waiting)]:
             if one.future.set_running_or_notify_cancel():
                 one.future.set_exception(EngineLostError(self._lost))
 
     def _next(self) -> _Running | None:
-        """The window that waits longest, of those that anybody still wants. With the lock held."""
+        """The window that waits longest, the urgent first, of those that anybody still wants. With the lock held."""
         while self._waiting:
-            one = self._waiting.popleft()
+            _, _, one = heapq.heappop(self._waiting)
             if not one.future.cancelled():
                 return one
         return None

@@ -7,7 +7,7 @@ from typing import Any
 from celery import Task as CeleryTask
 
 from workers import runtime
-from workers.app import app
+from workers.app import PRIORITY_BULK, app
 from workers.calls import CallWork
 from workers.delivery import Envelope, Work
 from workers.errors import TranscriptionError
@@ -42,5 +42,6 @@ def _run(task: CeleryTask, kind: Task, records: Any, options: Any, job: str | No
     if job is not None:
         work = RowsWork(current, envelope, kind, records, parse_options(options), job, retry_seconds)
     else:
-        work = CallWork(current, kind, parse_records(records), parse_options(options), retry_seconds)
+        urgent = envelope.priority < PRIORITY_BULK  # its sender may have named another one
+        work = CallWork(current, kind, parse_records(records), parse_options(options), retry_seconds, urgent)
     return current.deliveries.handle(envelope, work)

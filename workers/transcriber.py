@@ -48,6 +48,7 @@ class _Asked:
     options: Options
     room: threading.Semaphore
     share: Share | None
+    urgent: bool
     channel: int | None = None
 
     @property
@@ -76,7 +77,7 @@ class Transcriber:
         # Twice the engine's batch waits or runs, so that it never runs dry, whichever threads these windows are of:
         # a thread that waits for room keeps a decode process, and others cannot read meanwhile.
         wanted = max(2 * engine.facts.max_num_seqs, threads)
-        self._room = threading.Semaphore(wanted)
+        self._room, self._urgent_room = threading.Semaphore(wanted), threading.Semaphore(wanted)
         # Those that read long recordings fill it together.
         self._windows_per_task = max(2, min(-(-wanted // min(threads, pool.processes)), MOST_WINDOWS))
 
@@ -91,11 +92,14 @@ class Transcriber:
         options: Options,
         deliver: Callable[[Record, list[Item]], None],
         share: Share | None = None,
+        *,
+        urgent: bool = False,
     ) -> None:
         """Transcribe records in order; ``deliver`` gets each one's items (one per audio file) as soon as it is done.
 
         With ``share`` the later spans of a long recording are left to whom they are shared with: its item is without
         them. What is shared is known before the record is delivered.
+        ``urgent``: somebody waits. These records go before those of other threads that are not, and wait for none.
         A failure of a record is an item of it. Raises EngineLostError when the engine is gone: records that were
         not delivered were not done.
         """
@@ -107,7 +111,7 @@ class Transcriber:
 
         for record in records:
             files = [
-                self._begin_channels(_Asked(record, number, task, options, room, share))
+                self._begin_channels(_Asked(record, number, task, options, room, share, urgent))
                 for number in range(len(record.sources))
             ]
             waiting.append((record, files))
@@ -136,6 +140,7 @@ class Transcriber:
                 *(asked.source, record.start_s, record.end_s, asked.channel),
                 cut=asked.channel is None and not later,
                 later=later,
+                urgent=asked.urgent,
             ) as stream:
                 self._read(recording, stream, asked, language)
                 recording.duration_s = stream.duration_s
@@ -204,6 +209,7 @@ class Transcriber:
             timestamps=True,
             prompt=record.prompt or options.prompt,
             pauses=pauses_after(window.speech, 0.0) if options.timestamps else (),
+            urgent=asked.urgent,
         )
         # The same whoever does it: a span record has one recording, and starts where its span does.
         name = f"{asked.source}#{asked.channel}" if asked.channel else asked.source
@@ -217,7 +223,7 @@ class Transcriber:
         self, request: WindowRequest, speech: Speech, identity: str, room: threading.Semaphore
     ) -> Future[WindowResult]:
         with contextlib.ExitStack() as left:
-            for one in (room, self._room):
+            for one in (room, self._urgent_room if request.urgent else self._room):
                 while not one.acquire(timeout=CHECK_SECONDS):
                     self._check_stopping()
                 left.callback(one.release)

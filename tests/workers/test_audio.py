@@ -242,6 +242,31 @@ def test_decoders_hold_no_pipe_of_another() -> None:
     assert sockets[0] != sockets[1]
 
 
+def test_whoever_cannot_wait_has_a_process_more(long_file: str) -> None:
+    # Given a pool whose only process is at work on a long recording, and somebody who waits for it
+    pool = DecodePool(1, AudioLimits())
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            with pool.open(long_file):
+                usual = thread.submit(works, pool)
+                with pytest.raises(TimeoutError):
+                    usual.result(0.5)
+
+                # When something urgent comes, then it is read at once, by a process of its own
+                with pool.open(str(SAMPLES / "en_train.flac"), urgent=True) as stream:
+                    assert sum(block.samples.size for block in stream)
+                    assert len(children()) == 2
+
+                # Which stays for the next one, and does not read for the usual meanwhile
+                with pool.open(str(SAMPLES / "en_train.flac"), urgent=True) as stream:
+                    assert sum(block.samples.size for block in stream)
+                assert len(children()) == 2
+                assert not usual.done()
+            assert usual.result(30)
+        finally:
+            pool.close()
+
+
 def test_smallest_memory_setting_is_enough() -> None:
     pool = DecodePool(1, AudioLimits.from_settings(load_settings(decode_memory_bytes=2**30)))
     assert works(pool)

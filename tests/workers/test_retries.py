@@ -249,7 +249,7 @@ class Failing:
         self.failure = Failure(type=type, message="x", transient=True)
 
     def transcribe(
-        self, records: Any, task: str, options: Options, deliver: retries.Deliver, share: Any = None
+        self, records: Any, task: str, options: Options, deliver: retries.Deliver, share: Any, *, urgent: bool
     ) -> None:
         for record in records:
             self.tries += 1

@@ -79,6 +79,21 @@ def test_windows_that_nobody_wants_any_more_are_left_out() -> None:
             future.result(30)
 
 
+def test_urgent_windows_go_before_those_that_wait() -> None:
+    # Given a window in the engine's only place, and others behind it
+    engine = engine_of(max_num_seqs=1, standin_steps=3)
+    done: list[int] = []
+    try:
+        futures = [engine.submit(window(seed, urgent=seed in (2, 4))) for seed in range(5)]
+        for seed, future in enumerate(futures):
+            future.add_done_callback(lambda _, seed=seed: done.append(seed))
+        assert not wait(futures, 30).not_done
+    finally:
+        engine.close()
+    # The first is in its place already, or comes before the other usual ones.
+    assert [seed for seed in done if seed] == [2, 4, 1, 3]
+
+
 def test_decodes_no_more_windows_together_than_its_batch_holds() -> None:
     """With a batch of one, no window can have been decoded when one before it is done."""
     engine = engine_of(max_num_seqs=1, standin_steps=3)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ from celery.exceptions import Reject
 from celery.result import AsyncResult
 
 from fleet import Fleet, wait_for
+from scripted_engine import heard, scripted
 from workers import keys, runtime, tasks
+from workers.app import PRIORITY_BULK
 from workers.errors import TranscriptionError
 from workers.interface import WindowRequest, WindowResult
 from workers.messages import Failure, RowResult, Transcript
@@ -149,6 +152,23 @@ def test_single_row_that_fails_is_an_answer_not_a_failed_task(
 
     assert tasks.transcribe([{"audio": missing, "row": 0}], None, "job-8")["failed"] == 1
     assert len(rows_of(fleet, "job-8")) == 1
+
+
+def test_windows_of_calls_are_urgent_and_those_of_jobs_are_not(
+    installed: Callable[[Runtime | None], Runtime], standin_runtime: Runtime, fleet: Fleet, train: str
+) -> None:
+    engine = scripted(lambda request, _: heard())
+    transcriber = Transcriber(engine, standin_runtime.pool, load_settings(), threads=1)
+    sink = ResultSink(connect(fleet.url), threading.Event())
+    installed(replace(standin_runtime, transcriber=transcriber, sink=sink))
+
+    tasks.transcribe([{"audio": train}])
+    tasks.transcribe([{"audio": train, "row": 0}], None, "job-11")
+    # A call whose sender says that it is bulk is no job, but goes with them.
+    message = SimpleNamespace(id=None, delivery_info={"priority": PRIORITY_BULK})
+    tasks._run(SimpleNamespace(name="whisper.transcribe", request=message), "transcribe", [{"audio": train}], {}, None)  # type: ignore[arg-type]
+
+    assert [request.urgent for request in engine.requests] == [True, False, False]
 
 
 @pytest.mark.usefixtures("installed")
