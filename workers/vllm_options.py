@@ -21,7 +21,7 @@ ENCODER_POSITIONS = 1500
 #: By these vLLM sees in LD_PRELOAD which OpenMP it has (vLLM `ompmultiprocessing.py`). Two would be one too many.
 OPENMP_NAMES = ("libiomp", "libomp", "libgomp")
 #: A CPU engine's executor, as vLLM finds it.
-CPU_EXECUTOR = "workers.quiet_executor.QuietExecutor"
+CPU_EXECUTOR = "workers.cpu_executor.CpuExecutor"
 #: What a CPU engine's ranks can do besides, as vLLM finds it.
 CPU_EXTENSION = "workers.encoder_cache.EncoderCacheExtension"
 #: Windows whose encodings they keep, for each that is decoded at once: while one says some 130 tokens, so many others

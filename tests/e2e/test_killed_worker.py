@@ -53,6 +53,13 @@ def openmp_notes(processes: list[psutil.Process]) -> list[Path]:
     return [path for one in processes for path in Path("/dev/shm").glob(f"__KMP_REGISTERED_LIB_{one.pid}_*")]
 
 
+def addresses(process: psutil.Process, library: str) -> set[str]:
+    """Where it has mapped a library: two processes that loaded it by themselves have it at different places."""
+    with contextlib.suppress(psutil.Error):
+        return {entry.addr for entry in process.memory_maps(grouped=False) if library in entry.path}
+    return set()
+
+
 def named(processes: list[psutil.Process], name: str) -> list[psutil.Process]:
     """Those that call themselves so."""
     return [one for one in processes if name in " ".join([one.name(), *one.cmdline()])]
@@ -71,6 +78,10 @@ def test_killed_engine_is_replaced_and_killed_worker_leaves_nothing(
     assert (openmp is not None) == ON_X86_64
     # Among those that bear a rank's name may be what a rank has just forked, and is gone when it is looked at.
     wait_for(lambda: running(ranks) and (openmp is None or all(openmp in mapped(rank) for rank in running(ranks))))
+    if openmp is not None:  # which lets ranks be copies of the engine's process
+        places = addresses(named(first, "EngineCore")[0], "libtorch_cpu")
+        assert places
+        wait_for(lambda: all(addresses(rank, "libtorch_cpu") == places for rank in running(ranks)))
     client = Celery(broker=fleet.url, backend=fleet.url)
     records = [{"audio": str(samples / "en_news_long.ogg"), "row": 0}]
     client.send_task("whisper.transcribe", [records], {"job": "news"}, queue="transcribe")

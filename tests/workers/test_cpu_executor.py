@@ -14,9 +14,9 @@ from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
 from vllm.v1.executor.abstract import Executor
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
-from workers import quiet_executor
+from workers import cpu_executor
+from workers.cpu_executor import LATER_MS, SOON_MS, CpuExecutor
 from workers.device import device_kind
-from workers.quiet_executor import LATER_MS, SOON_MS, QuietExecutor
 from workers.settings import load_settings
 from workers.vllm_options import CPU_EXECUTOR, engine_arguments
 
@@ -38,16 +38,16 @@ def reader(writer: MessageQueue) -> Iterator[MessageQueue]:
 
 
 @pytest.fixture
-def executor(reader: MessageQueue, monkeypatch: pytest.MonkeyPatch) -> QuietExecutor:
+def executor(reader: MessageQueue, monkeypatch: pytest.MonkeyPatch) -> CpuExecutor:
     """One with this rank, and one on another machine."""
     elsewhere = SimpleNamespace(_spin_condition=None)
     monkeypatch.setattr(
         MultiprocExecutor, "_init_executor", lambda self: setattr(self, "response_mqs", [reader, elsewhere])
     )
-    return QuietExecutor.__new__(QuietExecutor)
+    return CpuExecutor.__new__(CpuExecutor)
 
 
-def test_no_answer_is_looked_for_over_and_over(reader: MessageQueue, executor: QuietExecutor) -> None:
+def test_no_answer_is_looked_for_over_and_over(reader: MessageQueue, executor: CpuExecutor) -> None:
     # Given a queue that would be asked for a second before its reader sleeps
     assert reader._spin_condition.busy_loop_s > 0
 
@@ -61,7 +61,7 @@ def test_no_answer_is_looked_for_over_and_over(reader: MessageQueue, executor: Q
 def test_an_answer_without_a_word_is_found_soon(
     writer: MessageQueue,
     reader: MessageQueue,
-    executor: QuietExecutor,
+    executor: CpuExecutor,
     monkeypatch: pytest.MonkeyPatch,
     timeout_seconds: float | None,
     since_seconds: float,
@@ -71,7 +71,7 @@ def test_an_answer_without_a_word_is_found_soon(
     executor._init_executor()
     condition = reader._spin_condition
     monkeypatch.setattr(condition, "last_read", 0.0)
-    monkeypatch.setattr(quiet_executor, "time", SimpleNamespace(monotonic=lambda: since_seconds))
+    monkeypatch.setattr(cpu_executor, "time", SimpleNamespace(monotonic=lambda: since_seconds))
     monkeypatch.setattr(writer._spin_condition, "notify", lambda: None)
     poll, slept = condition.poller.poll, []
 
@@ -94,7 +94,7 @@ def test_an_answer_without_a_word_is_found_soon(
 def test_vllm_finds_it_by_its_name() -> None:
     parallel = SimpleNamespace(distributed_executor_backend=CPU_EXECUTOR)
 
-    assert Executor.get_class(SimpleNamespace(parallel_config=parallel)) is QuietExecutor
+    assert Executor.get_class(SimpleNamespace(parallel_config=parallel)) is CpuExecutor
 
 
 def test_only_a_cpu_engine_has_it() -> None:

