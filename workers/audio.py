@@ -173,7 +173,7 @@ class DecodePool:
     """
 
     def __init__(self, processes: int, limits: AudioLimits) -> None:
-        #: How many recordings can be read at once.
+        #: How many recordings that are not urgent can be read at once.
         self.processes = processes
         self._limits = limits
         # PR_SET_PDEATHSIG follows the thread that starts a child, so one thread of the pool's own starts them all;
@@ -219,18 +219,18 @@ class DecodePool:
                 child.request({"source": map_path(source, self._limits.path_map), **wanted})
             yield stream
         finally:
-            self._checkin(child, reusable=stream.finished)
+            self._checkin(child, urgent, reusable=stream.finished)
 
     def close(self) -> None:
         """End all children; streams still open fail with ``worker_stopping``."""
         self._closed.set()
+        self._places.close()
         with self._lock:
             children = list(self._children)
         for child in children:
             child.kill()
         for child in children:
             child.reap()
-        self._places.close()
         self._spawner.shutdown(wait=False)
 
     def _checkout(self, urgent: bool) -> DecodeChild:
@@ -245,15 +245,15 @@ class DecodePool:
         try:
             return self._start()
         except (OSError, EOFError, RuntimeError) as error:
-            self._places.put(None)
+            self._places.put(None, urgent=urgent)
             raise TransientError("decode_unavailable", f"no decode process could be started: {error}") from error
 
-    def _checkin(self, child: DecodeChild, reusable: bool) -> None:
+    def _checkin(self, child: DecodeChild, urgent: bool, *, reusable: bool) -> None:
         if reusable and not self._closed.is_set():
-            self._places.put(child)
+            self._places.put(child, urgent=urgent)
         else:
             self._forget(child)
-            self._places.put(None)
+            self._places.put(None, urgent=urgent)
 
     def _start(self) -> DecodeChild:
         child = self._spawner.submit(DecodeChild, asdict(self._limits)).result()

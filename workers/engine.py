@@ -12,6 +12,7 @@ import contextlib
 import logging
 import multiprocessing
 import threading
+import time
 import uuid
 import weakref
 from collections.abc import Mapping
@@ -23,7 +24,15 @@ from workers import decoding, startup
 from workers.device import Device, batch, device_kind
 from workers.errors import EngineLostError, ModelLoadError, TranscriptionError, TransientError
 from workers.guard import unlink_shared_memory
-from workers.interface import SAMPLE_RATE_HZ, WINDOW_SAMPLES, EngineFacts, EngineLoad, WindowRequest, WindowResult
+from workers.interface import (
+    SAMPLE_RATE_HZ,
+    WINDOW_SAMPLES,
+    EngineFacts,
+    EngineLoad,
+    WindowRequest,
+    WindowResult,
+    turn_s,
+)
 from workers.models import ResolvedModel, model_facts_from, resolve_model
 from workers.progress import Progress
 from workers.settings import Settings
@@ -36,8 +45,6 @@ log = logging.getLogger(__name__)
 
 #: How long to wait for a killed process; one stuck in a driver is left to end when it can.
 KILL_SECONDS = 5.0
-#: vLLM takes the lowest first, and of equals the one that came first.
-URGENT, USUAL = -1, 0
 
 
 class VllmEngine:
@@ -208,7 +215,8 @@ class VllmEngine:
         try:
             # Past the deadline the task is cancelled, which makes vLLM abort the request.
             async with asyncio.timeout(seconds):
-                priority = URGENT if request.urgent else USUAL
+                # vLLM takes the lowest first, and of equals the one that came first.
+                priority = int(turn_s(request.urgent, time.monotonic()))
                 async for part in self._llm.generate(rendered, sampling, uuid.uuid4().hex, priority=priority):
                     output = part  # the last one is final
         except TimeoutError:

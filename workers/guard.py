@@ -68,12 +68,17 @@ def unlink_shared_memory() -> None:
     itself loaded twice in a process. Python's own segments (``psm_``) have one, its resource tracker.
     """
     for pid in descendants(os.getpid()):
-        Path(f"/dev/shm/__KMP_REGISTERED_LIB_{pid}_{os.getuid()}").unlink(missing_ok=True)
+        unlink_openmp_note(pid)
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
                 path = line.partition("/dev/shm/")[2]
                 if "-cpushm" in path:
                     Path("/dev/shm", path).unlink(missing_ok=True)
+
+
+def unlink_openmp_note(pid: int) -> None:
+    """Take away the note of Intel's OpenMP in a process."""
+    Path(f"/dev/shm/__KMP_REGISTERED_LIB_{pid}_{os.getuid()}").unlink(missing_ok=True)
 
 
 def end_descendants() -> None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 SAMPLE_RATE_HZ = 16_000
 WINDOW_SECONDS = 30
 WINDOW_SAMPLES = SAMPLE_RATE_HZ * WINDOW_SECONDS
+#: A window that is not urgent lets urgent ones go before it for so long, and no longer: however many come, it has its
+#: turn long before it has waited ``request_timeout_seconds``.
+HEAD_START_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class WindowRequest:
 
     ``samples``: float32[n], 0 < n <= 480 000, 16 kHz mono in [-1, 1]. ``language``: a Whisper code, None to detect.
     ``pauses``: stretches, in seconds from the window's start, in which a timestamp is likelier than the model thinks.
-    ``urgent``: joins the engine's batch before those that wait and are not: a call's, for which somebody waits, or a
+    ``urgent``: joins the engine's batch before those that are not (`turn_s`): a call's, for which somebody waits, or a
     later hearing, for which a row does.
     """
 
@@ -40,6 +43,11 @@ class WindowRequest:
     prompt: str | None = None
     pauses: tuple[tuple[float, float], ...] = ()
     urgent: bool = False
+
+
+def turn_s(urgent: bool, came_s: float) -> float:
+    """When it is the turn of a window that came at ``came_s``, by the same clock: who has the lowest is next."""
+    return came_s - HEAD_START_SECONDS if urgent else came_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Places that threads wait for, the last of which is only for those who cannot wait."""
+"""Places that threads wait for: all but one for anybody, and one more for those who cannot wait."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ class ClosedError(Exception):
 
 
 class Places(Generic[Place]):
-    """Free places, taken and put back by any thread: the one put back last goes first.
+    """Places, taken and put back by any thread: the one put back last goes first.
 
-    The usual leave one free, which the urgent take when no other is; put back, a place goes to the urgent first.
+    The usual never have all of them at once, and the urgent take any: one that is put back is theirs first.
     """
 
     def __init__(self, free: Iterable[Place]) -> None:
         """``free``: the last one goes first."""
         self._free = list(free)
-        lock = threading.Lock()
-        self._usual, self._urgent = threading.Condition(lock), threading.Condition(lock)
+        self._usual_most = len(self._free) - 1
+        self._usual_taken = 0
         self._urgent_waiting = 0
         self._closed = False
+        lock = threading.Lock()
+        self._usual, self._urgent = threading.Condition(lock), threading.Condition(lock)
 
     def take(self, *, urgent: bool = False) -> Place:
         """A place, as soon as there is one. Raises ClosedError once they are closed."""
@@ -35,16 +37,18 @@ class Places(Generic[Place]):
                 self._urgent.wait_for(lambda: self._free or self._closed)
                 self._urgent_waiting -= 1
             else:
-                self._usual.wait_for(lambda: len(self._free) > 1 or self._closed)
+                self._usual.wait_for(lambda: self._usual_may() or self._closed)
             if self._closed:
                 raise ClosedError
+            self._usual_taken += not urgent
             place = self._free.pop()
             self._wake()
             return place
 
-    def put(self, place: Place) -> None:
-        """Give a place back."""
+    def put(self, place: Place, *, urgent: bool = False) -> None:
+        """Give a place back, with the urgency with which it was taken."""
         with self._usual:
+            self._usual_taken -= not urgent
             self._free.append(place)
             self._wake()
 
@@ -55,9 +59,12 @@ class Places(Generic[Place]):
             self._usual.notify_all()
             self._urgent.notify_all()
 
+    def _usual_may(self) -> bool:
+        return len(self._free) > self._urgent_waiting and self._usual_taken < self._usual_most
+
     def _wake(self) -> None:
         """One thread a place: a worker may have a hundred that wait. With the lock held."""
         if self._free and self._urgent_waiting:
             self._urgent.notify()
-        elif len(self._free) > 1:
+        if self._usual_may():
             self._usual.notify()

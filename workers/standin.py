@@ -17,7 +17,7 @@ from importlib import metadata
 
 from workers.device import batch
 from workers.errors import EngineLostError
-from workers.interface import EngineFacts, EngineLoad, WindowRequest, WindowResult, WindowSegment
+from workers.interface import EngineFacts, EngineLoad, WindowRequest, WindowResult, WindowSegment, turn_s
 from workers.languages import LANGUAGES
 from workers.messages import TASKS
 from workers.progress import Progress
@@ -49,8 +49,8 @@ class StandInEngine:
             tensor_parallel_size=settings.tensor_parallel_size,
             max_tokens=settings.max_tokens,
         )
-        #: A heap: those that are not urgent after those that are, of equals the first to come first.
-        self._waiting: list[tuple[bool, int, _Running]] = []
+        #: A heap: when it is whose turn, a number for those of the same time, and the window.
+        self._waiting: list[tuple[float, int, _Running]] = []
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._lost: str | None = None
@@ -71,7 +71,8 @@ class StandInEngine:
             self._progress.started()
             future.add_done_callback(lambda _: self._progress.ended())
             one = _Running(request, future, self._steps)
-            heapq.heappush(self._waiting, (not request.urgent, next(self._numbers), one))
+            turn = turn_s(request.urgent, time.monotonic())
+            heapq.heappush(self._waiting, (turn, next(self._numbers), one))
             self._changed.notify()
         return future
 
@@ -121,7 +122,7 @@ class StandInEngine:
                 one.future.set_exception(EngineLostError(self._lost))
 
     def _next(self) -> _Running | None:
-        """The window that waits longest, the urgent first, of those that anybody still wants. With the lock held."""
+        """The window whose turn it is, of those that anybody still wants. With the lock held."""
         while self._waiting:
             _, _, one = heapq.heappop(self._waiting)
             if not one.future.cancelled():

@@ -75,7 +75,7 @@ class Transcriber:
         self._window_options = WindowOptions.from_settings(settings)
         self._split_seconds = settings.split_seconds
         # Twice the engine's batch waits or runs, so that it never runs dry, whichever threads these windows are of:
-        # a thread that waits for room keeps a decode process, and others cannot read meanwhile.
+        # a thread that waits for room keeps a decode process, and others cannot read meanwhile. Calls as much again.
         wanted = max(2 * engine.facts.max_num_seqs, threads)
         self._room, self._urgent_room = threading.Semaphore(wanted), threading.Semaphore(wanted)
         # Those that read long recordings fill it together.
@@ -99,7 +99,8 @@ class Transcriber:
 
         With ``share`` the later spans of a long recording are left to whom they are shared with: its item is without
         them. What is shared is known before the record is delivered.
-        ``urgent``: somebody waits. These records go before those of other threads that are not, and wait for none.
+        ``urgent``: somebody waits. Such records have room and a decode process that others do not take, and their
+        windows go before others' (`WindowRequest`).
         A failure of a record is an item of it. Raises EngineLostError when the engine is gone: records that were
         not delivered were not done.
         """

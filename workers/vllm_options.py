@@ -32,7 +32,7 @@ CPU_KEPT_ENCODINGS = 4
 def prepare_environment(settings: Settings, device: Device) -> None:
     """Set what the user has not set himself, and add to what is preloaded."""
     defaults = {
-        # A worker has threads; a forked engine can inherit a lock that is held for ever.
+        # A worker has threads; a forked engine can inherit a lock that is held for ever. (Ranks: `forked_ranks`.)
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",

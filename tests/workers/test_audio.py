@@ -267,6 +267,25 @@ def test_whoever_cannot_wait_has_a_process_more(long_file: str) -> None:
             pool.close()
 
 
+def test_closing_starts_no_process_for_those_that_wait(long_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given threads that wait for the only process, which is at work
+    pool, started = DecodePool(1, AudioLimits()), []
+    monkeypatch.setattr(pool, "_start", lambda: started.append(None))
+    with ThreadPoolExecutor(3) as threads:
+        reading = threads.submit(duration_of, pool, long_file)
+        waiting = [threads.submit(works, pool) for _ in range(2)]
+        time.sleep(0.5)
+
+        # When the pool is closed
+        pool.close()
+
+        # Then all are told, and nothing was started for them
+        for one in (reading, *waiting):
+            with pytest.raises(TransientError, match="worker_stopping"):
+                one.result(30)
+    assert started == []
+
+
 def test_smallest_memory_setting_is_enough() -> None:
     pool = DecodePool(1, AudioLimits.from_settings(load_settings(decode_memory_bytes=2**30)))
     assert works(pool)

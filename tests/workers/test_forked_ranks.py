@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from cpu_build import only_on_x86_64
-from workers.forked_ranks import METHOD, forked_ranks
+from workers.forked_ranks import METHOD
 from workers.vllm_options import intel_openmp
 
 #: An engine's process that starts a rank as vLLM does, and asks it what it is.
 ENGINE = """
 import ctypes, multiprocessing, os, sys, threading
+from pathlib import Path
 from workers.forked_ranks import METHOD, forked_ranks
 
 def rank(sending):
@@ -23,22 +24,35 @@ def rank(sending):
     ctypes.CDLL(None).prctl(2, ctypes.byref(signal), 0, 0, 0)  # PR_GET_PDEATHSIG
     threads = {thread.name for thread in threading.enumerate()}
     sending.send((hasattr(sys, "imported_before"), signal.value, sorted(threads & {"parent-watch", "parent-pipe"})))
+    if "COMPUTES" in os.environ:
+        ctypes.CDLL(os.environ["COMPUTES"]).omp_get_max_threads()
+    sending.send((os.getpid(), os.path.exists(f"/dev/shm/__KMP_REGISTERED_LIB_{os.getpid()}_{os.getuid()}")))
 
 def started():
-    context = multiprocessing.get_context(os.environ[METHOD])
+    context = multiprocessing.get_context(os.environ.get(METHOD) or "spawn")
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=rank, args=(sending,))
     process.start()
     print(*receiving.recv(), flush=True)
+    pid, noted = receiving.recv()
     process.join()
+    if "COMPUTES" in os.environ:
+        print(noted, os.path.exists(f"/dev/shm/__KMP_REGISTERED_LIB_{pid}_{os.getuid()}"), flush=True)
+
+def count():
+    print(len(threading.enumerate()), flush=True)
 
 if __name__ == "__main__":
     sys.imported_before = True
-    with forked_ranks():
+    try:
+        with forked_ranks():
+            started()
+            raise OSError
+    except OSError:
         started()
-    started()
-    multiprocessing.get_context("fork").Process(target=print, args=(len(threading.enumerate()),)).start()
+    multiprocessing.get_context("fork").Process(target=count).start()
 """
+SPAWNED = "False 0 []"
 
 
 def told(tmp_path: Path, **environment: str) -> list[str]:
@@ -62,38 +76,34 @@ def test_ranks_are_copies_that_end_with_the_engines_process(tmp_path: Path) -> N
 
     # By SIGKILL, and by both of the guard's threads
     assert first == "True 9 ['parent-pipe', 'parent-watch']"
-    # Whatever is started afterwards is spawned again, and what is forked is no rank.
-    assert second == "False 0 []"
+    # Whatever is started after the block, also when that failed, is spawned again, and what is forked is no rank.
+    assert second == SPAWNED
     assert other == "1"
 
 
-@pytest.mark.parametrize("preloaded", ["", "/nowhere/libiomp5.so"])
-def test_without_intels_openmp_ranks_are_spawned(tmp_path: Path, preloaded: str) -> None:
-    first, *_ = told(tmp_path, LD_PRELOAD=preloaded)
+@only_on_x86_64
+def test_a_copy_that_ends_takes_the_note_of_its_openmp_along(tmp_path: Path) -> None:
+    library = str(intel_openmp())
 
-    assert first == "False 0 []"
+    copy, note, *_ = told(tmp_path, LD_PRELOAD=library, COMPUTES=library)
 
-
-def test_a_process_whose_method_nobody_named_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(METHOD, raising=False)
-
-    with forked_ranks():
-        assert METHOD not in os.environ
+    assert copy.startswith("True")
+    assert note == "True False", "it was there, and is not left"
 
 
 @only_on_x86_64
-def test_the_method_is_as_before_when_no_rank_can_be_started(tmp_path: Path) -> None:
-    code = (
-        "import os\nfrom workers.forked_ranks import METHOD, forked_ranks\n"
-        "try:\n    with forked_ranks():\n        print(os.environ[METHOD])\n        raise OSError\n"
-        "except OSError:\n    print(os.environ[METHOD])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, METHOD: "spawn", "LD_PRELOAD": str(intel_openmp())},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout.split() == ["fork", "spawn"]
+@pytest.mark.parametrize(
+    ("preloaded", "method"),
+    [
+        ("", "spawn"),
+        ("/nowhere/libiomp5.so", "spawn"),
+        ("{intel}:/nowhere/libgomp.so.1", "spawn"),
+        ("{intel}", ""),  # not a word of vLLM's
+    ],
+)
+def test_otherwise_ranks_are_spawned(tmp_path: Path, preloaded: str, method: str) -> None:
+    environment = {"LD_PRELOAD": preloaded.format(intel=intel_openmp()), METHOD: method}
+
+    first, *_ = told(tmp_path, **environment)
+
+    assert first == SPAWNED

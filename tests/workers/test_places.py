@@ -1,4 +1,4 @@
-"""Places of many threads: each is one thread's at a time, one is left for the urgent, and nobody is forgotten."""
+"""Places of many threads: each is one thread's at a time, one more is for the urgent, and nobody is forgotten."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS = 30.0
 
 @pytest.fixture
 def places() -> Places[str]:
-    return Places(["cold", "warm"])
+    return Places(["coldest", "cold", "warm"])
 
 
 def begun(action: Callable[[], str]) -> Future[str]:
@@ -42,47 +42,56 @@ def waits(future: Future[str]) -> bool:
 
 def test_the_place_put_back_last_goes_first(places: Places[str]) -> None:
     assert places.take() == "warm"
+    assert places.take() == "cold"
     places.put("warm")
 
     assert places.take(urgent=True) == "warm"
 
 
-def test_one_place_is_left_for_the_urgent(places: Places[str]) -> None:
-    # Given a usual thread that has its place, and another one that waits
-    taken = places.take()
+def test_one_place_more_is_for_the_urgent(places: Places[str]) -> None:
+    # Given usual threads that have as many as they may, and another one that waits
+    taken = [places.take(), places.take()]
     usual = begun(places.take)
     assert waits(usual)
 
-    # When an urgent one comes, then it has the other place
-    assert begun(lambda: places.take(urgent=True)).result(SECONDS) == "cold"
+    # When an urgent one comes, then it has the place that is left
+    assert begun(lambda: places.take(urgent=True)).result(SECONDS) == "coldest"
     # And put back, that is not for the usual one
-    places.put("cold")
+    places.put("coldest", urgent=True)
     assert waits(usual)
-    places.put(taken)
+    places.put(taken[0])
     assert usual.result(SECONDS) == "warm"
 
 
+def test_the_usual_have_all_that_are_theirs_beside_an_urgent_one(places: Places[str]) -> None:
+    places.take(urgent=True)
+
+    assert [begun(places.take).result(SECONDS) for _ in range(2)] == ["cold", "coldest"]
+
+
 def test_a_place_put_back_goes_to_the_urgent_first(places: Places[str]) -> None:
-    # Given all places taken, a usual thread that waits and an urgent one that came later
-    both = [places.take(), places.take(urgent=True)]
+    # Given all places taken, a usual thread that waits and urgent ones that came later
+    taken = [places.take(), places.take()]
+    places.take(urgent=True)
     usual = begun(places.take)
     assert waits(usual)
-    urgent = begun(lambda: places.take(urgent=True))
-    assert waits(urgent)
+    urgent = [begun(lambda: places.take(urgent=True)) for _ in range(2)]
+    assert all(waits(one) for one in urgent)
 
-    # When both are put back one after another
-    places.put(both[0])
+    # When two are put back one after another
+    for place in taken:
+        places.put(place)
 
-    # Then the urgent one has the first
-    assert urgent.result(SECONDS) == both[0]
-    places.put(both[1])
+    # Then the urgent ones have them, and the usual one the next
+    assert {one.result(SECONDS) for one in urgent} == set(taken)
     assert waits(usual)
-    places.put(both[0])
-    assert usual.result(SECONDS) == both[0]
+    places.put("again", urgent=True)
+    assert usual.result(SECONDS) == "again"
 
 
 def test_whoever_waits_when_it_is_closed_is_told(places: Places[str]) -> None:
-    places.take()
+    for _ in range(2):
+        places.take()
     places.take(urgent=True)
     waiting = [begun(places.take), begun(lambda: places.take(urgent=True))]
     assert all(waits(one) for one in waiting)
@@ -103,11 +112,12 @@ def test_many_threads_share_them_and_none_waits_for_ever(number: int) -> None:
 
     def work(thread: int) -> None:
         for turn in range(300):
-            place = places.take(urgent=(thread + turn) % 3 == 0)
+            urgent = (thread + turn) % 3 == 0
+            place = places.take(urgent=urgent)
             free.remove(place)  # a KeyError: somebody else has it
             time.sleep(0)
             free.add(place)
-            places.put(place)
+            places.put(place, urgent=urgent)
 
     with ThreadPoolExecutor(16) as threads:
         try:

@@ -32,7 +32,7 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from cpu_build import only_on_a_cpu
 from workers.encoder_cache import EncoderCacheExtension
-from workers.engine import URGENT, USUAL
+from workers.interface import turn_s
 from workers.logits_processor import WhisperRules
 from workers.settings import load_settings
 from workers.vllm_options import engine_arguments
@@ -50,13 +50,16 @@ def test_the_engine_takes_every_argument() -> None:
     assert {*engine_arguments("a-model", load_settings()), "load_format"} <= names
 
 
-def test_what_is_urgent_does_not_wait_behind_the_usual() -> None:
+def test_what_is_urgent_does_not_wait_behind_the_usual_of_a_minute() -> None:
     waiting = create_request_queue(SchedulingPolicy(engine_arguments("a-model", load_settings())["scheduling_policy"]))
+    came = [("a", 0.0, False), ("e", 5.0, False), ("b", 10.0, False), ("c", 30.0, True), ("f", 30.5, True)]
 
-    for came, (name, priority) in enumerate((("a", USUAL), ("b", USUAL), ("c", URGENT), ("d", URGENT), ("e", USUAL))):
-        waiting.add_request(Request(name, [1], SamplingParams(), None, arrival_time=came, priority=priority))
+    for name, at, urgent in (*came, ("d", 61.0, True)):
+        priority = int(turn_s(urgent, at))
+        waiting.add_request(Request(name, [1], SamplingParams(), None, arrival_time=at, priority=priority))
 
-    assert [waiting.pop_request().request_id for _ in range(5)] == ["c", "d", "a", "b", "e"]
+    # The last one comes a minute after the first, which has waited long enough.
+    assert [waiting.pop_request().request_id for _ in range(6)] == ["c", "f", "a", "d", "e", "b"]
 
 
 def test_requests_take_every_sampling_parameter() -> None:
