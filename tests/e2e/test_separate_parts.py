@@ -15,17 +15,19 @@ from celery.result import AsyncResult
 
 from fleet import Fleet, ended, free_port, wait_for
 from rows import SAMPLES, read_rows
+from workers.device import CPU_SEQS
 from workers.errors import TranscriptionError
 from workers.redis_client import celery_url
 
 Write = Callable[..., Path]
 AUDIO = SAMPLES / "audio"
 ENGLISH = ["en_weather.wav", "en_train.flac", "en_kitchen.mp3", "en_library.ogg"]
+ROWS = 4 * CPU_SEQS
 
 
 def test_collector_killed_in_the_middle_loses_and_doubles_nothing(real_fleet: Fleet, jsonl: Write) -> None:
-    # Given a job that is sent, and a collector that is killed after its first rows
-    path = jsonl([{"audio": str(AUDIO / ENGLISH[n % 4]), "n": n} for n in range(16)])
+    # Given a job of more rows than the engine takes at once, and a collector that is killed after its first ones
+    path = jsonl([{"audio": str(AUDIO / ENGLISH[n % 4]), "n": n} for n in range(ROWS)])
     cache = path.parent / "cache"
     sent = real_fleet.cli("enqueue", str(path), "--cache-path", str(cache), "--language", "en")
     assert sent.returncode == 0, sent.stderr
@@ -40,8 +42,8 @@ def test_collector_killed_in_the_middle_loses_and_doubles_nothing(real_fleet: Fl
     # Then every row is there once, with its own text
     assert done.returncode == 0, done.stderr
     rows = read_rows(done.stdout.splitlines()[-1])
-    assert [row["n"] for row in rows] == list(range(16))
-    for row, word in zip(rows, ["weather", "train", "kitchen", "library"] * 4, strict=True):
+    assert [row["n"] for row in rows] == list(range(ROWS))
+    for row, word in zip(rows, ["weather", "train", "kitchen", "library"] * (ROWS // 4), strict=True):
         expected = "park" if word == "weather" else word
         assert expected in row["transcription"]
 
