@@ -7,10 +7,13 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+import cpu_build
 
 ROOT = Path(__file__).parents[1]
 
@@ -168,6 +171,11 @@ def test_make_test_sets_up_lints_and_tests_in_that_order() -> None:
     steps = [".ci/setup", "ruff check", "ruff format --check", "mypy", "pytest"]
     places = [done.stdout.index(step) for step in steps]
     assert places == sorted(places)
+
+
+def test_no_test_of_the_cpu_build_is_skipped_where_it_was_set_up() -> None:
+    # Where somebody else made the environment, it may have a GPU's build, and those tests nothing to look at.
+    assert cpu_build.ON_A_CPU or Path(sys.prefix) != ROOT / ".venv"
 
 
 def test_make_alone_lists_every_target() -> None:
