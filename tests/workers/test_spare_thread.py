@@ -106,6 +106,26 @@ def test_a_backlog_leaves_each_worker_a_thread(stuck: tuple[Fleet, Celery]) -> N
     assert fleet.redis.llen(BULK_LIST) == 5
 
 
+def test_a_call_takes_no_bulk_messages_place_whatever_its_priority_in_the_first_queue(
+    fleet: Fleet, samples: Path
+) -> None:
+    # Given a worker of three threads whose engine answers nothing, with a call that its sender gave a priority of 3
+    fleet.start_worker(WHISPER_CONCURRENCY="3", WHISPER_STANDIN_STEPS="1000000", WHISPER_DRAIN_SECONDS="0")
+    app = create_app(load_settings(redis_url=fleet.url))
+    try:
+        row = {"audio": str(samples / "en_train.flac"), "row": 0}
+        app.send_task("whisper.transcribe", [[row]], queue="transcribe", priority=3)
+        wait_for(lambda: fleet.redis.hlen("unacked") == 1)
+        # When a backlog of bulk messages comes
+        for _ in range(4):
+            app.send_task("whisper.transcribe", [[row]], {"job": "bulk"}, queue="transcribe", priority=PRIORITY_BULK)
+        # Then it takes as many of those as without the call
+        wait_for(lambda: fleet.redis.hlen("unacked") == 3)
+        assert fleet.redis.llen(BULK_LIST) == 2
+    finally:
+        app.close()
+
+
 def test_a_thread_takes_bulk_messages_again_after_one_ended(fleet: Fleet, samples: Path) -> None:
     # Given a worker with a backlog, whose engine answers
     fleet.start_worker(WHISPER_CONCURRENCY="3", WHISPER_STANDIN_STEP_MS="40")
