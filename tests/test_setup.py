@@ -138,6 +138,22 @@ def test_a_cpu_build_for_another_machine_is_not_taken(copy: Copy, tmp_path: Path
     assert copy.plan(UV_FIND_LINKS=str(wheels))["torch"] == "index"
 
 
+@pytest.mark.parametrize(
+    ("environment", "when"),
+    [
+        ({}, "at first use"),
+        ({"PYTHONDONTWRITEBYTECODE": "1"}, "now"),
+        ({"PYTHONDONTWRITEBYTECODE": ""}, "at first use"),
+    ],
+)
+def test_bytecode_that_python_would_not_keep_is_compiled_at_once(
+    copy: Copy, environment: dict[str, str], when: str
+) -> None:
+    copy.add("uv", GOOD_UV)
+
+    assert copy.plan(**environment)["bytecode"] == when
+
+
 def test_nothing_is_done_until_something_changes(copy: Copy) -> None:
     # Given a finished set-up, newer than what it was made from
     copy.add("python", "exit 0", copy.root / ".venv" / "bin")
