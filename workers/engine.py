@@ -23,6 +23,7 @@ from typing import Any
 from workers import decoding, startup
 from workers.device import Device, batch, device_kind
 from workers.errors import EngineLostError, ModelLoadError, TranscriptionError, TransientError
+from workers.forked_engine import forked_engine
 from workers.guard import unlink_shared_memory
 from workers.interface import (
     SAMPLE_RATE_HZ,
@@ -33,12 +34,13 @@ from workers.interface import (
     WindowResult,
     turn_s,
 )
-from workers.models import ResolvedModel, model_facts_from, resolve_model
+from workers.models import ResolvedModel, model_facts_from
+from workers.preparation import prepare
 from workers.progress import Progress
 from workers.settings import Settings
 from workers.socket_names import short_lived_sockets
 from workers.startup import Startup
-from workers.vllm_options import CPU_KEPT_ENCODINGS, engine_arguments, prepare_environment
+from workers.vllm_options import CPU_KEPT_ENCODINGS, engine_arguments
 from workers.vllm_requests import Inputs, find_tokens, sampling_of
 
 log = logging.getLogger(__name__)
@@ -167,7 +169,8 @@ class VllmEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         arguments = engine_arguments(model.path_or_id, self._settings) | self._engine_args
-        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        with forked_engine():
+            llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         if arguments["worker_extension_cls"]:
             try:
                 await llm.collective_rpc("keep_encodings", args=(CPU_KEPT_ENCODINGS * arguments["max_num_seqs"],))
@@ -238,18 +241,6 @@ class VllmEngine:
         logprobs = [{id: entry.logprob for id, entry in step.items()} for step in result.logprobs]
         flags = ("repetition",) if result.finish_reason == "repetition" else ()
         return decoding.parse_output(result.token_ids, logprobs, request, self._tokens, self._decode_text, flags)
-
-
-def prepare(settings: Settings, parts: Startup) -> ResolvedModel:
-    """What an engine needs besides its own processes: the model's files, and vLLM. Raises ModelLoadError."""
-    device = device_kind()
-    with parts.part(startup.MODEL):
-        model = resolve_model(settings.model, device, settings.model_cache, settings.quantization)
-    prepare_environment(settings, device)
-    with parts.part(startup.LIBRARIES):
-        import vllm.engine.arg_utils
-        import vllm.v1.engine.async_llm  # noqa: F401
-    return model
 
 
 def _pass_on(running: Future[WindowResult], answer: Future[WindowResult]) -> None:

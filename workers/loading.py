@@ -64,7 +64,8 @@ class Loading:
             with self._parts.part(startup.ENGINE):
                 return StandInEngine(self._settings)
         from workers import golden
-        from workers.engine import VllmEngine, prepare
+        from workers.engine import VllmEngine
+        from workers.preparation import prepare
 
         model = prepare(self._settings, self._parts)
         if self._is_given_up():

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from celery import Celery
 
-from cpu_build import ON_X86_64
+from cpu_build import ON_A_CPU, ON_X86_64
 from fleet import CLI, READY_SECONDS, Fleet, wait_for
 from producer.embedded import end, start_guarded
 from workers import keys
@@ -72,6 +72,9 @@ def test_killed_engine_is_replaced_and_killed_worker_leaves_nothing(
     fleet, supervisor = pair
     (worker,) = supervisor.children()
     first = worker.children(recursive=True)
+    (core,) = named(first, "EngineCore")
+    if ON_A_CPU:
+        assert [core.parent()] == named(first, "fork server")
     segments = shared_memory(first)
     assert segments, "two ranks on a CPU share memory"
     openmp, ranks = intel_openmp(), named(first, "VLLM::Worker")
@@ -79,7 +82,7 @@ def test_killed_engine_is_replaced_and_killed_worker_leaves_nothing(
     # Among those that bear a rank's name may be what a rank has just forked, and is gone when it is looked at.
     wait_for(lambda: running(ranks) and (openmp is None or all(openmp in mapped(rank) for rank in running(ranks))))
     if openmp is not None:  # which lets ranks be copies of the engine's process
-        places = addresses(named(first, "EngineCore")[0], "libtorch_cpu")
+        places = addresses(core, "libtorch_cpu")
         assert places
         wait_for(lambda: all(addresses(rank, "libtorch_cpu") == places for rank in running(ranks)))
     client = Celery(broker=fleet.url, backend=fleet.url)
@@ -88,7 +91,6 @@ def test_killed_engine_is_replaced_and_killed_worker_leaves_nothing(
     wait_for(lambda: fleet.redis.hlen("unacked"))
 
     # When its engine is killed
-    (core,) = named(first, "EngineCore")
     core.kill()
 
     # Then the worker ends with all it had, another one takes its place, and the recording is transcribed once.

@@ -22,8 +22,10 @@ from vllm.v1.core.encoder_cache_manager import EncoderDecoderCacheManager
 from vllm.v1.core.sched.request_queue import SchedulingPolicy, create_request_queue
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 from vllm.v1.engine import exceptions as engine_exceptions
+from vllm.v1.engine import utils as engine_utils
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.core_client import AsyncMPClient
+from vllm.v1.engine.utils import CoreEngineProcManager
 from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.request import Request
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
@@ -48,6 +50,11 @@ def test_the_engine_takes_every_argument() -> None:
 
     # Benchmarks without weights set `load_format`.
     assert {*engine_arguments("a-model", load_settings()), "load_format"} <= names
+
+
+def test_the_engines_process_is_started_in_the_way_that_is_replaced() -> None:
+    assert "get_mp_context" in CoreEngineProcManager.__init__.__code__.co_names
+    assert CoreEngineProcManager.__init__.__globals__ is vars(engine_utils)
 
 
 def test_what_is_urgent_does_not_wait_behind_the_usual_of_a_minute() -> None:
