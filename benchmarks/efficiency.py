@@ -15,12 +15,8 @@ without the text.
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -32,15 +28,15 @@ import typer
 from rich.table import Table
 
 from benchmarks import corpus
+from benchmarks.bare_engine import BareEngine, bare_engine, generate
 from benchmarks.bars import Bar
+from benchmarks.budget import Budget
 from benchmarks.outcome import RESULTS, report
 from benchmarks.scores import score, total, unit
 from benchmarks.systems import Answer, EngineChoice, FleetUnderTest, fleet, run_baseline
-from producer.processes import end, last_line, log_lines
 from producer.shares import core_shares
 from tests.asterisk import LANGUAGES, FetchError
 from workers.device import CPU_SEQS, usable_cores
-from workers.guard import guarded_command
 from workers.models import Quantization
 from workers.vllm_options import CPU_KEPT_ENCODINGS
 
@@ -54,6 +50,8 @@ PAIRS_PER_START = 3
 MORE_CLIPS = 8
 #: Of so many clips faster-whisper hears one: all would take it as long as two of the five pairs.
 BASELINE_STRIDE = 3
+#: How long that takes, in pairs.
+BASELINE_PAIRS = 0.7
 #: Least speed of the fleet, as a multiple of the other's.
 BARS = {"bare": 1.0, "faster-whisper": 1.8}
 
@@ -69,6 +67,9 @@ def main(
     ),
     max_num_seqs: Annotated[int, typer.Option(min=1, help="Windows decoded together, by each engine.")] = CPU_SEQS,
     workers: Annotated[int, typer.Option(min=1, help="Workers of the fleet, each on its share of the cores.")] = 1,
+    minutes: Annotated[
+        float | None, typer.Option(min=1.0, help="No pair begins that would not end in this time; the first does.")
+    ] = None,
     corpus_folder: Annotated[
         Path | None,
         typer.Option("--corpus", help=f"Folder of recordings, as in the quality benchmark ({corpus.CORPUS_VARIABLE})."),
@@ -77,6 +78,7 @@ def main(
 ) -> None:
     """Measure audio seconds per second with whisper-base. Exit code 1 if a bar is missed."""
     engine = EngineChoice(max_num_seqs, quantization)
+    budget = Budget(minutes, BASELINE_PAIRS)
     try:
         between = workers * (CPU_KEPT_ENCODINGS * max_num_seqs + MORE_CLIPS)
         chosen, others = _clips(corpus.find_corpus(corpus_folder), clips, between)
@@ -95,8 +97,10 @@ def main(
     with tempfile.TemporaryDirectory(prefix="bench-efficiency-") as temporary:
         work = Path(temporary)
         for first in range(0, rounds, PAIRS_PER_START):
+            if budget.over:
+                break
             with loaded(chosen, others, work / f"start-{first}", engine, workers) as systems:
-                turns = range(first, min(first + PAIRS_PER_START, rounds))
+                turns = budget.repeats(range(first, min(first + PAIRS_PER_START, rounds)))
                 for system, wall_seconds, answers in pairs(systems, chosen, others, turns):
                     note(system, wall_seconds)
                     if answers:
@@ -106,12 +110,15 @@ def main(
         note("faster-whisper", whisper.wall_seconds, whisper.audio_seconds)
         wrong_words["faster-whisper"] = word_error_rate(fewer, whisper.answers)
     found = summary(runs) | {"word_error_rates": wrong_words}
-    options = engine.options | {"rounds": rounds, "workers": workers}
+    done = len(found["pairs"]["bare"])
+    options = engine.options | {"rounds": rounds, "rounds_done": done, "workers": workers}
     facts = {"clips": len(chosen), "windows": windows, "audio_seconds": round(seconds, 1), "baseline_clips": len(fewer)}
     judged = [
         Bar(f"speed of the fleet to that of {name}", found["ratios"][name], bar, True) for name, bar in BARS.items()
     ]
-    asked = (clips, rounds, quantization, max_num_seqs)
+    if done < rounds:
+        typer.echo(f"{minutes:g} minutes were enough for {done} of {rounds} pairs", err=True)
+    asked = (clips, done, quantization, max_num_seqs)
     whole = asked == (CLIPS, ROUNDS, QUANTIZATION, CPU_SEQS) and len(chosen) >= CLIPS
     part = "efficiency" if workers == 1 else f"efficiency-{workers}-workers"
     report(part, options | facts, judged, found | {"runs": runs}, [_table(found)], results_folder, whole=whole)
@@ -208,62 +215,6 @@ def word_error_rate(clips: Sequence[corpus.Clip], answers: Mapping[str, Answer])
         ]
     )
     return None if found.rate is None else round(found.rate, 4)
-
-
-class BareEngine:
-    """The process of `benchmarks.bare_windows`: one answer a line."""
-
-    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
-        self._process = process
-        self._log = log
-        #: How many windows each recording has.
-        self.windows: list[int] = json.loads(self._line())
-
-    def begin(self, order: Sequence[int]) -> None:
-        """Have it decode the windows of these clips."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{json.dumps(list(order))}\n")
-        self._process.stdin.flush()
-
-    def answer(self) -> float:
-        """Seconds of its `LLM.generate`, when that is over. Raises RuntimeError with the end of its log."""
-        return float(self._line())
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the bare engine ended: {last_line(log_lines(self._log))}")
-        return line
-
-
-def generate(engines: Sequence[BareEngine], order: Sequence[int]) -> float:
-    """The clips decoded by all engines at once, dealt out in turn; seconds of the slowest. Raises RuntimeError."""
-    for number, engine in enumerate(engines):
-        engine.begin(order[number :: len(engines)])
-    return max(engine.answer() for engine in engines)
-
-
-@contextmanager
-def bare_engine(
-    clips: Sequence[corpus.Clip], folder: Path, engine: EngineChoice, cores: Sequence[int] | None = None
-) -> Iterator[BareEngine]:
-    """The baseline with its engine loaded and its windows cut, on all cores or on these. Raises RuntimeError."""
-    folder.mkdir(parents=True)
-    request, log = folder / "request.json", folder / "log.txt"
-    request.write_text(json.dumps([[str(clip.path), clip.language] for clip in clips]), encoding="utf-8")
-    command = guarded_command(os.getpid(), [sys.executable, "-m", "benchmarks.bare_windows", str(request)], cores)
-    environment = {**os.environ, **engine.environment, "PYTHONPATH": str(corpus.REPOSITORY)}
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
-        )
-    try:
-        yield BareEngine(process, log)
-    finally:
-        if process.stdin is not None:
-            process.stdin.close()  # its loop ends with its input
-        end(process, grace_seconds=30.0)
 
 
 def _clips(folder: Path | None, count: int, others: int) -> tuple[list[corpus.Clip], list[corpus.Clip]]:

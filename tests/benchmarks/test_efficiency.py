@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks import efficiency
 from benchmarks.corpus import Clip
-from benchmarks.efficiency import Systems, bare_engine, generate, pairs, shuffled, summary, word_error_rate
+from benchmarks.efficiency import Systems, pairs, shuffled, summary, word_error_rate
 from benchmarks.systems import Answer, EngineChoice, GroupRun
 from workers.settings import Settings
 
@@ -36,31 +35,6 @@ def test_bare_engines_apart_have_a_ratio_of_their_own() -> None:
     found = summary([{"system": system, "speed": speed} for system, speed in speeds.items()])
 
     assert found["ratios"] == {"bare": 0.9, "bare apart": 0.75, "faster-whisper": 3.0}
-
-
-def test_engines_share_the_clips_and_the_slowest_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    # Given processes that answer with the sum of the places that they are told
-    script = (
-        "import json, sys; print([3, 4], flush=True)\nfor line in sys.stdin: print(sum(json.loads(line)), flush=True)"
-    )
-    monkeypatch.setattr(efficiency, "guarded_command", lambda *_: [sys.executable, "-c", script])
-    with (
-        bare_engine([], tmp_path / "one", EngineChoice()) as one,
-        bare_engine([], tmp_path / "two", EngineChoice()) as two,
-    ):
-        assert one.windows == [3, 4]
-        assert generate([one, two], [1, 10, 2, 20, 3]) == 30.0
-        assert generate([one], [1, 10, 2]) == 13.0
-        assert generate([one], range(4)) == 6.0
-
-
-def test_an_engine_that_ends_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(efficiency, "guarded_command", lambda *_: [sys.executable, "-c", "raise SystemExit('why')"])
-    with (
-        pytest.raises(RuntimeError, match="the bare engine ended: why"),
-        bare_engine([], tmp_path / "one", EngineChoice()),
-    ):
-        pass
 
 
 def test_wrong_words_are_counted_over_all_clips_that_have_a_reference_in_words() -> None:
