@@ -6,6 +6,9 @@ The figures behind the reliability settings were measured with celery and kombu 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from celery import Celery
 from kombu.entity import Exchange, Queue
 
@@ -17,6 +20,14 @@ from workers.settings import DEFAULT_REDIS_URL, Settings, settings
 
 #: Redis priorities: 0 is served first. Interactive calls go before bulk jobs.
 PRIORITY_INTERACTIVE, PRIORITY_BULK = 0, 5
+
+
+def priority_of(delivery_info: Mapping[str, Any]) -> int:
+    """That of a message, as kombu takes it: what is no number is served first."""
+    try:
+        return int(delivery_info["priority"])
+    except (TypeError, ValueError, KeyError):
+        return PRIORITY_INTERACTIVE
 
 
 def queue_name(task: Task, model_slug: str | None = None) -> str:

@@ -28,6 +28,7 @@ from celery.exceptions import Reject
 from celery.result import AsyncResult
 
 from workers.alone import Gate
+from workers.app import priority_of
 from workers.errors import EngineLostError, TranscriptionError
 from workers.marks import Claim, TaskMarks
 from workers.messages import Failure
@@ -61,7 +62,7 @@ class Envelope:
             id=task.request.id,
             name=task.name,
             queue=str(info.get("routing_key") or ""),
-            priority=int(info.get("priority") or 0),
+            priority=priority_of(info),
             redelivered=bool(info.get("redelivered")),
         )
 

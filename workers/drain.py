@@ -23,6 +23,7 @@ from typing import Any
 from celery import signals
 from celery.worker import state
 
+from workers.forked_engine import remove_socket
 from workers.guard import end_descendants
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ def ended_at_once() -> Iterator[None]:
     def end(number: int, _frame: Any) -> None:
         log.warning("%s while the engine loads: this worker ends", signal.Signals(number).name)
         end_descendants()
+        remove_socket()
         os._exit(0)
 
     before = {number: signal.signal(number, end) for number in _end_signals()}

@@ -2,7 +2,7 @@
 
 vLLM spawns it once the worker has imported vLLM, and it then imports all of that anew: a third of a worker's start on
 two cores. So the worker starts Python's fork server first, a process without threads, which imports it at the same
-time (`workers.fork_server`), and of which the engine's process is a copy. The server lasts as long as the engine.
+time (`workers.fork_server`), and of which the engine's process is a copy. The server lasts as long as the worker.
 
 ``VLLM_WORKER_MULTIPROC_METHOD`` knows "fork" and "spawn" only (vLLM 0.26 to 0.33; vllm-project/vllm#45483), and on a
 CPU vLLM sets "spawn" itself. Hence the one name of vLLM's that is replaced here while the engine's process is started.
@@ -13,21 +13,39 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import multiprocessing
 import os
+import shutil
 import signal
+import threading
 from collections.abc import Iterator
-from multiprocessing import forkserver, resource_tracker
+from concurrent.futures import Future
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
-#: What the server imports.
-MODULE = "workers.fork_server"
+from workers import guard
+
+log = logging.getLogger(__name__)
+
+#: What the server does, and what it imports: an engine process's modules and a rank's.
+SERVER = "workers.fork_server"
+MODULES = (
+    "vllm.v1.engine.core",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.model_executor.models.whisper",
+    "workers.cpu_executor",
+    "workers.encoder_cache",
+    "workers.logits_processor",
+)
 #: The loader reads it when a program starts. A copy has its server's.
 PRELOADED = "LD_PRELOAD"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+#: What the server that waits for an engine has preloaded; None: there is none, or an engine has taken it.
 _preloaded: str | None = None
+_started = False
 
 
 class _Engine(ForkServerProcess):
@@ -40,6 +58,8 @@ class _Engine(ForkServerProcess):
     def run(self) -> None:
         os.environ.clear()
         os.environ.update(self._environment)
+        # A copy ends without the libraries' own last words.
+        util.Finalize(None, guard.unlink_openmp_note, args=(os.getpid(),), exitpriority=0)
         super().run()
 
 
@@ -48,36 +68,61 @@ class _Context(ForkServerContext):
 
 
 def import_ahead() -> None:
-    """Start the server, with the environment as it is now; it goes on by itself. Does nothing if it runs already."""
-    global _preloaded
-    if _preloaded is not None:
+    """Start the server, with the environment as it is now; it goes on by itself. Once in a process, for one engine."""
+    global _preloaded, _started
+    if _started:
+        return
+    _started = True
+    running: Future[None] = Future()
+    # It ends with the thread that has started it, and so with this process.
+    threading.Thread(target=_keep_server, args=(running,), name="fork-server", daemon=True).start()
+    try:
+        running.result()
+    except Exception as error:  # noqa: BLE001 - such as a temporary folder whose name is too long for a socket's
+        log.warning("no fork server (%s): the engine's process imports vLLM itself", error)
         return
     _preloaded = os.environ.get(PRELOADED, "")
-    multiprocessing.set_forkserver_preload([MODULE])
-    resource_tracker.ensure_running()  # else the server starts it, which unblocks these signals
-    # Until the server ignores them.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
 def forked_engine() -> Iterator[None]:
-    """In the block vLLM's engine process comes from the server, if there is one that has preloaded the same."""
+    """In the block vLLM's engine process comes from the server, if one waits that has preloaded the same."""
+    global _preloaded
     if _preloaded is None:
         yield
         return
+    preloaded, _preloaded = _preloaded, None
     utils: Any = importlib.import_module("vllm.v1.engine.utils")
     spawning = utils.get_mp_context
 
     def context() -> ForkServerContext:
         # Building its configuration, vLLM may have added a library.
-        return _Context() if os.environ.get(PRELOADED, "") == _preloaded else spawning()
+        return _Context() if os.environ.get(PRELOADED, "") == preloaded else spawning()
 
     utils.get_mp_context = context
     try:
         yield
     finally:
         utils.get_mp_context = spawning
+        remove_socket()
+
+
+def remove_socket() -> None:
+    """Take away the name at which the server is asked, which lies in a folder of Python's that a kill leaves behind."""
+    if _started:
+        shutil.rmtree(util.get_temp_dir(), ignore_errors=True)
+        multiprocessing.current_process()._config.pop("tempdir", None)  # type: ignore[attr-defined]
+
+
+def _keep_server(running: Future[None]) -> None:
+    try:
+        multiprocessing.set_forkserver_preload([SERVER])
+        resource_tracker.ensure_running()  # `forkserver.ensure_running` would start it now, and unblock these signals
+        # Until the server ignores them. They are this thread's own; it needs none.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        forkserver.ensure_running()
+    except BaseException as error:  # noqa: BLE001 - raised where the server is waited for
+        running.set_exception(error)
+        return
+    running.set_result(None)
+    threading.Event().wait()

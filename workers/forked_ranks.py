@@ -5,8 +5,9 @@ and some 150 MB. It can also fork them (`multiproc_executor.py` then closes the 
 0.26 to 0.33). That is safe where no thread can hold a lock that the copy needs: in the engine's process, at this point,
 there are only those of ZeroMQ and of the guard, and all sleep.
 
-A rank also holds the engine process's sockets, and the pipe by whose end the worker learns that this process is gone:
-it learns so once the ranks are gone too, and their guard ends them with it at once (tests/e2e/test_killed_worker.py).
+A rank also holds the engine process's sockets, and of a spawned one the pipe by whose end the worker learns that this
+process is gone: it learns so once the ranks are gone too, and their guard ends them with it at once
+(tests/e2e/test_killed_worker.py).
 """
 
 from __future__ import annotations

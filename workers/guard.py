@@ -39,11 +39,16 @@ def die_with_parent(parent_pid: int) -> None:
 
     ``parent_pid`` is the pid of the parent as the parent knows itself; if it is gone already, this does not return.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    kernel_signal_with_parent()
     if os.getppid() != parent_pid:  # it died before the kernel was asked
         os._exit(1)
     threading.Thread(target=_watch, args=(parent_pid,), name="parent-watch", daemon=True).start()
+
+
+def kernel_signal_with_parent() -> None:
+    """The first of the two guards alone: SIGKILL for this process once the thread that started it is gone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def register() -> None:
@@ -52,8 +57,8 @@ def register() -> None:
     if parent is None:
         return
     # Under the forkserver method the process that counts as parent is not the one that getppid() names, and the server
-    # outlives it: the parent's end of multiprocessing's own pipe tells. Forked siblings may hold that end open, so it
-    # is no replacement for the other guards.
+    # may outlive it: the parent's end of multiprocessing's own pipe tells. Forked siblings may hold that end open, so
+    # it is no replacement for the other guards.
     threading.Thread(target=_wait_for, args=(parent,), name="parent-pipe", daemon=True).start()
     # Ctrl-C in a terminal goes to the whole process group, but it is the worker's to answer: its engine works on.
     with contextlib.suppress(OSError):

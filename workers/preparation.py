@@ -8,7 +8,7 @@ from workers.forked_engine import import_ahead
 from workers.models import ResolvedModel, resolve_model
 from workers.settings import Settings
 from workers.startup import Startup
-from workers.vllm_options import prepare_environment
+from workers.vllm_options import preloads_openmp, prepare_environment
 
 
 def prepare(settings: Settings, parts: Startup) -> ResolvedModel:
@@ -17,8 +17,8 @@ def prepare(settings: Settings, parts: Startup) -> ResolvedModel:
     with parts.part(startup.MODEL):
         model = resolve_model(settings.model, device, settings.model_cache, settings.quantization)
     prepare_environment(settings, device)
-    # PyTorch's compiler reads its settings when it is imported, and vLLM sets those later.
-    if device == "cpu" and settings.enforce_eager is not False:
+    # Without an OpenMP vLLM preloads one later, for processes that it spawns.
+    if device == "cpu" and preloads_openmp():
         import_ahead()
     with parts.part(startup.LIBRARIES):
         import vllm.engine.arg_utils

@@ -13,7 +13,7 @@ from typing import Any
 from celery import bootsteps
 from celery.worker import state
 
-from workers.app import PRIORITY_BULK, PRIORITY_INTERACTIVE
+from workers.app import PRIORITY_BULK, priority_of
 
 #: How long a worker that could take no bulk message asks for interactive ones, before it looks again whether it can.
 #: Redis does not keep shorter times.
@@ -53,13 +53,9 @@ def bulk_in_hand() -> int:
     while True:
         try:
             # By the messages' own word, as for the queue that they came from: kombu puts 1 to 4 into the first one.
-            return sum(_priority(request) >= PRIORITY_BULK for request in state.reserved_requests)
+            return sum(priority_of(one.delivery_info or {}) >= PRIORITY_BULK for one in state.reserved_requests)
         except RuntimeError:  # a thread ended one meanwhile, and the set changed
             continue
-
-
-def _priority(request: Any) -> int:
-    return int((request.delivery_info or {}).get("priority") or PRIORITY_INTERACTIVE)
 
 
 def ask_for_interactive(channel: Any) -> None:

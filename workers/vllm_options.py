@@ -20,6 +20,9 @@ RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 ENCODER_POSITIONS = 1500
 #: By these vLLM sees in LD_PRELOAD which OpenMP it has (vLLM `ompmultiprocessing.py`). Two would be one too many.
 OPENMP_NAMES = ("libiomp", "libomp", "libgomp")
+#: vLLM's own settings of PyTorch's compiler on a CPU, which that reads when it is imported: too late in a process that
+#: imports it before vLLM sets them (vLLM `platforms/cpu.py`). In eager mode, too, log-probabilities are compiled.
+CPU_COMPILER = {"TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 #: A CPU engine's executor, as vLLM finds it.
 CPU_EXECUTOR = "workers.cpu_executor.CpuExecutor"
 #: What a CPU engine's ranks can do besides, as vLLM finds it.
@@ -45,7 +48,7 @@ def prepare_environment(settings: Settings, device: Device) -> None:
         binding = settings.cpu_threads_bind or cpu_binding(usable_cores(), settings.tensor_parallel_size)
         defaults["VLLM_CPU_OMP_THREADS_BIND"] = binding
         defaults["VLLM_CPU_KVCACHE_SPACE"] = str(settings.cpu_kv_cache_gib)
-        defaults |= CPU_MALLOC
+        defaults |= CPU_MALLOC | CPU_COMPILER
         _preload_openmp()
     else:
         # vLLM 0.26 to 0.30 have no custom logits processors in the V2 runner, and no GPU has run ours in it yet.
@@ -60,13 +63,17 @@ def _preload_openmp() -> None:
     vLLM's documentation recommends it on x86-64, installs it and leaves it to the user; by itself it takes PyTorch's.
     A user who preloads an OpenMP keeps that one; what else he preloads stays.
     """
-    before = os.environ.get("LD_PRELOAD", "")
     library = intel_openmp()
-    if library is None or any(name in before for name in OPENMP_NAMES):
+    if library is None or preloads_openmp():
         return
     if set(str(library)) & set(" :"):  # the loader splits there, and vLLM would bind threads that are none
         return
-    os.environ["LD_PRELOAD"] = f"{before}:{library}".removeprefix(":")
+    os.environ["LD_PRELOAD"] = f"{os.environ.get('LD_PRELOAD', '')}:{library}".removeprefix(":")
+
+
+def preloads_openmp() -> bool:
+    """Whether programs that are started now have an OpenMP from their first moment."""
+    return any(name in os.environ.get("LD_PRELOAD", "") for name in OPENMP_NAMES)
 
 
 def intel_openmp() -> Path | None:

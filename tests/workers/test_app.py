@@ -10,7 +10,7 @@ from celery import Celery
 
 from fleet import Fleet
 from workers import device
-from workers.app import PRIORITY_BULK, PRIORITY_INTERACTIVE, create_app, queue_name, task_threads
+from workers.app import PRIORITY_BULK, PRIORITY_INTERACTIVE, create_app, priority_of, queue_name, task_threads
 from workers.messages import TASK_NAMES, TASKS, Task
 from workers.settings import load_settings
 
@@ -140,3 +140,10 @@ def test_worker_really_has_threads_and_both_tasks(standin_fleet: Fleet) -> None:
     assert pool["max-concurrency"] == 5
     assert sorted(tasks) == sorted(TASK_NAMES.values())
     assert sorted(queue["name"] for queue in queues) == sorted(TASKS)
+
+
+@pytest.mark.parametrize(
+    ("info", "priority"), [({}, 0), ({"priority": None}, 0), ({"priority": "high"}, 0), ({"priority": "5"}, 5)]
+)
+def test_a_priority_that_is_no_number_is_served_first_as_by_kombu(info: dict[str, object], priority: int) -> None:
+    assert priority_of(info) == priority

@@ -6,8 +6,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import psutil
 import pytest
@@ -17,31 +20,44 @@ from fleet import wait_for
 
 pytestmark = only_on_a_cpu
 
-#: A worker that starts an engine's process as vLLM does, three times, and asks it what it is.
+#: A worker that starts engines' processes as vLLM does, and asks them what they are.
 WORKER = """
-import json, multiprocessing, os, signal, sys, threading, time
+import json, multiprocessing, os, signal, sys, time
 from multiprocessing import forkserver
+from workers.forked_engine import MODULES, forked_engine, import_ahead
 
 def engine(sending):
     sending.send(dict(
+        pid=os.getpid(),
         parent=os.getppid(),
-        imported={"vllm.v1.engine.core", "vllm.v1.worker.cpu_worker", "workers.cpu_executor"} <= sys.modules.keys(),
-        threads=len(os.listdir("/proc/self/task")),
+        imported=[name for name in MODULES if name in sys.modules],
         environment=[os.environ.get("BEFORE"), os.environ.get("AFTER")],
-        interrupt=signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
     ))
+    if "STOPS" in os.environ:
+        from workers import guard
+        guard.register()
+        sending.send(None)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+def say(**what):
+    print(json.dumps(what), flush=True)
 
 def started(utils):
     context = utils.get_mp_context()
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=engine, args=(sending,))
     process.start()
-    print(json.dumps(receiving.recv()), flush=True)
+    told = receiving.recv()
+    if "STOPS" in os.environ:
+        receiving.recv()
+    say(**told)
     process.join()
-
+"""
+#: Three engines: from the server, with another library preloaded, after the block.
+THREE = (
+    WORKER
+    + """
 if __name__ == "__main__":
-    from workers.forked_engine import forked_engine, import_ahead
-
     os.environ["BEFORE"] = "here"
     import_ahead()
     import_ahead()
@@ -53,76 +69,192 @@ if __name__ == "__main__":
     del os.environ["BEFORE"]
     os.environ["AFTER"] = "here"
     server = forkserver._forkserver._forkserver_pid
-    print(json.dumps(dict(worker=os.getpid(), server=server)), flush=True)
     from vllm.v1.engine import utils
 
     try:
         with forked_engine():
             started(utils)
-            preloaded = os.environ.pop("LD_PRELOAD", None)
-            os.environ["LD_PRELOAD"] = "/nowhere/libother.so"
+            say(worker=os.getpid(), server=server, threads=len(os.listdir(f"/proc/{server}/task")))
+            before = os.environ.get("LD_PRELOAD", "")
+            os.environ["LD_PRELOAD"] = before + ":/nowhere/libother.so"
             started(utils)
             raise OSError
     except OSError:
-        del os.environ["LD_PRELOAD"]
-        if preloaded:
-            os.environ["LD_PRELOAD"] = preloaded
-    started(utils)
+        os.environ["LD_PRELOAD"] = before
+    with forked_engine():
+        started(utils)
+    say(left=os.listdir(os.environ["TMPDIR"]))
     sys.stdin.read()
 """
+)
+#: One that the server cannot give: its vLLM is never imported.
+SLOW = (
+    WORKER
+    + """
+if __name__ == "__main__":
+    import_ahead()
+    say(server=forkserver._forkserver._forkserver_pid)
+    sys.stdin.read()
+"""
+)
+#: One that hears nothing any more.
+STOPPED = (
+    WORKER
+    + """
+if __name__ == "__main__":
+    import_ahead()
+    from vllm.v1.engine import utils
+
+    with forked_engine():
+        started(utils)
+"""
+)
+#: One without a server.
+NONE = (
+    WORKER
+    + """
+if __name__ == "__main__":
+    import_ahead()
+    from vllm.v1.engine import utils
+
+    with forked_engine():
+        started(utils)
+"""
+)
+#: More than any of these takes, on any machine; only a test that fails waits so long.
+SECONDS = 300.0
+
+
+@contextmanager
+def worker(folder: Path, script: str, *, before: Path | None = None, **environment: str) -> Iterator[Worker]:
+    """A process that runs ``script`` in a session of its own. ``before``: a folder whose modules come first."""
+    main = folder / "worker.py"
+    main.write_text(script)
+    (folder / "tmp").mkdir()
+    paths = [str(before)] if before else []
+    with (folder / "errors.txt").open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, str(main)],
+            env={
+                **os.environ,
+                "PYTHONPATH": ":".join([*paths, str(Path(__file__).parents[2])]),
+                "VLLM_LOGGING_LEVEL": "ERROR",
+                "TMPDIR": str(folder / "tmp"),
+                **environment,
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        )
+    late = threading.Timer(SECONDS, process.kill)
+    late.start()
+    try:
+        yield Worker(process, folder / "errors.txt")
+    finally:
+        late.cancel()
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            cast("IO[str]", pipe).close()
+
+
+class Worker:
+    def __init__(self, process: subprocess.Popen[str], errors: Path) -> None:
+        self.process = process
+        self.errors = errors
+
+    def says(self) -> dict[str, Any]:
+        line = cast("IO[str]", self.process.stdout).readline()
+        assert line, self.errors.read_text()[-2000:]
+        return cast("dict[str, Any]", json.loads(line))
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended. Nobody may be there to ask after the children of one that was killed."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What `WORKER` said, and what stood on stderr. It was killed, and its server has ended with it."""
-    main = tmp_path_factory.mktemp("worker") / "worker.py"
-    main.write_text(WORKER)
-    with subprocess.Popen(
-        [sys.executable, str(main)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "VLLM_LOGGING_LEVEL": "ERROR"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            lines = [json.loads(process.stdout.readline() or "null") for _ in range(4)]
-            server = psutil.Process(lines[0]["server"])
-            title = " ".join(server.cmdline()).strip()
-        finally:
-            process.kill()
-        wait_for(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
-        errors = process.communicate()[1]  # the server's too
-    return {"ids": lines[0], "forked": lines[1], "other": lines[2], "after": lines[3], "title": title, "errors": errors}
+def three(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `THREE` said, the title of its server, and what stood on stderr before it ended and after."""
+    with worker(tmp_path_factory.mktemp("three"), THREE) as running:
+        told: dict[str, Any] = {"forked": running.says(), "ids": running.says()}
+        told |= {"other": running.says(), "after": running.says(), **running.says()}
+        server = told["ids"]["server"]
+        told["title"] = " ".join(psutil.Process(server).cmdline()).strip()
+        told["errors"] = running.errors.read_text()
+        cast("IO[str]", running.process.stdin).close()
+        running.process.wait()
+        wait_for(lambda: gone(server))
+        told["last words"] = running.errors.read_text().removeprefix(told["errors"])
+    return told
 
 
-def test_the_engines_process_has_imported_vllm(told: dict[str, Any]) -> None:
-    assert told["forked"]["parent"] == told["ids"]["server"]
-    assert told["forked"]["imported"]
-    assert told["forked"]["threads"] == 1, "no thread that it is not a copy of held a lock"
-    assert told["title"] == "whisper-fleet: fork server"
+def test_the_engines_process_has_imported_vllm(three: dict[str, Any]) -> None:
+    from workers.forked_engine import MODULES
+
+    assert three["forked"]["parent"] == three["ids"]["server"]
+    assert three["forked"]["imported"] == list(MODULES)
+    assert three["ids"]["threads"] == 1, "no thread can hold a lock that the copy needs"
+    assert three["title"] == "whisper-fleet: fork server"
 
 
-def test_it_has_the_environment_of_the_worker_as_it_is_now(told: dict[str, Any]) -> None:
-    assert told["forked"]["environment"] == [None, "here"]
+def test_it_has_the_environment_of_the_worker_as_it_is_now(three: dict[str, Any]) -> None:
+    assert three["forked"]["environment"] == [None, "here"]
 
 
-def test_what_else_has_to_be_preloaded_has_a_process_of_its_own(told: dict[str, Any]) -> None:
-    assert told["other"]["parent"] == told["ids"]["worker"]
-    assert not told["other"]["imported"]
+def test_what_else_has_to_be_preloaded_has_a_process_of_its_own(three: dict[str, Any]) -> None:
+    assert three["other"]["parent"] == three["ids"]["worker"]
+    assert not three["other"]["imported"]
 
 
-def test_vllms_own_way_is_back_afterwards(told: dict[str, Any]) -> None:
-    assert told["after"]["parent"] == told["ids"]["worker"]
+def test_a_later_engine_is_spawned_as_vllm_does_by_itself(three: dict[str, Any]) -> None:
+    assert three["after"]["parent"] == three["ids"]["worker"]
 
 
-def test_ctrl_c_is_the_workers_to_answer_from_the_first_moment(told: dict[str, Any]) -> None:
-    assert told["forked"]["parent"] == told["ids"]["server"], "the first one lived on"
-    assert "Traceback" not in told["errors"]
-    assert "KeyboardInterrupt" not in told["errors"]
+def test_ctrl_c_is_the_workers_to_answer_from_the_first_moment(three: dict[str, Any]) -> None:
+    assert three["forked"]["parent"] == three["ids"]["server"], "the first one lived on"
+    assert "Traceback" not in three["errors"]
 
 
-def test_the_server_ends_without_a_word(told: dict[str, Any]) -> None:
-    assert "leaked" not in told["errors"]
+def test_the_server_leaves_no_file_and_says_nothing_at_its_end(three: dict[str, Any]) -> None:
+    assert not [name for name in three["left"] if name.startswith("pymp-")], "where Python puts its servers' sockets"
+    assert three["last words"] == ""
+
+
+def test_a_killed_worker_leaves_no_server_in_the_midst_of_its_imports(tmp_path: Path) -> None:
+    vllm = tmp_path / "modules" / "vllm"
+    vllm.mkdir(parents=True)
+    (vllm / "__init__.py").write_text(f"open({str(tmp_path / 'begun')!r}, 'w')\nimport time\ntime.sleep(1000)\n")
+    with worker(tmp_path, SLOW, before=tmp_path / "modules") as running:
+        server = running.says()["server"]
+        wait_for((tmp_path / "begun").exists)
+
+        running.process.kill()
+
+        wait_for(lambda: gone(server))
+
+
+def test_a_killed_worker_leaves_no_engine_that_hears_nothing(tmp_path: Path) -> None:
+    with worker(tmp_path, STOPPED, STOPS="1") as running:
+        engine = running.says()
+        wait_for(lambda: psutil.Process(engine["pid"]).status() == psutil.STATUS_STOPPED)
+
+        running.process.kill()
+
+        wait_for(lambda: gone(engine["pid"]) and gone(engine["parent"]))
+
+
+def test_without_a_server_the_engine_is_spawned_and_one_line_says_why(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    with worker(tmp_path, NONE, TMPDIR=str(long)) as running:
+        assert running.says()["parent"] == running.process.pid
+        running.process.wait()
+
+    assert "AF_UNIX path too long" in running.errors.read_text()
