@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -46,6 +47,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: What the server that waits for an engine has preloaded; None: there is none, or an engine has taken it.
 _preloaded: str | None = None
 _started = False
+#: Where the socket is at which the server is asked, as long as it is asked.
+_folder: str | None = None
 
 
 class _Engine(ForkServerProcess):
@@ -80,6 +83,7 @@ def import_ahead() -> None:
         running.result()
     except Exception as error:  # noqa: BLE001 - such as a temporary folder whose name is too long for a socket's
         log.warning("no fork server (%s): the engine's process imports vLLM itself", error)
+        remove_socket()
         return
     _preloaded = os.environ.get(PRELOADED, "")
 
@@ -108,21 +112,27 @@ def forked_engine() -> Iterator[None]:
 
 
 def remove_socket() -> None:
-    """Take away the name at which the server is asked, which lies in a folder of Python's that a kill leaves behind."""
-    if _started:
-        shutil.rmtree(util.get_temp_dir(), ignore_errors=True)
-        multiprocessing.current_process()._config.pop("tempdir", None)  # type: ignore[attr-defined]
+    """Take away the name at which the server is asked: a worker that is killed later leaves none."""
+    if _folder is not None:
+        shutil.rmtree(_folder, ignore_errors=True)
 
 
 def _keep_server(running: Future[None]) -> None:
+    global _folder
+    # By itself Python makes a folder that lasts as long as the process (`multiprocessing.util.get_temp_dir`).
+    config: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    pythons = config.get("tempdir")
     try:
         multiprocessing.set_forkserver_preload([SERVER])
         resource_tracker.ensure_running()  # `forkserver.ensure_running` would start it now, and unblock these signals
         # Until the server ignores them. They are this thread's own; it needs none.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        _folder = config["tempdir"] = tempfile.mkdtemp(prefix="wf-")
         forkserver.ensure_running()
     except BaseException as error:  # noqa: BLE001 - raised where the server is waited for
         running.set_exception(error)
         return
+    finally:
+        config["tempdir"] = pythons
     running.set_result(None)
     threading.Event().wait()

@@ -33,7 +33,7 @@ def engine(sending):
         imported=[name for name in MODULES if name in sys.modules],
         environment=[os.environ.get("BEFORE"), os.environ.get("AFTER")],
     ))
-    if "STOPS" in os.environ:
+    if "STOPS" in os.environ:  # and hears nothing any more
         from workers import guard
         guard.register()
         sending.send(None)
@@ -87,7 +87,7 @@ if __name__ == "__main__":
     sys.stdin.read()
 """
 )
-#: One that the server cannot give: its vLLM is never imported.
+#: None: its server never comes to an end with vLLM.
 SLOW = (
     WORKER
     + """
@@ -97,20 +97,8 @@ if __name__ == "__main__":
     sys.stdin.read()
 """
 )
-#: One that hears nothing any more.
-STOPPED = (
-    WORKER
-    + """
-if __name__ == "__main__":
-    import_ahead()
-    from vllm.v1.engine import utils
-
-    with forked_engine():
-        started(utils)
-"""
-)
-#: One without a server.
-NONE = (
+#: One engine.
+ONE = (
     WORKER
     + """
 if __name__ == "__main__":
@@ -223,7 +211,7 @@ def test_ctrl_c_is_the_workers_to_answer_from_the_first_moment(three: dict[str, 
 
 
 def test_the_server_leaves_no_file_and_says_nothing_at_its_end(three: dict[str, Any]) -> None:
-    assert not [name for name in three["left"] if name.startswith("pymp-")], "where Python puts its servers' sockets"
+    assert not [name for name in three["left"] if name.startswith(("pymp-", "wf-"))], "the server's socket"
     assert three["last words"] == ""
 
 
@@ -241,7 +229,7 @@ def test_a_killed_worker_leaves_no_server_in_the_midst_of_its_imports(tmp_path: 
 
 
 def test_a_killed_worker_leaves_no_engine_that_hears_nothing(tmp_path: Path) -> None:
-    with worker(tmp_path, STOPPED, STOPS="1") as running:
+    with worker(tmp_path, ONE, STOPS="1") as running:
         engine = running.says()
         wait_for(lambda: psutil.Process(engine["pid"]).status() == psutil.STATUS_STOPPED)
 
@@ -253,8 +241,9 @@ def test_a_killed_worker_leaves_no_engine_that_hears_nothing(tmp_path: Path) -> 
 def test_without_a_server_the_engine_is_spawned_and_one_line_says_why(tmp_path: Path) -> None:
     long = tmp_path / ("x" * 120)
     long.mkdir()
-    with worker(tmp_path, NONE, TMPDIR=str(long)) as running:
+    with worker(tmp_path, ONE, TMPDIR=str(long)) as running:
         assert running.says()["parent"] == running.process.pid
         running.process.wait()
 
     assert "AF_UNIX path too long" in running.errors.read_text()
+    assert not [path for path in long.iterdir() if path.name.startswith(("pymp-", "wf-"))]
