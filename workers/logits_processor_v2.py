@@ -1,8 +1,9 @@
 """Whisper's decode rules inside vLLM's V2 model runner, its default on CUDA: same rules, state kept on the device.
 
-Needs vLLM 0.31 (before, the V2 runner takes no custom logits processors). Not used before it has run on a GPU:
-`workers.vllm_options` pins the V1 runner. The tokens said are read from the runner's own buffers, and nothing here
-waits for the device: V2 prepares a step while the one before is still running.
+Needs vLLM 0.31 (before, the V2 runner takes no custom logits processors). It has run in that runner on a CPU only
+(tests/e2e/test_model_runner_v2.py), and so `workers.vllm_options` pins the V1 runner on a GPU. The tokens said are read
+from the runner's own buffers, and nothing here waits for the device: V2 prepares a step while the one before is still
+running.
 """
 
 from __future__ import annotations
