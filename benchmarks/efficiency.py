@@ -96,9 +96,7 @@ def main(
 
     with tempfile.TemporaryDirectory(prefix="bench-efficiency-") as temporary:
         work = Path(temporary)
-        for first in range(0, rounds, PAIRS_PER_START):
-            if budget.over:
-                break
+        for first in budget.series(range(0, rounds, PAIRS_PER_START)):
             with loaded(chosen, others, work / f"start-{first}", engine, workers) as systems:
                 turns = budget.repeats(range(first, min(first + PAIRS_PER_START, rounds)))
                 for system, wall_seconds, answers in pairs(systems, chosen, others, turns):

@@ -44,12 +44,6 @@ MODULES = (
 PRELOADED = "LD_PRELOAD"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-#: What the server that waits for an engine has preloaded; None: there is none, or an engine has taken it.
-_preloaded: str | None = None
-_started = False
-#: Where the socket is at which the server is asked, as long as it is asked.
-_folder: str | None = None
-
 
 class _Engine(ForkServerProcess):
     """A process with the environment that its parent had when it started it, not the server's."""
@@ -70,32 +64,78 @@ class _Context(ForkServerContext):
     Process = _Engine
 
 
+class _Server:
+    """The one server of this process: started once, for one engine."""
+
+    def __init__(self) -> None:
+        self._started = False
+        #: What it has preloaded while it waits for an engine; None: there is none, or an engine has taken it.
+        self._preloaded: str | None = None
+        #: Where the socket is at which it is asked.
+        self._folder: str | None = None
+
+    def start(self) -> None:
+        """With the environment as it is now; it goes on by itself."""
+        if self._started:
+            return
+        self._started = True
+        running: Future[None] = Future()
+        # It ends with the thread that has started it, and so with this process.
+        threading.Thread(target=self._keep, args=(running,), name="fork-server", daemon=True).start()
+        try:
+            running.result()
+        except Exception as error:  # noqa: BLE001 - such as a temporary folder whose name is too long for a socket's
+            log.warning("no fork server (%s): the engine's process imports vLLM itself", error)
+            self.remove_socket()
+            return
+        self._preloaded = os.environ.get(PRELOADED, "")
+
+    def take(self) -> str | None:
+        """What it has preloaded, for the one engine that it is for."""
+        preloaded, self._preloaded = self._preloaded, None
+        return preloaded
+
+    def remove_socket(self) -> None:
+        """Nobody asks it any more."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _keep(self, running: Future[None]) -> None:
+        # By itself Python makes a folder that lasts as long as the process (`multiprocessing.util.get_temp_dir`).
+        config: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+        pythons = config.get("tempdir")
+        try:
+            multiprocessing.set_forkserver_preload([SERVER])
+            # `forkserver.ensure_running` would start it now, and unblock these signals.
+            resource_tracker.ensure_running()
+            # Until the server ignores them. They are this thread's own; it needs none.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            self._folder = config["tempdir"] = tempfile.mkdtemp(prefix="wf-")
+            forkserver.ensure_running()
+        except BaseException as error:  # noqa: BLE001 - raised where the server is waited for
+            running.set_exception(error)
+            return
+        finally:
+            config["tempdir"] = pythons
+        running.set_result(None)
+        threading.Event().wait()
+
+
+_server = _Server()
+
+
 def import_ahead() -> None:
     """Start the server, with the environment as it is now; it goes on by itself. Once in a process, for one engine."""
-    global _preloaded, _started
-    if _started:
-        return
-    _started = True
-    running: Future[None] = Future()
-    # It ends with the thread that has started it, and so with this process.
-    threading.Thread(target=_keep_server, args=(running,), name="fork-server", daemon=True).start()
-    try:
-        running.result()
-    except Exception as error:  # noqa: BLE001 - such as a temporary folder whose name is too long for a socket's
-        log.warning("no fork server (%s): the engine's process imports vLLM itself", error)
-        remove_socket()
-        return
-    _preloaded = os.environ.get(PRELOADED, "")
+    _server.start()
 
 
 @contextlib.contextmanager
 def forked_engine() -> Iterator[None]:
     """In the block vLLM's engine process comes from the server, if one waits that has preloaded the same."""
-    global _preloaded
-    if _preloaded is None:
+    preloaded = _server.take()
+    if preloaded is None:
         yield
         return
-    preloaded, _preloaded = _preloaded, None
     utils: Any = importlib.import_module("vllm.v1.engine.utils")
     spawning = utils.get_mp_context
 
@@ -113,26 +153,4 @@ def forked_engine() -> Iterator[None]:
 
 def remove_socket() -> None:
     """Take away the name at which the server is asked: a worker that is killed later leaves none."""
-    if _folder is not None:
-        shutil.rmtree(_folder, ignore_errors=True)
-
-
-def _keep_server(running: Future[None]) -> None:
-    global _folder
-    # By itself Python makes a folder that lasts as long as the process (`multiprocessing.util.get_temp_dir`).
-    config: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
-    pythons = config.get("tempdir")
-    try:
-        multiprocessing.set_forkserver_preload([SERVER])
-        resource_tracker.ensure_running()  # `forkserver.ensure_running` would start it now, and unblock these signals
-        # Until the server ignores them. They are this thread's own; it needs none.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        _folder = config["tempdir"] = tempfile.mkdtemp(prefix="wf-")
-        forkserver.ensure_running()
-    except BaseException as error:  # noqa: BLE001 - raised where the server is waited for
-        running.set_exception(error)
-        return
-    finally:
-        config["tempdir"] = pythons
-    running.set_result(None)
-    threading.Event().wait()
+    _server.remove_socket()

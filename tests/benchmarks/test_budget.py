@@ -37,13 +37,29 @@ def test_as_many_as_there_is_time_for(minutes: float | None, reserve: float, sec
     assert given == list(range(done))
 
 
+@pytest.mark.parametrize(("preparation", "series"), [(0.0, 3), (60.0, 2), (99.0, 2), (101.0, 1)])
+def test_a_series_begins_only_with_time_for_what_comes_before_its_first_repeat(preparation: float, series: int) -> None:
+    # Given ten minutes, series of one repeat of 200 s, and their preparation (loading an engine)
+    clock = Clock()
+    budget = Budget(10.0, 0.0, clock)
+
+    given = []
+    for one in budget.series("abc"):
+        given.append(one)
+        clock.now += preparation / 2
+        for _ in budget.repeats("x"):
+            clock.now += 200.0
+        clock.now += preparation / 2
+
+    assert given == list("abc"[:series])
+
+
 def test_the_longest_counts_in_later_series_too() -> None:
     clock = Clock()
     budget = Budget(10.0, 0.0, clock)
     for _ in budget.repeats("a"):
         clock.now += 250.0
 
-    assert not budget.over
     clock.now += 101.0
-    assert budget.over
     assert list(budget.repeats("b")) == []
+    assert list(budget.series("c")) == []
