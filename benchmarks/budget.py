@@ -27,7 +27,7 @@ class Budget:
     def series(self, of: Iterable[T]) -> Iterator[T]:
         """Those of which there is time for one repeat, with what a series takes before its first and after its last.
 
-        The first always is given; each next one once that before it is done.
+        Each is given once the one before it is done; the budget's first always is.
         """
         for one in of:
             if self._over(self._preparation):
