@@ -124,6 +124,9 @@ class VllmEngine:
     def close(self) -> None:
         """End the engine and its processes; windows in flight fail."""
         self.fail("the engine was closed")
+        # It would take the end of vLLM's own queue for a failure, and log it with a trace.
+        if (handler := self._llm.output_handler) is not None:
+            self._loop.call_soon_threadsafe(handler.cancel)
         with contextlib.suppress(Exception):
             self._llm.shutdown()
         for left in multiprocessing.active_children():  # a hung process does not hear vLLM's polite signal

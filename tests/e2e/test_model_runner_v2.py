@@ -14,6 +14,7 @@ import pytest
 from cpu_build import only_on_x86_64
 from fleet import Fleet
 from patched_imports import patched_imports
+from producer.embedded import end
 from rows import SAMPLES, read_rows
 
 AUDIO = SAMPLES / "audio"
@@ -42,6 +43,17 @@ def count(module):
     module.WhisperRulesV2.apply = counted
 AFTER["workers.logits_processor_v2"] = count
 """
+#: At its end vLLM stops the handler of its outputs right after it has closed their queue: later, on a busy machine.
+LATE_STOP = """
+import time
+def delay(module):
+    cancel = module.cancel_task_threadsafe
+    def later(task):
+        time.sleep(0.5)
+        cancel(task)
+    module.cancel_task_threadsafe = later
+AFTER["vllm.v1.engine.async_llm"] = delay
+"""
 #: With and without a language and a prompt, and more of them than the engine takes at once.
 ROWS = [
     {"audio": str(AUDIO / "en_weather.wav"), "language": "en"},
@@ -57,9 +69,10 @@ V1_HEARD = [
 ]
 
 
-@pytest.fixture
-def v2_fleet(tmp_path: Path) -> Iterator[Fleet]:
+@pytest.fixture(scope="module")
+def v2_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """A broker and a worker on the V2 runner. Two windows at a time, so that its slots are given out again."""
+    folder = tmp_path_factory.mktemp("v2")
     environment = {
         "WHISPER_MODEL": "whisper-base",
         "WHISPER_DTYPE": "float32",  # where no two words are as likely as each other
@@ -69,10 +82,10 @@ def v2_fleet(tmp_path: Path) -> Iterator[Fleet]:
         "TRITON_INTERPRET": "1",
         # PyTorch would take the driver for a GPU's.
         "TORCHINDUCTOR_TRITON_DISABLE_DEVICE_DETECTION": "1",
-        "STEPS": str(tmp_path / "steps"),
-        **patched_imports(tmp_path / "patched", INTERPRETED_TRITON, COUNTED_STEPS),
+        "STEPS": str(folder / "steps"),
+        **patched_imports(folder / "patched", INTERPRETED_TRITON, COUNTED_STEPS, LATE_STOP),
     }
-    with Fleet(tmp_path / "v2", environment) as running:
+    with Fleet(folder / "fleet", environment) as running:
         running.start_worker()
         yield running
 
@@ -82,7 +95,7 @@ def v2_fleet(tmp_path: Path) -> Iterator[Fleet]:
 def test_the_v2_runner_hears_what_the_v1_runner_hears(
     v2_fleet: Fleet, jsonl: Callable[..., Path], tmp_path: Path
 ) -> None:
-    path, steps = jsonl(ROWS), tmp_path / "steps"
+    path, steps = jsonl(ROWS), Path(v2_fleet.environment()["STEPS"])
     warm_up = steps.stat().st_size
 
     done = v2_fleet.cli("run", str(path), "--cache-path", str(tmp_path / "cache"), "--timestamps", "--details")
@@ -96,3 +109,14 @@ def test_the_v2_runner_hears_what_the_v1_runner_hears(
         times = [time_s for segment in heard for time_s in (segment["start"], segment["end"])]
         assert times == pytest.approx([time_s for start, end, _ in segments for time_s in (start, end)], abs=0.05)
     assert steps.stat().st_size - warm_up > 20
+
+
+@only_on_x86_64
+def test_a_worker_that_is_told_to_end_calls_nothing_a_failure(v2_fleet: Fleet) -> None:
+    worker = v2_fleet.workers[0]
+
+    end(worker, 60.0)
+
+    assert worker.returncode == 0
+    log = v2_fleet.log_path().read_text()
+    assert "Traceback" not in log, log[-4000:]

@@ -146,3 +146,5 @@ def test_ends_and_failures_have_the_names_that_the_engine_tells_apart() -> None:
     ):
         assert issubclass(getattr(module, name), Exception)
     assert isinstance(AsyncLLM.errored, property)
+    # Closing an engine, `workers.engine` stops it first.
+    assert "self.output_handler" in inspect.getsource(AsyncLLM.__init__)
