@@ -1,7 +1,8 @@
 """The decode rules in vLLM's V2 model runner, its default on CUDA, with real weights and without a GPU.
 
 That runner's own kernels are Triton's, for which vLLM's CPU build has no compiler: Triton's interpreter runs them here,
-half a second a token. No worker takes this runner unless it is told to (`workers.vllm_options`).
+half a second a token. No worker takes this runner unless it is told to (`workers.vllm_options`). The last test is about
+the ordinary end of any real engine.
 """
 
 from __future__ import annotations
@@ -113,6 +114,7 @@ def test_the_v2_runner_hears_what_the_v1_runner_hears(
 
 @only_on_x86_64
 def test_a_worker_that_is_told_to_end_calls_nothing_a_failure(v2_fleet: Fleet) -> None:
+    """True of every engine, whatever its runner; here, and last, as it ends a worker that nobody else needs."""
     worker = v2_fleet.workers[0]
 
     end(worker, 60.0)
