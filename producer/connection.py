@@ -22,6 +22,7 @@ from producer.calls import Call
 from producer.errors import CallCancelledError, ClientClosedError, FleetError, FleetUnavailableError, UsageError
 from producer.handle import Handle
 from workers.errors import SettingsError
+from workers.marks import mark_cancelled
 from workers.messages import TASK_NAMES
 from workers.presence import Presence, live_workers
 from workers.redis_client import check_server, connect, reason, shown_url
@@ -126,10 +127,8 @@ class Connection:
         cancelled = opened.answers.give_up(ids, error or CallCancelledError("the call was cancelled"))
         if cancelled:
             try:
-                opened.app.control.revoke(cancelled)
-            except Exception as trouble:
-                if not _is_trouble(trouble):
-                    raise
+                mark_cancelled(opened.redis, cancelled)
+            except RedisError as trouble:
                 log.warning("%d calls are cancelled here, but not in the fleet: %s", len(cancelled), reason(trouble))
         return cancelled
 

@@ -46,8 +46,8 @@ class Handle(Generic[T]):
     def cancel(self) -> bool:
         """Give the call up; False where it has its answer already.
 
-        From here on `result` raises CallCancelledError. A worker that takes the call later drops it. One that has begun
-        it goes on to its end, as threads and engines do, and nobody reads the answer.
+        From here on `result` raises CallCancelledError. A worker that takes the call later, within a day, drops it. One
+        that has begun it goes on to its end, as threads and engines do, and nobody reads the answer.
         """
         return bool(self._connection.cancel([self.id]))
 

@@ -6,6 +6,7 @@ what is found                                      what is done
 it runs in this process, or did a moment ago       joined: the same outcome (`workers.single_flight`)
 it runs in another live worker                     wait for that; after a while back to the tail of the queue
 it is done (a message of a job)                    nothing is left to do
+its sender has given it up (a call)                dropped
 nobody died over it                                run it, beside others; rows that have their answers are skipped
 a worker died over it: rows of a chunk             each row that is left goes on as a suspect, in its own message
 a worker died over it: a single row, or a call     run it alone (`workers.alone`)
@@ -24,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from celery.exceptions import Reject
+from celery.exceptions import Ignore, Reject
 from celery.result import AsyncResult
 
 from workers.alone import Gate
@@ -65,6 +66,10 @@ class Envelope:
             priority=priority_of(info),
             redelivered=bool(info.get("redelivered")),
         )
+
+
+class CallDroppedError(Ignore):  # type: ignore[misc]
+    """A call that was cancelled before it was begun: it has no result, and needs none."""
 
 
 class Work(Protocol):
@@ -108,7 +113,10 @@ class Deliveries:
         self._gate = Gate(stopping)
 
     def handle(self, envelope: Envelope, work: Work) -> Any:
-        """The task's result. Raises TranscriptionError, Reject (the message goes back to the queue) or Ignore."""
+        """The task's result. Raises TranscriptionError, Reject (the message goes back to the queue) or Ignore.
+
+        The latter as CallDroppedError where nobody waits for it.
+        """
         task_id = envelope.id
         try:
             if task_id is None:
@@ -128,12 +136,16 @@ class Deliveries:
     def _deliver(self, task_id: str, envelope: Envelope, work: Work) -> Any:
         with self._gate.entered(alone=False):
             claim = self.marks.claim(task_id)
-            if claim.state == "mine" and not claim.suspect:
+            if claim.state == "mine" and not claim.suspect and not claim.cancelled:
                 return self._run(task_id, work, claim, alone=False)
         claim = self._settled(task_id, claim)
         if claim.state == "done" or (envelope.redelivered and not work.of_job and self._has_result(task_id)):
             log.info("task %s is done already", task_id)
             return work.repeat()
+        if claim.cancelled:
+            self.marks.end(task_id, done_seconds=0)
+            log.info("task %s was cancelled", task_id)
+            raise CallDroppedError
         if claim.deaths_alone >= DEATHS_ALONE:
             return self._without_engine(task_id, work, lambda: work.give_up(claim, _quarantine(claim)))
         if claim.suspect and work.divisible:

@@ -14,7 +14,8 @@ key                              type    content
 ``whisper:task:{id}``            hash    what workers know of a message that was begun and not ended: ``holder`` (the
                                          process that runs it), ``alone`` (``1``: nothing else ran there), ``deaths``,
                                          ``deaths_alone`` (how often its worker died), a field ``row:{n}`` per row that
-                                         needs nothing more from this message; expires after a day
+                                         needs nothing more from this message; and ``cancelled``, where its sender has
+                                         given it up; expires after a day
 ``whisper:task:{id}:held``       string  the process that runs it now, renewed by it; ``done`` for two minutes after the
                                          end, a day for spans (`workers.split`); expires
 ===============================  ======  ==============================================================================

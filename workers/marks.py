@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ class Claim:
 
     ``state``: ``mine`` (run it), ``orphaned`` (its holder left it: dead, unless Redis was away), ``elsewhere`` (a live
     worker runs it), ``done``. ``deaths``: how often its worker died, ``deaths_alone``: while nothing else ran there.
-    ``settled``: the rows that need nothing more from it.
+    ``settled``: the rows that need nothing more from it. ``cancelled``: nobody waits for its answer (`mark_cancelled`).
     """
 
     state: Literal["mine", "orphaned", "elsewhere", "done"] = "mine"
@@ -46,6 +46,7 @@ class Claim:
     settled: frozenset[int] = frozenset()
     #: Whether the holder that left it ran it alone.
     left_alone: bool = False
+    cancelled: bool = False
 
     @property
     def suspect(self) -> bool:
@@ -57,6 +58,18 @@ class Claim:
         if alone:
             return replace(self, state="mine", deaths_alone=self.deaths_alone + 1)
         return replace(self, state="mine", deaths=self.deaths + 1)
+
+
+def mark_cancelled(redis: Redis, task_ids: Iterable[str]) -> None:
+    """Let workers drop these calls when they take them, within a day from now. Raises RedisError.
+
+    Celery's ``revoke`` reaches only the workers that listen at that moment, and a worker that is restarted forgets it.
+    """
+    with redis.pipeline() as pipe:
+        for task_id in task_ids:
+            pipe.hset(keys.task(task_id), "cancelled", 1)
+            pipe.expire(keys.task(task_id), keys.TASK_EXPIRES_SECONDS)
+        pipe.execute()
 
 
 class TaskMarks:
@@ -126,6 +139,7 @@ class TaskMarks:
             deaths_alone=int(mark.get(b"deaths_alone", 0)),
             settled=rows,
             left_alone=mark.get(b"alone") == b"1",
+            cancelled=b"cancelled" in mark,
         )
 
     def still_mine(self, task_id: str) -> bool:

@@ -6,6 +6,8 @@ from typing import Any
 
 from celery.worker.request import Request
 
+from workers.delivery import CallDroppedError
+
 
 class FleetRequest(Request):  # type: ignore[misc]
     """A request whose summaries are made here: what the sender wrote there may hold signed URLs or prompts."""
@@ -13,6 +15,12 @@ class FleetRequest(Request):  # type: ignore[misc]
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._argsrepr, self._kwargsrepr = summaries(*self._payload[:2])
+
+    def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
+        """Flower hears of a dropped call as of one that was revoked: of what is ignored Celery tells it nothing."""
+        if isinstance(getattr(exc_info.exception, "exc", exc_info.exception), CallDroppedError):
+            self.send_event("task-revoked", terminated=False, signum=None, expired=False)
+        return super().on_failure(exc_info, *args, **options)
 
     def info(self, safe: bool = False) -> Any:
         """For `inspect active`: always the summaries."""

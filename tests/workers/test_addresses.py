@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from example_names import resolve_examples
 from workers.addresses import PrivateAddressError, connect, is_public
 
 PRIVATE_NETWORKS = [
@@ -83,12 +83,12 @@ def test_next_address_is_tried_when_one_does_not_answer(monkeypatch: pytest.Monk
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, addresses: list[str]) -> list[str]:
-    """Makes every name resolve to ``addresses``; returns the list of the names that are asked for."""
+    """Makes every name of ``.example`` resolve to ``addresses``; returns the list of the names that are asked for."""
     asked: list[str] = []
 
-    def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
-        asked.append(host)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+    def answer(name: str) -> list[str]:
+        asked.append(name)
+        return addresses
 
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    resolve_examples(monkeypatch, answer)
     return asked

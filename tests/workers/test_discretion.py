@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,6 +13,7 @@ from celery import Celery
 from celery.exceptions import TimeoutError as NoAnswerError
 from celery.worker.consumer import consumer
 
+from celery_events import events_heard
 from fleet import READY_SECONDS, clean_environment, wait_for
 from producer.embedded import Valkey, end, start_guarded, worker_command
 from workers.app import create_app
@@ -51,19 +50,8 @@ def test_a_worker_keeps_what_it_is_told_to_itself(app: Celery, tmp_path: Path) -
     password = urlsplit(app.conf.broker_url).password
     assert password
     log = tmp_path / "worker.log"
-    events: list[dict[str, Any]] = []
-    receivers: list[Any] = []
-
-    def capture() -> None:
-        with app.connection() as connection:
-            receivers.append(app.events.Receiver(connection, handlers={"*": events.append}))
-            receivers[0].capture(limit=None, timeout=None, wakeup=False)
-
-    listener = threading.Thread(target=capture, daemon=True)
-    listener.start()
-    try:
+    with events_heard(app) as events:
         # Given a call that fails, with secrets in its argument and in the summary that its sender made
-        wait_for(lambda: events)
         call = app.send_task("whisper.transcribe", [[RECORD]], queue="transcribe", argsrepr=json.dumps(RECORD))
         with pytest.raises((TranscriptionError, Exception)) as failed:
             call.get(timeout=120)
@@ -73,10 +61,6 @@ def test_a_worker_keeps_what_it_is_told_to_itself(app: Celery, tmp_path: Path) -
         connect(app.conf.broker_url).lpush("transcribe", _not_celerys(json.dumps(RECORD)))
         wait_for(lambda: log.read_text().count("message discarded: ") == 2)
         wait_for(lambda: {"task-received", "task-failed"} <= {event["type"] for event in events})
-    finally:
-        for receiver in receivers:
-            receiver.should_stop = True  # seen at the worker's next heartbeat
-        listener.join(30)
 
     inspect = app.control.inspect(timeout=60, limit=1)
     told = {name: repr(getattr(inspect, name)()) for name in ("stats", "conf", "report", "active", "reserved")}

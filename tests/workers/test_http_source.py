@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-import socket
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 import pytest
 import soundfile
 import trustme
 
+from example_names import resolve_examples
 from web_server import Route, WebServer, content, endless, redirect, serving
 from workers import http_source
 from workers.audio import AudioLimits, DecodePool
@@ -161,10 +160,7 @@ def test_name_that_changes_its_address_leads_nowhere_else(web: WebServer, monkey
     # Given a name that is public when it is checked, and private from then on
     given = iter([PUBLIC])
 
-    def getaddrinfo(host: str, port: int, *_: Any, **__: Any) -> list[Any]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (next(given, "127.0.0.2"), port))]
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    resolve_examples(monkeypatch, lambda name: [next(given, "127.0.0.2")])
     # Then the checked address is the one that answers, and the next look-up is refused
     assert fetched(f"http://rebind.example:{web.port}/a.wav", GUARDED) == BODY
     permanent(f"http://rebind.example:{web.port}/a.wav", "not_allowed", "rebind.example", GUARDED)

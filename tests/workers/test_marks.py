@@ -10,7 +10,7 @@ import pytest
 from fleet import Fleet, wait_for
 from workers import keys
 from workers.errors import EngineLostError
-from workers.marks import Claim, TaskMarks
+from workers.marks import Claim, TaskMarks, mark_cancelled
 from workers.messages import RowResult
 from workers.settings import load_settings
 from workers.sink import ResultSink
@@ -131,6 +131,22 @@ def test_row_that_goes_on_takes_its_deaths_along(worker: Worker) -> None:
     marks = worker()
     marks.accuse("single", Claim("mine", deaths=1, deaths_alone=1, settled=frozenset({1})))
     assert marks.claim("single") == Claim("mine", deaths=1, deaths_alone=1)
+
+
+def test_cancelled_call_is_known_for_a_day(worker: Worker, fleet: Fleet) -> None:
+    mark_cancelled(fleet.redis, ["t", "u"])
+    assert 0 < fleet.redis.ttl(keys.task("t")) <= keys.TASK_EXPIRES_SECONDS
+    marks = worker()
+    assert marks.claim("t") == Claim("mine", cancelled=True)
+    # Also by who gets the message after a worker that had begun it
+    assert not marks.claim("v").cancelled
+    marks.begin("v", alone=False)
+    mark_cancelled(fleet.redis, ["v"])
+    marks.release("v")
+    assert worker().claim("v") == Claim("mine", cancelled=True)
+    # and it leaves nothing
+    marks.end("u", done_seconds=0)
+    assert not fleet.redis.exists(keys.task("u"))
 
 
 def test_flushed_marks_only_mean_another_try(worker: Worker, fleet: Fleet) -> None:
