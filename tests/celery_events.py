@@ -9,7 +9,7 @@ from typing import Any
 
 from celery import Celery
 
-from fleet import wait_for
+from fleet import listeners, wait_for
 from workers.redis_client import connect
 
 
@@ -25,11 +25,11 @@ def events_heard(app: Celery) -> Iterator[list[dict[str, Any]]]:
             receivers[0].capture(limit=None, timeout=None, wakeup=False)
 
     redis = connect(app.conf.broker_url)
-    others = redis.pubsub_numpat()
+    others = listeners(redis)
     listener = threading.Thread(target=capture, daemon=True)
     listener.start()
     try:
-        wait_for(lambda: redis.pubsub_numpat() > others)
+        wait_for(lambda: listeners(redis) > others)
         yield events
     finally:
         for receiver in receivers:

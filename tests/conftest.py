@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from fleet import Fleet, environment_kept
 
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from workers.runtime import Runtime
 
 SAMPLES = Path(__file__).parent / "samples"
+
+# A slow or busy machine fails no property.
+settings.register_profile(
+    "patient", parent=settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("patient")
 
 # What a script starts in the background ignores Ctrl-C, and so would every process that tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():

@@ -1,7 +1,8 @@
 """A worker whose stand-in engine fails on demand: ``celery -A doomed_worker worker``, with this folder on the path.
 
 The file that ``DOOM_FILE`` names says how, once it is there: ``die`` (the engine is gone), ``hang`` (it takes windows
-and gives nothing back), ``stuck`` (the thread that hands it a window never comes back), ``loading`` (it never loads).
+and gives nothing back), ``stuck`` (the thread that hands it a window never comes back), ``loading`` (it loads for as
+long as the file says so).
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class DoomedEngine:
     def __init__(self, settings: Any) -> None:
         if doom() == "loading":
             Path(os.environ["DOOM_FILE"] + ".reached").touch()
-            time.sleep(600)
+            while doom() == "loading":
+                time.sleep(0.05)
         self._engine = Healthy(settings)
         self._stuck = Progress()
         self._hanging: list[Future[WindowResult]] = []

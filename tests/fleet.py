@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -85,11 +85,13 @@ class Fleet:
         return self.folder / f"worker-{number}.log"
 
     def wait_for_workers(self, count: int) -> list[Presence]:
+        """Until so many workers have loaded their engines, and hear what is told to all."""
+
         def present() -> list[Presence]:
             for number, worker in enumerate(self.workers, start=1):
                 assert worker.poll() is None, self.log_path(number).read_text()[-4000:]
             found = live_workers(self.redis)
-            return found if len(found) >= count else []
+            return found if len(found) >= count and listeners(self.redis) >= count else []
 
         return wait_for(present, READY_SECONDS)
 
@@ -109,6 +111,14 @@ class Fleet:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+
+
+def listeners(redis: Redis) -> int:
+    """How many connections Redis tells what is published: one a worker and receiver of events.
+
+    A worker shows itself as soon as its engine is loaded, a moment before it listens.
+    """
+    return sum(int(client["psub"]) > 0 for client in redis.client_list(_type="pubsub"))
 
 
 def run_cli(
@@ -147,6 +157,16 @@ def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+def still_running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that have not ended. (One that nobody has waited for yet has.)"""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def wait_for(condition: Callable[[], Value], seconds: float = 60.0) -> Value:

@@ -36,3 +36,17 @@ def patched_imports(folder: Path, *code: str) -> dict[str, str]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sitecustomize.py").write_text("\n".join((SITECUSTOMIZE, *code)))
     return {"PYTHONPATH": str(folder)}
+
+
+#: A stand-in engine that takes so long to load, that one can look on.
+SLOW_LOAD = """
+import time
+
+def load_slowly(module):
+    def load(self, settings, init=module.StandInEngine.__init__):
+        time.sleep(4)
+        init(self, settings)
+    module.StandInEngine.__init__ = load
+
+AFTER["workers.standin"] = load_slowly
+"""

@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 
 from cpu_build import ON_X86_64
-from fleet import CLI, READY_SECONDS, Fleet, wait_for
+from fleet import CLI, READY_SECONDS, Fleet, still_running, wait_for
 from producer.embedded import end, start_guarded
 from workers import keys
 from workers.messages import RowResult
@@ -30,10 +30,6 @@ def pair(tmp_path: Path) -> Iterator[tuple[Fleet, psutil.Process]]:
             yield fleet, psutil.Process(process.pid)
         finally:
             end(process, 20.0)
-
-
-def running(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
 def mapped(process: psutil.Process) -> set[Path]:
@@ -79,12 +75,17 @@ def test_killed_engine_is_replaced_and_killed_worker_leaves_nothing(
     assert segments, "two ranks on a CPU share memory"
     openmp, ranks = intel_openmp(), named(first, "VLLM::Worker")
     assert (openmp is not None) == ON_X86_64
-    # Among those that bear a rank's name may be what a rank has just forked, and is gone when it is looked at.
-    wait_for(lambda: running(ranks) and (openmp is None or all(openmp in mapped(rank) for rank in running(ranks))))
+
+    def preloaded() -> bool:
+        # Among those that bear a rank's name may be what a rank has just forked, and is gone when it is looked at.
+        left = still_running(ranks)
+        return bool(left) and (openmp is None or all(openmp in mapped(rank) for rank in left))
+
+    wait_for(preloaded)
     if openmp is not None:  # which lets ranks be copies of the engine's process
         places = addresses(core, "libtorch_cpu")
         assert places
-        wait_for(lambda: all(addresses(rank, "libtorch_cpu") == places for rank in running(ranks)))
+        wait_for(lambda: all(addresses(rank, "libtorch_cpu") == places for rank in still_running(ranks)))
     client = Celery(broker=fleet.url, backend=fleet.url)
     records = [{"audio": str(samples / "en_news_long.ogg"), "row": 0}]
     client.send_task("whisper.transcribe", [records], {"job": "news"}, queue="transcribe")
@@ -94,7 +95,7 @@ def test_killed_engine_is_replaced_and_killed_worker_leaves_nothing(
     core.kill()
 
     # Then the worker ends with all it had, another one takes its place, and the recording is transcribed once.
-    wait_for(lambda: not running([worker, *first]))
+    wait_for(lambda: not still_running([worker, *first]))
     (entry,) = wait_for(lambda: fleet.redis.xrange(keys.results("news")), READY_SECONDS)
     (item,) = RowResult.model_validate_json(entry[1][keys.RESULT_FIELD]).items
     assert "welcome" in item.text.lower()  # type: ignore[union-attr]
@@ -106,7 +107,7 @@ def test_killed_engine_is_replaced_and_killed_worker_leaves_nothing(
     supervisor.kill()  # which takes the worker along, and starts no third one
 
     # Then no process and no shared memory is left.
-    wait_for(lambda: not running([worker, *second]))
+    wait_for(lambda: not still_running([worker, *second]))
     wait_for(lambda: not [path for path in segments if path.exists()])
     assert not openmp_notes([*first, *second])
     client.close()

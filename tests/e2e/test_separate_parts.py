@@ -14,6 +14,7 @@ from celery import Celery
 from celery.result import AsyncResult
 
 from fleet import Fleet, ended, free_port, wait_for
+from producer.job import load_job
 from rows import SAMPLES, read_rows
 from workers.device import CPU_SEQS
 from workers.errors import TranscriptionError
@@ -29,16 +30,19 @@ def test_collector_killed_in_the_middle_loses_and_doubles_nothing(real_fleet: Fl
     # Given a job of more rows than the engine takes at once, and a collector that is killed after its first ones
     path = jsonl([{"audio": str(AUDIO / ENGLISH[n % 4]), "n": n} for n in range(ROWS)])
     cache = path.parent / "cache"
-    sent = real_fleet.cli("enqueue", str(path), "--cache-path", str(cache), "--language", "en")
-    assert sent.returncode == 0, sent.stderr
-    job = sent.stdout.splitlines()[-1]
     journal = cache / "data_step1.job" / "journal.jsonl"
-    with ended(real_fleet.start_cli("collect", job)) as collector:
-        wait_for(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 3)
-        collector.send_signal(signal.SIGKILL)
-    assert not (cache / "data_step1.jsonl").exists()
-    # When another collector takes over
-    done = real_fleet.cli("collect", job)
+    enqueue = ("enqueue", str(path), "--cache-path", str(cache), "--language", "en")
+    # The window keeps the engine from being done before the collector has started.
+    with ended(real_fleet.start_cli(*enqueue, WHISPER_WINDOW_ROWS="8")) as producer:
+        job = wait_for(lambda: load_job(cache / "data_step1.jsonl")).id
+        with ended(real_fleet.start_cli("collect", job)) as collector:
+            wait_for(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 3)
+            collector.send_signal(signal.SIGKILL)
+        assert not (cache / "data_step1.jsonl").exists()
+        # When another collector takes over
+        done = real_fleet.cli("collect", job)
+        _, stderr = producer.communicate(timeout=60)
+    assert producer.returncode == 0, stderr
     # Then every row is there once, with its own text
     assert done.returncode == 0, done.stderr
     rows = read_rows(done.stdout.splitlines()[-1])

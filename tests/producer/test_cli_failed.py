@@ -85,7 +85,7 @@ def test_a_killed_retry_is_resumed(alone: dict[str, str], tmp_path: Path) -> Non
     # A window of a few rows keeps the worker from running ahead of what this test sees.
     # A row a message: the worker's log names the first one of each.
     single = {**alone, "WHISPER_CHUNK_ROWS": "1"}
-    slow = {**single, "WHISPER_STANDIN_STEP_MS": "50", "WHISPER_WINDOW_ROWS": str(window)}
+    slow = {**single, "WHISPER_STANDIN_STEP_MS": "400", "WHISPER_WINDOW_ROWS": str(window)}
 
     def answered() -> set[int]:
         found = Journal.read_answered(step.journal_path, rows)

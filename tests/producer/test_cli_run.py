@@ -85,7 +85,6 @@ def test_an_interrupted_run_is_resumed(
     assert process.returncode == code, stdout + stderr
     assert stdout == ""
     if ending != signal.SIGKILL:
-        assert processes_at(tmp_path) == []
         assert stderr.splitlines()[-1].startswith("interrupted: ")
         assert "the same command resumes" in stderr
     assert "Traceback" not in stderr
@@ -110,7 +109,7 @@ def test_an_interrupted_run_is_resumed(
 def test_a_second_starter_of_a_run_follows_it(alone: dict[str, str], tmp_path: Path) -> None:
     source = speech_rows(tmp_path, 8)
     command = [*CLI, "run", str(source), "--cache-path", str(tmp_path / "cache")]
-    slow = {**alone, "WHISPER_STANDIN_STEP_MS": "50"}
+    slow = {**alone, "WHISPER_STANDIN_STEP_MS": "400"}
     with ended(subprocess.Popen(command, env=slow, text=True, stdout=-1, stderr=-1)) as first:
         wait_for(lambda: list(tmp_path.glob("cache/*.job/worker-1.log")))
         with ended(subprocess.Popen(command, env=slow, text=True, stdout=-1, stderr=-1)) as second:

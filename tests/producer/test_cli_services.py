@@ -67,8 +67,14 @@ def test_flower_shows_workers_queues_and_tasks(slow_worker: Fleet, tmp_path: Pat
 
     arguments = ("flower", "--port", str(port))
     with service(slow_worker, tmp_path, *arguments, FLOWER_BASIC_AUTH=":".join(PASSWORD)) as process:
-        workers = wait_for(lambda: process.poll() is not None or api("/api/workers?refresh=1"))
-        assert process.poll() is None, log.read_text()
+
+        def known() -> Any:
+            """The workers, once one has told all that it was asked: Flower gives each answer a second."""
+            assert process.poll() is None, log.read_text()
+            found = api("/api/workers?refresh=1") or {}
+            return found if any("active_queues" in one for one in found.values()) else None
+
+        workers = wait_for(known)
         (name,) = workers
         assert name.startswith("only-one@")
         assert [queue["name"] for queue in workers[name]["active_queues"]] == ["transcribe"]

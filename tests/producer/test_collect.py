@@ -99,7 +99,7 @@ def test_a_producer_waits_for_its_collector(slow_fleet: Fleet, tmp_path: Path) -
         job = wait_for(lambda: load_job(tmp_path / "cache" / "data_step1.jsonl"))
         # Given: no collector. Then: ten rows are sent and answered, and no more.
         wait_for(lambda: len(rows_uncollected(redis, job.id)) == 10)
-        assert rows_in_flight(redis, "transcribe", job.id) == set()
+        wait_for(lambda: rows_in_flight(redis, "transcribe", job.id) == set())
         assert producer.poll() is None
         listed = slow_fleet.cli("jobs").stdout
         assert f"{job.id}: 0 of 16 rows, 0 failed, {job.step.path}\n" in listed

@@ -15,6 +15,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from patched_imports import SLOW_LOAD, patched_imports
 from producer.cache import FileLock
 from producer.embedded import EmbeddedFleet, Valkey
 from producer.errors import FleetError
@@ -76,7 +77,8 @@ def test_a_valkey_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 def test_a_fleet_is_ready_when_its_engines_are_and_ends_with_the_block(folder: Path) -> None:
     waited: list[str] = []
-    with EmbeddedFleet(folder, workers=2, environment=STANDIN) as fleet:
+    slow = {**STANDIN, **patched_imports(folder / "patched", SLOW_LOAD)}
+    with EmbeddedFleet(folder, workers=2, environment=slow) as fleet:
         redis = connect(fleet.url)
         present = fleet.wait_ready(redis, waited.append)
         assert sorted(worker.name.partition("@")[0] for worker in present) == ["worker1", "worker2"]

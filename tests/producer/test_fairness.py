@@ -8,7 +8,7 @@ import pytest
 from job_files import write_rows
 from running import Running
 
-from fleet import Fleet
+from fleet import Fleet, wait_for
 from producer.job import JobSpec, open_job
 
 ROWS = 40
@@ -36,8 +36,11 @@ def test_two_jobs_at_once_both_go_on(slow_fleet: Fleet, tmp_path: Path, samples:
         for one in running:
             assert one.join().error is None, one.shown
         # Then neither waited for the other's end
-        log = fleet.log_path().read_text()
-        first, second = (ended(log, job.id) for job in jobs)
-        assert len(first) == len(second) == ROWS
+
+        def ends() -> list[list[int]]:
+            return [ended(fleet.log_path().read_text(), job.id) for job in jobs]
+
+        wait_for(lambda: [len(found) for found in ends()] == [ROWS, ROWS])  # said after the answer is given
+        first, second = ends()
         assert first[ROWS // 2] < second[-1]
         assert second[ROWS // 2] < first[-1]

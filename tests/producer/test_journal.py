@@ -134,7 +134,7 @@ def test_indented_answers_and_odd_durations(tmp_path: Path) -> None:
     journal.close()
 
 
-@settings(deadline=None, max_examples=8)  # each example opens a journal once for every byte of it
+@settings(max_examples=8)  # each example opens a journal once for every byte of it
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from([OK, NO_FILE])), min_size=1, max_size=4))
 def test_a_journal_torn_at_any_byte_keeps_every_whole_line(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[int, Transcript | Failure]]

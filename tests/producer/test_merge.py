@@ -70,7 +70,7 @@ def merge(folder: Path, answers: list[list[bytes]], lines: list[bytes] = LINES, 
     return (folder / "out.jsonl").read_bytes()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.permutations(range(len(LINES))), st.lists(st.integers(0, len(LINES) - 1), max_size=8), st.data())
 def test_any_order_with_copies_gives_the_same_bytes(
     tmp_path_factory: pytest.TempPathFactory, order: list[int], copies: list[int], data: st.DataObject
@@ -151,7 +151,7 @@ def merge_again(folder: Path, step: bytes, retried: list[int], sha256: str | Non
     return path.read_bytes()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.sets(st.integers(0, len(LINES) - 1)))
 def test_rows_done_again_leave_all_other_lines_as_they_were(
     tmp_path_factory: pytest.TempPathFactory, retried: set[int]

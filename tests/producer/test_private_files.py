@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 import subprocess
 from pathlib import Path
@@ -24,11 +25,9 @@ def test_a_running_job_shows_nothing_to_others(alone: dict[str, str], tmp_path: 
 
     def look() -> bool:
         for parent in (*cache.glob("*.job"), *temporary.glob("whisper-fleet-*")):
-            for path in (parent, *parent.rglob("*")):
-                try:
+            with contextlib.suppress(FileNotFoundError):  # a folder or file that is gone by now
+                for path in (parent, *parent.rglob("*")):
                     seen[path] = stat.S_IMODE(path.lstat().st_mode)
-                except FileNotFoundError:
-                    continue
         assert process.poll() is None, process.communicate()
         return {path.name for path in seen} >= WANTED and any(".aof" in path.name for path in seen)
 

@@ -142,7 +142,7 @@ def test_a_collector_sends_what_a_killed_producer_has_not(slow_fleet: Fleet, tmp
         # It is known to the fleet, and nobody has to name it.
         wait_for(lambda: job.reload().is_complete())
         # Given: a job whose producer has ended as it should. When: Redis is flushed.
-        other = speech_rows(tmp_path / "other", 40)
+        other = speech_rows(tmp_path / "other", 100)
         done = slow_fleet.cli("enqueue", str(other), "--cache-path", str(tmp_path / "other" / "cache"))
         assert done.returncode == 0, done.stderr
         flushed = started(tmp_path / "other")
@@ -151,7 +151,7 @@ def test_a_collector_sends_what_a_killed_producer_has_not(slow_fleet: Fleet, tmp
         # Then: it ends complete too.
         wait_for(lambda: flushed.reload().is_complete())
     assert_complete(job, rows)
-    assert_complete(flushed, 40)
+    assert_complete(flushed, 100)
 
 
 def test_a_producer_that_is_stopped_on_purpose_stays_stopped(slow_fleet: Fleet, tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_a_run_survives_the_death_of_its_own_valkey(tmp_path: Path) -> None:
     rows = 16
     command = [*CLI, "run", str(speech_rows(tmp_path, rows)), "--cache-path", str(tmp_path / "cache")]
     environment = clean_environment(
-        WHISPER_ENGINE="standin", WHISPER_STANDIN_STEP_MS="50", WHISPER_WINDOW_ROWS="6", WHISPER_STALL_SECONDS=STALL
+        WHISPER_ENGINE="standin", WHISPER_STANDIN_STEP_MS="400", WHISPER_WINDOW_ROWS="6", WHISPER_STALL_SECONDS=STALL
     )
     with ended(subprocess.Popen(command, env=environment, text=True, stdout=-1, stderr=-1)) as run:
         job = started(tmp_path)

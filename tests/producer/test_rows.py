@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.errors import UsageError
@@ -82,7 +82,6 @@ def _raw_members(text: str) -> list[tuple[str, str]]:
 
 
 class TestWithColumns:
-    @settings(deadline=None)
     @given(_lines, _added)
     def test_the_row_keeps_its_bytes_and_gains_the_columns(self, text: str, added: dict[str, object]) -> None:
         line = text.encode()
@@ -91,7 +90,6 @@ class TestWithColumns:
         assert out.startswith(line[:-1].rstrip())
         assert b"\n" not in out
 
-    @settings(deadline=None)
     @given(_lines, _added, st.data())
     def test_dropped_columns_go_and_all_others_keep_their_text(
         self, text: str, added: dict[str, object], data: st.DataObject

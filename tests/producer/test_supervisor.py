@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fleet import CLI, Fleet, clean_environment, wait_for
+from fleet import CLI, Fleet, clean_environment, still_running, wait_for
 from producer import restarts
 from producer.embedded import end, start_guarded
 from producer.restarts import Restarts
@@ -111,10 +111,6 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Kept]]:
         yield found
 
 
-def gone(processes: list[psutil.Process]) -> bool:
-    return not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in processes)
-
-
 def test_a_killed_worker_is_replaced_and_the_last_one_ends_with_its_supervisor(kept: list[Kept]) -> None:
     # Given a worker that is killed, with its decode processes
     fleet, supervisor = kept[0].fleet, kept[0].supervisor
@@ -125,7 +121,7 @@ def test_a_killed_worker_is_replaced_and_the_last_one_ends_with_its_supervisor(k
     fleet.redis.delete(*fleet.redis.keys("whisper:worker:*"))
 
     # Then nothing of it is left, and another one takes its place.
-    wait_for(lambda: gone([worker, *decoders]))
+    wait_for(lambda: not still_running([worker, *decoders]))
     wait_for(lambda: live_workers(fleet.redis))
     (second,) = supervisor.children()
     processes = [second, *second.children(recursive=True)]
@@ -133,7 +129,7 @@ def test_a_killed_worker_is_replaced_and_the_last_one_ends_with_its_supervisor(k
     # When the supervisor is told to end, the worker ends well.
     supervisor.terminate()
     assert supervisor.wait(60) == 0
-    assert gone(processes)
+    assert not still_running(processes)
     assert live_workers(fleet.redis) == []
 
 
@@ -143,7 +139,7 @@ def test_a_killed_supervisor_takes_its_worker_along(kept: list[Kept]) -> None:
 
     kept[1].supervisor.kill()
 
-    wait_for(lambda: gone(processes))
+    wait_for(lambda: not still_running(processes))
 
 
 def test_a_model_that_cannot_load_is_tried_once(fleet: Fleet) -> None:

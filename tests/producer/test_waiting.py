@@ -8,6 +8,7 @@ from job_files import spec_of, speech_rows
 from running import Running
 
 from fleet import Fleet, clean_environment, run_cli, wait_for
+from patched_imports import SLOW_LOAD, patched_imports
 from producer.job import open_job
 from workers import keys
 from workers.startup import Starting
@@ -20,7 +21,7 @@ def test_a_run_with_its_own_fleet_says_what_starts(tmp_path: Path) -> None:
         str(source),
         "--cache-path",
         str(tmp_path / "cache"),
-        environment=clean_environment(WHISPER_ENGINE="standin"),
+        environment=clean_environment(WHISPER_ENGINE="standin", **patched_imports(tmp_path / "patched", SLOW_LOAD)),
     )
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()

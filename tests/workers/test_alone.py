@@ -94,7 +94,7 @@ def test_an_error_inside_opens_the_gate(visitors: Visitors) -> None:
     assert visitors.inside == {"a"}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.booleans(), min_size=1, max_size=24))
 def test_whatever_comes_all_get_through_and_suspects_are_alone(kinds: list[bool]) -> None:
     gate = Gate(threading.Event())

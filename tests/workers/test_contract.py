@@ -85,7 +85,7 @@ def test_schema_is_one_and_knows_every_field() -> None:
     assert set(document["$defs"]["Call"]["properties"]) == set(Call.model_fields)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(records=records, options=options)
 def test_schema_and_models_accept_and_refuse_the_same(records: Any, options: Any) -> None:
     # As it comes out of a message

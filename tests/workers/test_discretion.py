@@ -14,7 +14,7 @@ from celery.exceptions import TimeoutError as NoAnswerError
 from celery.worker.consumer import consumer
 
 from celery_events import events_heard
-from fleet import READY_SECONDS, clean_environment, wait_for
+from fleet import READY_SECONDS, clean_environment, listeners, wait_for
 from producer.embedded import Valkey, end, start_guarded, worker_command
 from workers.app import create_app
 from workers.discretion import Discreet, guard
@@ -36,7 +36,8 @@ def app(tmp_path: Path) -> Iterator[Celery]:
 
         def ready() -> bool:
             assert process.poll() is None, (tmp_path / "worker.log").read_text()[-3000:]
-            return bool(live_workers(connect(valkey.url)))
+            redis = connect(valkey.url)
+            return bool(live_workers(redis)) and listeners(redis) > 0
 
         try:
             wait_for(ready, READY_SECONDS)

@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
+from doomed import start_doomed
 from fleet import Fleet, wait_for
 from workers import runtime, startup
 from workers.app import create_app
@@ -86,9 +87,12 @@ def test_an_engine_that_was_on_its_way_is_closed(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_worker_says_what_it_does_until_it_is_ready(fleet: Fleet) -> None:
-    # Given a worker that starts
-    fleet.start_worker(wait=False)
+    # Given a worker that starts, and whose engine takes its time
+    doom = fleet.folder / "doom"
+    doom.write_text("loading")
+    start_doomed(fleet, doom)
     seen = wait_for(lambda: starting_workers(fleet.redis))
+    doom.unlink()
     assert seen[0].name.startswith("test1@")
     # When it is ready
     ready = wait_for(told(fleet))
@@ -97,10 +101,10 @@ def test_a_worker_says_what_it_does_until_it_is_ready(fleet: Fleet) -> None:
     assert all(seconds >= 0 for seconds in ready.values())
     assert ready["total"] >= max(ready.values())
     assert starting_workers(fleet.redis) == []
-    log = fleet.log_path().read_text()
-    (line,) = [line for line in log.splitlines() if "ready after" in line]
+    (line,) = wait_for(lambda: [line for line in fleet.log_path().read_text().splitlines() if "ready after" in line])
     assert "starting a decode process" in line
     # And whoever inspects it is told the same, and how busy its engine is
+    fleet.wait_for_workers(1)
     app = create_app(load_settings(REDIS_URL=fleet.url))
     (stats,) = app.control.inspect(timeout=10).stats().values()
     assert stats["startup_seconds"] == ready

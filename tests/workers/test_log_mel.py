@@ -33,7 +33,7 @@ def theirs(samples: Any, bands: int) -> torch.Tensor:
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     count=st.integers(1, 5_000)
     | st.integers(WINDOW_SAMPLES - 3 * HOP_SAMPLES, WINDOW_SAMPLES)

@@ -73,7 +73,7 @@ def wanted(logits: torch.Tensor, rules: Rules | None, said: list[int]) -> list[f
     return row[0].tolist() if rules is None else batch(row, [rules], [said])[0].tolist()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_every_step_of_changing_batches_follows_the_rules_of_whoever_is_in_a_slot(data: st.DataObject) -> None:
     runner = Runner()

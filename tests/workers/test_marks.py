@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -96,6 +97,7 @@ def test_worker_that_was_only_cut_off_shows_itself(worker: Worker, fleet: Fleet)
         fleet.redis.delete(keys.held("t"))
         other = worker(lease_seconds=10)
         assert other.claim("t").state == "orphaned"
+        other._undisturbed_since = time.monotonic()
         assert not other.undisturbed(), "a worker that has just begun knows nothing of the others"
         assert other.still_mine("t")
     wait_for(lambda: not other.still_mine("t"))

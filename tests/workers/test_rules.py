@@ -145,7 +145,7 @@ def spoken(draw: st.DrawFn) -> list[int]:
     return said[: draw(st.integers(0, len(said)))]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     seed=seeds,
     spread=spreads,
@@ -161,7 +161,7 @@ def test_same_tokens_as_openai_whisper(seed: int, spread: float, bias: float, sa
     assert constrained(logits, said, rules) == pytest.approx(expected, abs=1e-5)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=seeds, count=st.integers(1, 6), data=st.data())
 def test_rows_of_a_batch_do_not_touch_each_other(seed: int, count: int, data: st.DataObject) -> None:
     """Any mix of forced steps, languages, timed and untimed rows gives what each row gives alone."""
@@ -266,7 +266,7 @@ def test_no_forced_steps_and_no_suppressed_tokens() -> None:
     assert [id for id in range(SIZE) if result[id] == 0.0] == list(range(BEGIN, BEGIN + 51))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds, spread=spreads, bias=biases)
 def test_random_decoding_says_valid_segments(seed: int, spread: float, bias: float) -> None:
     said = decoded(seed, spread, bias)

@@ -43,7 +43,7 @@ def kept_frames(probabilities: list[float]) -> list[int]:
     return kept
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(stretches, size_lists, st.integers(1, FRAME_SAMPLES))
 def test_only_the_middle_of_long_silences_goes(probabilities: list[float], sizes: list[int], last: int) -> None:
     # Given samples that tell their own position

@@ -82,7 +82,7 @@ def test_a_missing_model_names_the_package(monkeypatch: pytest.MonkeyPatch) -> N
         silero.model_path()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     channels=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     size=st.integers(1, 3),

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from fleet import wait_for
 from workers.errors import EngineLostError, TranscriptionError
 from workers.single_flight import SingleFlight
 
@@ -29,13 +30,15 @@ class Work:
 
 
 @pytest.mark.parametrize("reuse", [True, False])
-def test_second_delivery_gets_the_outcome_of_the_first(reuse: bool) -> None:
+def test_second_delivery_gets_the_outcome_of_the_first(reuse: bool, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     flights, work = SingleFlight(), Work()
     with ThreadPoolExecutor(3) as threads:
         first = threads.submit(flights.run, "id", work, reuse=reuse)
         assert work.begun.wait(WAIT_SECONDS)
         others = [threads.submit(flights.run, "id", work, reuse=reuse) for _ in range(2)]
         assert flights.run("another id", lambda: "other", reuse=reuse) == "other"
+        wait_for(lambda: caplog.text.count("joined to the run") == 2)
         work.go.set()
         assert [one.result(WAIT_SECONDS) for one in (first, *others)] == ["run 1"] * 3
     assert work.runs == 1

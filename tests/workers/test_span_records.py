@@ -120,9 +120,13 @@ def test_two_workers_share_a_recording_and_its_text_is_the_same(
     assert_same(found[0], unsplit)
     job = job_id(source)
     assert job is not None
-    shared = [spans(two_workers, number, "succeeded", job) for number in (1, 2)]
-    assert all(shared), "both workers take part"
-    assert len(set(shared[0] + shared[1])) == len(shared[0]) + len(shared[1]) == 6
+
+    def shared() -> list[list[str]]:
+        return [spans(two_workers, number, "succeeded", job) for number in (1, 2)]
+
+    wait_for(lambda: sum(map(len, shared())) == 6)  # said after the answer is given
+    assert all(shared()), "both workers take part"
+    assert len({*shared()[0], *shared()[1]}) == 6
     # and each recording of a list is shared like one alone, from where its record says
     first, second = found[1]["transcription_segments"]
     assert first == second

@@ -87,8 +87,8 @@ def test_urgent_windows_go_before_those_that_wait() -> None:
     try:
         with engine._changed:
             futures = [engine.submit(request) for request in requests]
-        for seed, future in enumerate(futures):
-            future.add_done_callback(lambda _, seed=seed: done.append(seed))
+            for seed, future in enumerate(futures):
+                future.add_done_callback(lambda _, seed=seed: done.append(seed))
         wait_for(lambda: len(done) == len(futures))
     finally:
         engine.close()
@@ -100,10 +100,11 @@ def test_decodes_no_more_windows_together_than_its_batch_holds() -> None:
     engine = engine_of(max_num_seqs=1, standin_steps=3)
     done_before: list[int] = []
     try:
-        futures = [engine.submit(window(seed)) for seed in range(4)]
-        for future in futures:
-            # Called in the engine's own thread, between two steps.
-            future.add_done_callback(lambda _: done_before.append(sum(one.done() for one in futures)))
+        with engine._changed:  # it begins none before all are here
+            futures = [engine.submit(window(seed)) for seed in range(4)]
+            for future in futures:
+                # Called in the engine's own thread, between two steps.
+                future.add_done_callback(lambda _: done_before.append(sum(one.done() for one in futures)))
         assert not wait(futures, 30).not_done
     finally:
         engine.close()

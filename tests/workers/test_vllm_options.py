@@ -123,6 +123,7 @@ def test_decode_processes_give_memory_back(monkeypatch: pytest.MonkeyPatch, tmp_
 
     child = DecodeChild(asdict(AudioLimits.from_settings(load_settings())))
     try:
+        child._process.wait(60)
         assert child.cause_of_death() == "exit code 0"
     finally:
         child.kill()

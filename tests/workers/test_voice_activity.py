@@ -41,7 +41,7 @@ def test_speech_is_speech_and_the_rest_is_not(speech: Floats) -> None:
     assert all_probabilities(np.zeros(SAMPLE_RATE_HZ, dtype=np.float32), [SAMPLE_RATE_HZ]).max() < 0.1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(sizes=st.lists(st.integers(1, 40_000), min_size=1, max_size=8), cut=st.integers(0, 600))
 def test_block_sizes_do_not_matter(speech: Floats, sizes: list[int], cut: int) -> None:
     audio = speech[: 60_000 - cut]

@@ -82,7 +82,7 @@ size_lists = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(probability_lists, option_sets, size_lists, st.integers(1, FRAME_SAMPLES))
 def test_every_speech_frame_is_in_exactly_one_window(
     probabilities: list[float], options: WindowOptions, sizes: list[int], last: int
@@ -115,7 +115,7 @@ def test_every_speech_frame_is_in_exactly_one_window(
     assert sum(window.speech_s for window in windows) <= wanted / SAMPLE_RATE_HZ + surplus
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(probability_lists, option_sets, size_lists, st.integers(1, FRAME_SAMPLES))
 def test_block_sizes_do_not_matter(
     probabilities: list[float], options: WindowOptions, sizes: list[int], last: int
@@ -127,7 +127,7 @@ def test_block_sizes_do_not_matter(
     ]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(probability_lists, option_sets, size_lists)
 def test_memory_is_two_windows_and_a_block(
     probabilities: list[float], options: WindowOptions, sizes: list[int]

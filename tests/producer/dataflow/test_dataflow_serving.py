@@ -13,7 +13,7 @@ import psutil
 import pytest
 from job_files import processes_at, read_rows, wait_for_none, write_rows
 
-from fleet import Fleet, clean_environment
+from fleet import Fleet, clean_environment, still_running, wait_for
 from producer.dataflow import FileStorage, LocalModelLLMServing_vllm, WhisperTranscriptionGenerator
 from producer.dataflow.serving import _check_figure
 from producer.errors import FleetError, UsageError
@@ -58,7 +58,7 @@ def test_one_fleet_serves_all_steps_until_cleanup_which_works_twice(
     # And cleanup ends them, as often as one likes, and the next step starts others
     serving.cleanup()
     serving.cleanup()
-    assert not any(one.is_running() for one in started)
+    wait_for(lambda: not still_running(started))
     generator.run(storage.step(), output_key="again")
     assert own_processes() - others
     assert list(read_rows(folder / "cache" / "p_step3.jsonl")[0]) == ["audio", "transcription", "english", "again"]

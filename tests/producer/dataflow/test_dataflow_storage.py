@@ -34,7 +34,7 @@ VALUES = st.recursive(
 )
 ROWS = st.lists(st.dictionaries(st.sampled_from(["id", "ü", "a b", "n"]), VALUES), max_size=5)
 #: Hypothesis runs the function many times in one folder: every file is written anew.
-ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 
 
 def first_step(folder: Path, kind: str = "jsonl", rows: list[Any] | None = None) -> FileStorage:

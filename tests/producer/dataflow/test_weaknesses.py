@@ -177,7 +177,7 @@ def test_rows_are_not_shared_by_several_engines(fleet: Fleet, folder: Path, monk
     WhisperTranscriptionGenerator(LocalModelLLMServing_vllm()).run(
         FileStorage("data.jsonl", file_name_prefix="p").step()
     )
-    shares = [fleet.log_path(number).read_text().count("succeeded in") for number in (1, 2)]
+    shares = [fleet.log_path(number).read_text().count("] received") for number in (1, 2)]
     assert all(shares), shares
     assert len(result(folder)) == 16
 

@@ -19,7 +19,7 @@ from producer.journal import Journal
 
 def test_a_crash_loses_rows_or_doubles_them(slow_fleet: Fleet, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a pipeline that was killed in the middle
-    rows = 24
+    rows = 60
     speech_rows(folder, rows)
     step = Step(folder / "cache", "p", 1)
 
