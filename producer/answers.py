@@ -138,12 +138,14 @@ class Answers:
         payloads = cast("list[bytes | None]", self._redis.mget([RESULT_KEY.format(id) for id in ids]))
         found = {id: _meta(payload) for id, payload in zip(ids, payloads, strict=True) if payload}
         final = {id: meta for id, meta in found.items() if meta.get("status") not in _NOT_YET}
-        if final:
-            self._redis.delete(*(RESULT_KEY.format(id) for id in final))
-        with self._changed:
-            settled = [(self._expected.pop(id), meta) for id, meta in final.items() if id in self._expected]
-        for expected, meta in settled:
-            _settle(expected, meta)
+        try:
+            if final:
+                self._redis.delete(*(RESULT_KEY.format(id) for id in final))
+        finally:  # a Redis that refuses that, or goes away over it, keeps nobody from an answer that was read
+            with self._changed:
+                settled = [(self._expected.pop(id), meta) for id, meta in final.items() if id in self._expected]
+            for expected, meta in settled:
+                _settle(expected, meta)
         return len(settled)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, overload
@@ -186,12 +187,15 @@ class AsyncClient:
         try:
             handle = await asyncio.wrap_future(sending)
         except asyncio.CancelledError:  # nobody has the handle of what may be sent all the same
-            sending.add_done_callback(_cancel_sent)
+            with contextlib.suppress(RuntimeError):  # the interpreter ends
+                self._senders.submit(_cancel_sent, sending)
             raise
         return AsyncHandle(handle, self._senders)
 
 
 def _cancel_sent(sending: Future[Handle[Any]]) -> None:
+    """In a thread: Redis is waited for. ``sending`` is before it in the threads' queue."""
+    wait([sending])
     if not sending.cancelled() and sending.exception() is None:
         sending.result().cancel()
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from producer.answers import Answers
 from producer.calls import Call
@@ -127,8 +127,10 @@ class Connection:
         cancelled = opened.answers.give_up(ids, error or CallCancelledError("the call was cancelled"))
         if cancelled:
             try:
-                mark_cancelled(opened.redis, cancelled)
-            except RedisError as trouble:
+                _tell_workers(opened, cancelled)
+            except Exception as trouble:
+                if not _is_trouble(trouble):
+                    raise
                 log.warning("%d calls are cancelled here, but not in the fleet: %s", len(cancelled), reason(trouble))
         return cancelled
 
@@ -240,6 +242,13 @@ class Connection:
                 raise FleetUnavailableError(f"{shown_url(opened.url)} does not answer: {reason(error)}") from error
             self._present_at = time.monotonic()
         return self._present
+
+
+def _tell_workers(opened: _Open, cancelled: list[str]) -> None:
+    try:
+        mark_cancelled(opened.redis, cancelled)
+    except OutOfMemoryError:  # a full Redis takes no mark, but tells those who listen now
+        opened.app.control.revoke(cancelled)
 
 
 def _answering(url: str) -> str:

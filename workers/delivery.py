@@ -31,7 +31,7 @@ from celery.result import AsyncResult
 from workers.alone import Gate
 from workers.app import priority_of
 from workers.errors import EngineLostError, TranscriptionError
-from workers.marks import Claim, TaskMarks
+from workers.marks import DONE_SECONDS, Claim, TaskMarks
 from workers.messages import Failure
 from workers.outage import outlast
 from workers.single_flight import SingleFlight
@@ -138,14 +138,18 @@ class Deliveries:
             claim = self.marks.claim(task_id)
             if claim.state == "mine" and not claim.suspect and not claim.cancelled:
                 return self._run(task_id, work, claim, alone=False)
+        if claim.cancelled and claim.state == "elsewhere":  # whose mark it is
+            raise _dropped(task_id)
+        was_elsewhere = claim.state == "elsewhere"
         claim = self._settled(task_id, claim)
+        if was_elsewhere and not work.of_job:
+            self._stopping.wait(CHECK_SECONDS)  # that worker's mark goes a moment before its result is stored
         if claim.state == "done" or (envelope.redelivered and not work.of_job and self._has_result(task_id)):
             log.info("task %s is done already", task_id)
             return work.repeat()
         if claim.cancelled:
-            self.marks.end(task_id, done_seconds=0)
-            log.info("task %s was cancelled", task_id)
-            raise CallDroppedError
+            self.marks.end(task_id, done_seconds=DONE_SECONDS)  # should it come back before it is acknowledged
+            raise _dropped(task_id)
         if claim.deaths_alone >= DEATHS_ALONE:
             return self._without_engine(task_id, work, lambda: work.give_up(claim, _quarantine(claim)))
         if claim.suspect and work.divisible:
@@ -205,6 +209,11 @@ class Deliveries:
 
     def _has_result(self, task_id: str) -> bool:
         return outlast(lambda: bool(AsyncResult(task_id).ready()), self._stopping, f"the result of task {task_id}")
+
+
+def _dropped(task_id: str) -> CallDroppedError:
+    log.info("task %s was cancelled", task_id)
+    return CallDroppedError()
 
 
 def _quarantine(claim: Claim) -> Failure:

@@ -69,6 +69,18 @@ def test_what_cannot_be_read_harms_no_other_call(broker: Fleet, answers: Answers
     assert whole.result(ANSWER_SECONDS) == "done"
 
 
+def test_an_answer_that_was_read_is_given_though_redis_keeps_it(broker: Fleet, answers: Answers) -> None:
+    put(broker, "kept", "done")
+    broker.redis.config_set("min-replicas-to-write", 1)  # reads are answered, writes refused
+    try:
+        assert answers.expect("kept", result_of).result(ANSWER_SECONDS) == "done"
+        answers.expect("waited for", result_of)
+        wait_for(lambda: answers.trouble is None)
+    finally:
+        broker.redis.config_set("min-replicas-to-write", 0)
+        broker.redis.delete(RESULT_KEY.format("kept"))
+
+
 def test_a_call_that_was_given_up_stays_so(broker: Fleet, answers: Answers) -> None:
     first, second = answers.expect("first", result_of), answers.expect("second", result_of)
     assert answers.give_up(["first", "unknown"], CallCancelledError("no")) == ["first"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from producer import (
     TranscriptionError,
     UsageError,
 )
+from workers.marks import mark_cancelled
 
 ANSWER_SECONDS = 120.0
 
@@ -98,7 +100,15 @@ def test_waiting_ends_without_ending_the_call(fleet: Fleet) -> None:
     run(fleet.url, work)
 
 
-def test_a_call_that_nobody_waits_to_be_sent_is_cancelled(fleet: Fleet, train: Path) -> None:
+def test_a_call_that_nobody_waits_to_be_sent_is_cancelled(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    cancelling: list[str] = []
+
+    def watched(*arguments: Any) -> None:
+        cancelling.append(threading.current_thread().name)
+        mark_cancelled(*arguments)
+
+    monkeypatch.setattr("producer.connection.mark_cancelled", watched)
+
     async def work(client: AsyncClient) -> None:
         sending = [asyncio.create_task(client.transcribe("/a.wav")) for _ in range(30)]
         while not fleet.redis.llen("transcribe"):
@@ -110,8 +120,21 @@ def test_a_call_that_nobody_waits_to_be_sent_is_cancelled(fleet: Fleet, train: P
         answers = client._connection.open().answers
         while sorted(answers.outstanding()) != sorted(kept):
             await asyncio.sleep(0.01)
+        # Sent meanwhile, and the loop's turn comes after that
+        queued = fleet.redis.llen("transcribe")
+        last = asyncio.create_task(client.transcribe("/a.wav"))
+        await asyncio.sleep(0)
+        while fleet.redis.llen("transcribe") == queued:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        last.cancel()
+        await asyncio.gather(last, return_exceptions=True)
+        while answers.outstanding() != kept:
+            await asyncio.sleep(0.01)
 
     run(fleet.url, work)
+    assert cancelling
+    assert threading.main_thread().name not in cancelling, "the loop would wait for Redis"
 
 
 def test_a_redis_that_is_away_is_said_so(fleet: Fleet) -> None:

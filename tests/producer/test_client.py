@@ -34,6 +34,7 @@ from producer import (
 )
 from workers import keys
 from workers.app import create_app
+from workers.marks import DONE_SECONDS
 from workers.settings import load_settings
 
 ANSWER_SECONDS = 120.0
@@ -315,12 +316,26 @@ def test_a_cancelled_call_is_dropped_also_by_a_worker_that_comes_later(fleet: Fl
         fleet.start_worker()
         other.result(ANSWER_SECONDS)
         wait_for(lambda: f"task {cancelled.id} was cancelled" in fleet.log_path().read_text())
-        # Then Flower hears of that, and nothing is left of it
+        # Then Flower hears of that, and all that is left for a while is that it is done
         wait_for(lambda: ("task-revoked", cancelled.id) in [(event["type"], event.get("uuid")) for event in events])
         wait_for(lambda: ("task-succeeded", other.id) in [(event["type"], event.get("uuid")) for event in events])
         assert ("task-succeeded", cancelled.id) not in [(event["type"], event.get("uuid")) for event in events]
-        assert fleet.redis.keys(f"*{cancelled.id}*") == []
-        assert fleet.redis.hlen("unacked") == 0
+        assert fleet.redis.keys(f"*{cancelled.id}*") == [keys.held(cancelled.id).encode()]
+        assert 0 < fleet.redis.ttl(keys.held(cancelled.id)) <= DONE_SECONDS
+        wait_for(lambda: fleet.redis.hlen("unacked") == 0)
+
+
+def test_a_full_redis_tells_at_least_the_workers_that_listen(fleet: Fleet) -> None:
+    with Client(fleet.url) as client:
+        handle = client.transcribe("/a.wav")
+        with fleet.redis.pubsub() as listening:
+            listening.psubscribe("*celery.pidbox")
+            wait_for(lambda: listening.get_message())
+            fleet.redis.config_set("maxmemory", 1)
+            assert handle.cancel()
+            told = json.loads(wait_for(lambda: listening.get_message())["data"])
+            assert json.loads(base64.b64decode(told["body"]))["arguments"]["task_id"] == [handle.id]
+        fleet.redis.config_set("maxmemory", 0)
 
 
 # With a slow worker: four calls run, the others wait.

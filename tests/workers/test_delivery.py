@@ -20,6 +20,7 @@ from fleet import Fleet, wait_for
 from workers import keys
 from workers.app import create_app
 from workers.errors import TranscriptionError
+from workers.marks import mark_cancelled
 from workers.messages import Failure, RowResult, Transcript
 from workers.settings import load_settings
 
@@ -238,6 +239,24 @@ def test_message_that_is_delivered_again_while_it_runs_is_not_repeated(poisonous
     assert poisonous.runs() == {"slow one": 1, "slow two": 1, "slow call": 1}
 
 
+def test_cancelled_call_that_another_worker_runs_occupies_nobody(poisonous: Poisonous) -> None:
+    # Given a call in work, whose message is given out again after it was cancelled
+    poisonous.start_worker(WHISPER_CONCURRENCY="1")
+    call = poisonous.send(None, "slow call")
+    wait_for(lambda: len(poisonous.runs()) == 1, DEADLINE_SECONDS)
+    mark_cancelled(poisonous.fleet.redis, [call.id])
+    poisonous.start_worker(WHISPER_CONCURRENCY="1")
+    give_out_again(poisonous.fleet)
+    # Then the worker that gets it drops it, and goes on with what comes next
+    wait_for(lambda: f"task {call.id} was cancelled" in poisonous.fleet.log_path(2).read_text(), DEADLINE_SECONDS)
+    assert poisonous.send(None, "one").get(timeout=DEADLINE_SECONDS)
+    # and the one that has begun it goes on to its end
+    assert not call.ready()
+    poisonous.go()
+    assert call.get(timeout=DEADLINE_SECONDS)
+    assert poisonous.runs() == {"slow call": 1, "one": 1}
+
+
 def give_out_again(fleet: Fleet) -> None:
     """As a sweep does with messages whose holder has been silent."""
     with create_app(load_settings(redis_url=fleet.url)).connection_for_read() as connection:
@@ -266,22 +285,27 @@ def test_dead_engine_makes_suspects_of_what_was_in_it_alone(poisonous: Poisonous
     assert poisonous.runs()["fatal two"] == 2
 
 
-def test_full_broker_costs_no_row_and_no_second_run(poisonous: Poisonous) -> None:
-    # Given a worker in the middle of a chunk
-    poisonous.start_worker()
+def test_full_broker_costs_no_answer_and_no_second_run(poisonous: Poisonous) -> None:
+    # Given a worker in the middle of a chunk and a call
+    poisonous.start_worker(WHISPER_CONCURRENCY="2")
     poisonous.send("job", "slow one", "slow two")
-    wait_for(lambda: len(poisonous.runs()) == 2, DEADLINE_SECONDS)
+    call = poisonous.send(None, "slow call")
+    wait_for(lambda: len(poisonous.runs()) == 3, DEADLINE_SECONDS)
 
-    # When Redis is full while the rows get their answers
+    # When Redis is full while they get their answers
     poisonous.fleet.redis.config_set("maxmemory", 1)
     poisonous.go()
     wait_for(
         lambda: "the answer of row 0 of job job: Redis does not take it yet" in poisonous.fleet.log_path().read_text()
     )
+    wait_for(lambda: "Failed operation _store_result. Retrying" in poisonous.fleet.log_path().read_text())
     assert poisonous.rows("job") == {}
+    assert not call.ready()
     poisonous.fleet.redis.config_set("maxmemory", 0)
 
     # Then they wait for it
-    wait_for(lambda: len(poisonous.rows("job")) == 2 and poisonous.idle(), DEADLINE_SECONDS)
+    wait_for(lambda: len(poisonous.rows("job")) == 2 and call.ready() and poisonous.idle(), DEADLINE_SECONDS)
     assert all(isinstance(row.items[0], Transcript) for row in poisonous.rows("job").values())
-    assert poisonous.runs() == {"slow one": 1, "slow two": 1}
+    (answer,) = call.get()
+    assert answer["text"].startswith("stand-in ")
+    assert poisonous.runs() == {"slow one": 1, "slow two": 1, "slow call": 1}
