@@ -152,9 +152,14 @@ class Step:
 
     def forget(self) -> None:
         """Start over: remove what the job is. Hold the job's locks; these stay, and so does the step's file."""
-        job = (self.journal_path, self.parts_path, self.header_path)
-        for path in (*job, self.audio_path, self.retried_path, self.stopped_path):
+        self.forget_answers()
+        for path in (self.header_path, self.audio_path, self.retried_path, self.stopped_path):
             path.unlink(missing_ok=True)
+
+    def forget_answers(self) -> None:
+        """Remove what has come of the job's rows. The next job counts its own from 0 and must not find these."""
+        self.journal_path.unlink(missing_ok=True)
+        self.parts_path.unlink(missing_ok=True)
 
 
 class FileLock:

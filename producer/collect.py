@@ -56,7 +56,7 @@ def serve(redis: Redis, names: Sequence[str], report: Report, config: Settings) 
                 log.warning("trying again: %s", error)
                 time.sleep(RETRY_SECONDS)
             for job in [job.reload() for job in waiting.values()]:
-                if job.is_complete() and job.id not in {owned.job.id for owned in collector.jobs}:
+                if job.is_finished() and job.id not in {owned.job.id for owned in collector.jobs}:
                     report(job, job.progress())  # another collector was faster
                     waiting.pop(job.id, None)
     finally:

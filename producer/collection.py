@@ -51,7 +51,7 @@ class Collection:
         if self.owned is not None:
             return self.owned.progress()
         published = registry.read(self.redis, self.job.id) or Progress(rows=self.job.rows)
-        return replace(published, complete=self.job.reload().is_complete())
+        return replace(published, complete=self.job.reload().is_finished())
 
     def answered(self) -> RowSet:
         """The rows that are answered and on the disk."""

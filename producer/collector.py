@@ -87,7 +87,7 @@ class Collector:
         try:
             # Read again now that nobody else writes it: another collector may have finished the job meanwhile.
             job = job.reload()
-            if job.is_complete():
+            if job.is_finished():
                 with _unless_full():
                     registry.publish(self._redis, job.id, job.progress())
                 registry.forget(self._redis, job.id)
@@ -191,12 +191,11 @@ class Collector:
             if owned.error is not None:
                 continue
             with _failing(owned):
-                if not owned.job.is_complete():
+                if not owned.job.is_finished():
                     owned.job = owned.job.finish(owned.journal)
                 with _unless_full():
                     registry.publish(self._redis, owned.job.id, replace(owned.progress(), complete=True))
                 registry.forget(self._redis, owned.job.id)
-                owned.parts.remove()
                 owned.complete = True
                 log.info("job %s: complete, %s", owned.job.id, owned.job.step.path)
         return any(owned.complete for owned in answered)

@@ -38,7 +38,7 @@ class Follower:
                 with contextlib.suppress(FileNotFoundError):
                     Journal.read_answered(journal_path, self._job.rows, self._answered)
                 # A step that is written needs no journal any more.
-                self._complete = not journal_path.exists() and self._job.reload().is_complete()
+                self._complete = not journal_path.exists() and self._job.reload().is_finished()
             return range(self._job.rows) if self._complete else self._answered
 
     @property

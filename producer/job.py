@@ -114,7 +114,7 @@ class Job:
 
     def progress(self) -> Progress:
         """How far a complete job came; of one that runs, its collector knows."""
-        complete = self.is_complete()
+        complete = self.is_finished()
         summary = (complete and self.header.summary) or {}
         return Progress(
             rows=self.rows,
@@ -127,9 +127,13 @@ class Job:
             step_path=str(self.step.path),
         )
 
+    def is_finished(self) -> bool:
+        """Whether the step file was written, wherever its user has it now: nothing is left to be done."""
+        return self.header.complete
+
     def is_complete(self) -> bool:
         """Whether the step file is there and final."""
-        return self.header.complete and self.step.path.exists()
+        return self.is_finished() and self.step.path.exists()
 
     def reload(self) -> Job:
         """The job as its files say now."""
@@ -148,7 +152,7 @@ class Job:
         )
         header = dataclasses.replace(self.header, complete=True, summary=self._summary(journal), retry=None)
         header.write(self.step.header_path)
-        self.step.journal_path.unlink(missing_ok=True)
+        self.step.forget_answers()
         self.step.retried_path.unlink(missing_ok=True)
         return dataclasses.replace(self, header=header)
 
@@ -246,7 +250,7 @@ def _prepare(job: Job, old: reuse.OldStep | None, folder: Path) -> int:
 def _finished(job: Job) -> Job:
     """A job whose rows are all answered before it begins needs no fleet."""
     with job.step.lock("collector") as collecting:
-        if not collecting.acquire() or job.reload().is_complete():
+        if not collecting.acquire() or job.reload().is_finished():
             return job.reload()
         journal = Journal.open(job.step.journal_path, job.rows)
         try:

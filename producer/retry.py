@@ -70,7 +70,7 @@ def _begin(job: Job, wanted: list[str]) -> Job | None:
     header = replace(job.header, id=new_id(step), complete=False, retry=retry)
     job = replace(job, header=header)
     _renew_stamps(job)
-    step.journal_path.unlink(missing_ok=True)
+    step.forget_answers()  # a crash at the end of the job may have left some
     header.write(step.header_path)
     return job
 

@@ -67,7 +67,7 @@ def run_job(
     Raises FleetError; what is answered by then stays in the journal, and the same call resumes.
     """
     display.begin(job.task)
-    while not (job := job.reload()).is_complete():
+    while not (job := job.reload()).is_finished():
         with job.step.lock("producer") as lock:
             if not lock.acquire():
                 display.waiting(f"following {lock.holder()}, which runs this job")
@@ -230,7 +230,7 @@ def _transfer(
 def _follow(job: Job, display: Display) -> None:
     """Show another process's progress until the job is complete or nobody runs it any more."""
     follower = Follower(job)
-    while not job.reload().is_complete():
+    while not job.reload().is_finished():
         with job.step.lock("producer") as lock:
             if lock.acquire():
                 return
@@ -253,7 +253,7 @@ def _finish_empty(job: Job) -> None:
 def _check_alone(job: Job, owned: OwnedJob | None = None) -> None:
     """Raise FleetError where a collector of another broker has the job: it would not see a private fleet's answers."""
     with job.step.lock("collector") as collecting:
-        if owned is None and not collecting.acquire() and not job.reload().is_complete():
+        if owned is None and not collecting.acquire() and not job.reload().is_finished():
             raise FleetError(
                 f"{job.step.path}: {collecting.holder()} collects this job from a shared broker: "
                 "set REDIS_URL to it, or stop that collector"

@@ -2,7 +2,7 @@
 
 A part is on the disk before it leaves Redis, as an answer is in the journal. When all spans that a row awaits have
 come, they become one answer (`workers.spans`), which goes into the journal like any other. The file is read again after
-a crash, and removed when the job is complete.
+a crash, and removed with the journal (`producer.job.Job.finish`).
 """
 
 from __future__ import annotations
@@ -83,10 +83,6 @@ class PartStore:
                 self._size += len(line)
         return [*whole, *self._joined()]
 
-    def remove(self) -> None:
-        """The job is complete."""
-        self._path.unlink(missing_ok=True)
-
     def _joined(self) -> Iterator[bytes]:
         for number, row in list(self._rows.items()):
             if number in self._answered:
@@ -105,7 +101,7 @@ class PartStore:
     def _read(self, line: bytes) -> PartResult | None:
         """A part of a row that is not answered yet; what is no part is logged and left out."""
         try:
-            part = PartResult.model_validate_json(line)
+            part = _parsed(line)
         except ValidationError as error:
             log.warning("%s: a part of an answer is ignored: %s", self._path, first_problem(error))
             return None
@@ -117,7 +113,7 @@ class PartStore:
     def _part_at(self, place: tuple[int, int]) -> PartResult:
         with disk_errors(self._path), self._path.open("rb") as handle:
             handle.seek(place[0])
-            return PartResult.model_validate_json(handle.read(place[1]))
+            return _parsed(handle.read(place[1]))
 
     def _lines(self) -> Iterator[bytes]:
         """The whole lines of the file. A last one that a crash cut off is written over: it was still in Redis."""
@@ -141,3 +137,8 @@ class PartStore:
                 os.close(fd)
             if not self._size:
                 fsync_folder(self._path.parent)
+
+
+def _parsed(line: bytes) -> PartResult:
+    """What a newer worker says besides is passed over, or its rows would be sent again without end."""
+    return PartResult.model_validate_json(line, extra="ignore")

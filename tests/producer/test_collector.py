@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from job_files import answer, deliver, failed_answer, new_job, read_rows, write_rows
+from job_files import answer, deliver, failed_answer, finished, new_job, read_rows, write_rows
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -62,6 +62,7 @@ def test_answers_that_come_one_by_one_are_gathered(
 ) -> None:
     """Each write waits for the disk."""
     job = new_job(tmp_path, rows=4)
+    monkeypatch.setattr("producer.collector.GATHER_SECONDS", 60.0)
     collector.add(job)
     # Given: the last read brought a single answer.
     deliver(redis, job, answer(0))
@@ -250,6 +251,20 @@ def test_an_empty_job_is_complete_at_once(redis: Redis, collector: Collector, tm
     collector.poll(0.01)
     assert owned.complete
     assert job.step.path.read_bytes() == b""
+
+
+def test_a_job_whose_file_was_moved_away_is_not_done_again(redis: Redis, collector: Collector, tmp_path: Path) -> None:
+    # Given a job that a killed collector has written and not taken off the list, and whose file has a new place
+    job = finished(new_job(tmp_path, rows=2), [answer(0), answer(1)])
+    registry.register(redis, job.registration())
+    job.step.path.rename(tmp_path / "moved.jsonl")
+    # Then nobody takes it over
+    assert collector.adopt_registered() == []
+    assert registry.registered(redis) == []
+    assert not job.step.journal_path.exists()
+    published = registry.read(redis, job.id)
+    assert published is not None
+    assert (published.complete, published.answered) == (True, 2)
 
 
 def test_an_outage_of_redis_raises_and_loses_nothing(fleet: Fleet, tmp_path: Path) -> None:

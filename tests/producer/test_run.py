@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from job_files import answer, deliver, new_job, read_rows, speech_rows
+from job_files import answer, deliver, finished, new_job, read_rows, speech_rows
 from rich.console import Console
 from running import Running
 
@@ -49,6 +49,14 @@ def test_a_job_waits_for_workers_and_says_so(fleet: Fleet, tmp_path: Path) -> No
     assert result.is_complete()
     assert [row["transcription"] for row in read_rows(job.step.path)] == ["text 0", "text 1", "text 2"]
     assert registry.registered(fleet.redis) == []
+
+
+def test_a_job_whose_file_was_moved_away_meanwhile_is_not_run_again(tmp_path: Path) -> None:
+    job = finished(new_job(tmp_path, rows=1), [answer(0)])
+    job.step.path.rename(tmp_path / "moved.jsonl")
+    nowhere = load_settings(REDIS_URL="redis://127.0.0.1:1")
+    assert run_job(job, RunOptions(), nowhere, Display(Console(quiet=True))) == job
+    assert (job.progress().complete, job.progress().answered) == (True, 1)
 
 
 def test_a_second_starter_follows_the_first(fleet: Fleet, tmp_path: Path) -> None:

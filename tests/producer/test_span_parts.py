@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from job_files import answer, deliver, new_job, read_rows
+from job_files import answer, deliver, failed_answer, finished, new_job, read_rows
 
 from fleet import Fleet
 from producer.collector import Collector
 from producer.in_flight import rows_on_their_way, withdraw
+from producer.retry import begin_retry
 from producer.spans import PartStore
 from workers import keys
 from workers.app import PRIORITY_BULK, create_app
@@ -49,7 +50,7 @@ def only(answers: list[bytes]) -> RowResult:
 WHOLE = "first from 600 from 1200 from 1800"
 
 
-@settings(deadline=None, max_examples=40)  # parts go to the disk
+@settings(max_examples=40)  # parts go to the disk
 @given(st.permutations(range(4)), st.lists(st.integers(0, 3), max_size=4), st.integers(1, 8))
 def test_a_row_is_whole_when_its_last_part_comes(
     tmp_path_factory: pytest.TempPathFactory, order: list[int], again: list[int], batch: int
@@ -165,6 +166,34 @@ def test_a_row_whose_last_part_is_on_the_disk_needs_nothing_more(fleet: Fleet, t
     assert owned.complete
     assert json.loads(job.step.path.read_text())["transcription"] == WHOLE
     collector.close()
+
+
+def test_parts_that_a_crash_has_left_answer_no_row_of_a_retry(fleet: Fleet, tmp_path: Path) -> None:
+    # Given a step that is written, and the parts of its long recording, which a killed collector left there
+    done = finished(new_job(tmp_path, rows=3), [answer(0, WHOLE), failed_answer(1), answer(2)])
+    done.step.parts_path.write_bytes(b"".join(part + b"\n" for part in all_parts(0)))
+    # When what failed is done again: the broken recording is row 0 now
+    retry = begin_retry(done)
+    assert retry is not None
+    collector = Collector(fleet.redis)
+    owned = collector.add(retry)
+    # Then it has no answer yet
+    assert owned is not None
+    assert (owned.journal.rows, owned.journal.answered) == (1, 0)
+    deliver(fleet.redis, retry, answer(0, "mended"))
+    collector.poll()
+    assert [row["transcription"] for row in read_rows(done.step.path)] == [WHOLE, "mended", "text 2"]
+    collector.close()
+
+
+def test_what_a_newer_worker_says_besides_is_passed_over(tmp_path: Path) -> None:
+    def newer(part: bytes) -> bytes:
+        fields = json.loads(part)
+        return json.dumps({**fields, "new": 1, "items": [{**item, "new": []} for item in fields["items"]]}).encode()
+
+    # json.dumps writes `"part": {`; workers write no space
+    parts = [newer(part).replace(b'"part": ', b'"part":') for part in all_parts()]
+    assert only(PartStore(tmp_path / "parts.jsonl", ROWS, set()).take(parts)).items[0].text == WHOLE  # type: ignore[union-attr]
 
 
 def test_a_row_whose_spans_wait_is_on_its_way(fleet: Fleet, tmp_path: Path) -> None:
