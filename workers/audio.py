@@ -154,7 +154,7 @@ class AudioStream:
             message = (
                 f"the decoder gave nothing for {seconds} s; a slow disk needs a higher WHISPER_DECODE_TIMEOUT_SECONDS"
             )
-            raise TranscriptionError("decode_timeout", message) from None
+            raise TransientError("decode_timeout", message) from None
         except (EOFError, OSError):
             if self._shutting_down.is_set():
                 raise TransientError("worker_stopping", "the worker stopped while it decoded this file") from None

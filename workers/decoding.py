@@ -22,10 +22,14 @@ from workers.messages import TASKS, Task
 TIMESTAMP_SECONDS = 0.02
 #: The first timestamp lies within the first second (openai/whisper `max_initial_timestamp`).
 MAX_INITIAL_STEPS = 50
-#: Byte-level tokens make the fastest speech of the densest scripts about 15 a second.
-TOKENS_BASE, TOKENS_PER_SECOND = 24, 15
+#: A letter of Georgian, Burmese or Amharic is two to three tokens: fast speech is up to 40 of them a second.
+TOKENS_BASE, TOKENS_PER_SECOND = 24, 40
 #: What ends a clause: a pause is heard after it.
 PUNCTUATION = ".,;:?!…。、，；：？！।،؛؟۔"
+#: The flag of a text that ends before the speech does.
+CUT_OFF = "cut_off"
+#: What is decoded of a letter whose last tokens are missing.
+HALF_A_LETTER = "\ufffd"
 #: In `Rules.language`: whichever the model hears.
 ANY_LANGUAGE = -1
 #: Positions of Whisper's decoder; the prompt before the text takes at most half of them.
@@ -172,8 +176,10 @@ def parse_output(
     tokens: Tokens,
     decode: Callable[[Sequence[int]], str],
     flags: tuple[str, ...] = (),
+    *,
+    ran_out: bool = False,
 ) -> WindowResult:
-    """Text, segments and figures of one finished request.
+    """Text, segments and figures of one finished request. ``ran_out``: it ended for want of tokens.
 
     ``ids``: generated tokens, forced ones included. ``logprobs``: one mapping per token, id -> natural log of the
     model's own probability, with the generated token in each and ``no_speech`` in the first.
@@ -189,6 +195,13 @@ def parse_output(
     # after its rules, which leave fewer), and says nothing of the words.
     scores = [logprobs[forced + step][id] for step, id in enumerate(said) if id <= tokens.end_of_text]
     text = decode(words).strip()
+    seconds = len(request.samples) / SAMPLE_RATE_HZ
+    whole = None
+    if ran_out:
+        text = text.rstrip(HALF_A_LETTER)
+        whole = _whole(said, tokens, decode, seconds) if request.timestamps else None
+        if whole is None:
+            flags = (*flags, CUT_OFF)
     return WindowResult(
         text=text,
         language=language,
@@ -198,9 +211,22 @@ def parse_output(
         avg_logprob=sum(scores) / (len(words) + 1),
         compression_ratio=compression_ratio(text),
         temperature=request.temperature,
-        segments=_segments(said, tokens, decode, len(request.samples) / SAMPLE_RATE_HZ) if request.timestamps else (),
+        segments=_segments(said, tokens, decode, seconds) if request.timestamps else (),
         flags=flags,
+        whole=whole,
     )
+
+
+def _whole(
+    said: Sequence[int], tokens: Tokens, decode: Callable[[Sequence[int]], str], window_seconds: float
+) -> tuple[str, tuple[WindowSegment, ...]] | None:
+    """What is said up to the last timestamp that ends a segment, None without one (openai/whisper `transcribe.py`)."""
+    kept = list(said)
+    while kept and kept[-1] < tokens.timestamp_begin:
+        kept.pop()
+    segments = _segments(kept, tokens, decode, window_seconds)
+    words = [id for id in kept if id < tokens.end_of_text]
+    return (decode(words).strip(), segments) if segments else None
 
 
 def compression_ratio(text: str) -> float:
@@ -217,7 +243,7 @@ def _segments(
     start, words = 0.0, list[int]()
 
     def close(end: float) -> None:
-        text = decode(words).strip()
+        text = decode(words).strip().rstrip(HALF_A_LETTER)
         if text:
             segments.append(WindowSegment(start, max(start, min(end, window_seconds)), text))
         words.clear()

@@ -243,7 +243,15 @@ class VllmEngine:
             raise TransientError("engine_error", "the engine gave up on a window")
         logprobs = [{id: entry.logprob for id, entry in step.items()} for step in result.logprobs]
         flags = ("repetition",) if result.finish_reason == "repetition" else ()
-        return decoding.parse_output(result.token_ids, logprobs, request, self._tokens, self._decode_text, flags)
+        return decoding.parse_output(
+            result.token_ids,
+            logprobs,
+            request,
+            self._tokens,
+            self._decode_text,
+            flags,
+            ran_out=result.finish_reason == "length",
+        )
 
 
 def _pass_on(running: Future[WindowResult], answer: Future[WindowResult]) -> None:

@@ -122,7 +122,7 @@ class FallbackDecoder:
         result, verdict = least_bad(window.tries)
         flags = tuple(dict.fromkeys((*result.flags, *FLAGS[verdict])))
         if verdict is Verdict.SILENCE:
-            result = replace(result, text="", segments=())
+            result = replace(result, text="", segments=(), whole=None)
         result = replace(result, flags=flags, attempts=len(window.tries))
         if echoes(result.text, window.request.prompt):
             self._later.run(window.answer, lambda: self._without_prompt(window, result))

@@ -11,16 +11,19 @@ from typing import cast
 
 import av
 import av.error
+import numpy as np
 
 from workers.audio_source import LocalFile
 from workers.decode_job import LENGTH_TOLERANCE_SECONDS, RUN_UP_SECONDS, DecodeJob, FaultError, piece_frames
 from workers.errors import TranscriptionError
 from workers.mp3 import SYNC_BYTE, Tags, longest_s, told_frames
-from workers.pcm import Piece, mono
+from workers.pcm import Floats, Piece, mono
 from workers.source_errors import os_error, shown
 
 #: Containers whose durations and time stamps are written, not guessed: these can be trusted and sought in.
 EXACT_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
+#: Less than this between two frames is an inexact time.
+PAUSE_SECONDS = 0.25
 #: The encoder's delay, of at most 4095 samples, is within these packets of at least 576.
 START_PACKETS = 9
 
@@ -96,19 +99,21 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
         job.check_length(min(known_s, longest_s(file.descriptor)))
         if job.start_s > RUN_UP_SECONDS:  # a place to seek would be a guess
             position_s = _passed_over(packets, job.start_s - RUN_UP_SECONDS, float(tick_s), job)
-    for frames in _alike(_frames(packets, tags, job), job):
+    for frames in _alike(_frames(packets, tags, job), job, timed=exact):
         rate = frames[0].sample_rate
+        time_s = None if not exact or frames[0].time is None else float(frames[0].time) - first_s
         if position_s is None:
-            position_s = float(frames[0].time or 0.0) - first_s
-        samples = mono(frames, job.channel)
-        begin = max(0, round((job.start_s - position_s) * rate))
-        stop = samples.size if job.end_s == float("inf") else max(0, round((job.end_s - position_s) * rate))
-        position_s += samples.size / rate
-        job.advance()
-        if begin < samples.size:
-            yield rate, samples[begin:stop]
-        if position_s >= job.end_s:
-            return
+            position_s = time_s or 0.0
+        pieces = chain(_pause(position_s, time_s, known_s, rate), (mono(frames, job.channel) for _ in range(1)))
+        for samples in pieces:
+            begin = max(0, round((job.start_s - position_s) * rate))
+            stop = samples.size if job.end_s == float("inf") else max(0, round((job.end_s - position_s) * rate))
+            position_s += samples.size / rate
+            job.advance()
+            if begin < samples.size:
+                yield rate, samples[begin:stop]
+            if position_s >= job.end_s:
+                return
     told_s = float(stream.duration * tick_s) if stream.duration else 0.0
     if not job.start_s and not position_s and told_s > LENGTH_TOLERANCE_SECONDS:
         raise FaultError(f"{name} of which nothing can be decoded")
@@ -171,14 +176,31 @@ def _frames(packets: Iterable[av.Packet[av.AudioStream]], tags: Tags | None, job
         job.flags.add("damaged")
 
 
-def _alike(frames: Iterator[av.AudioFrame], job: DecodeJob) -> Iterator[list[av.AudioFrame]]:
-    """The frames in pieces of one rate, layout and sample format. Before a fault comes what was held."""
+def _pause(position_s: float, time_s: float | None, known_s: float, rate: int) -> Iterator[Floats]:
+    """Silence up to the next frame where the file says that there is none: a recorder was paused, packets were lost.
+
+    Else all that follows would be heard too early, but for what is sought: speech around a cut would come twice. A time
+    beyond the file's own length is no time.
+    """
+    if time_s is None or time_s - position_s < PAUSE_SECONDS or time_s > known_s + LENGTH_TOLERANCE_SECONDS:
+        return
+    left = round((time_s - position_s) * rate)
+    while left > 0:
+        yield np.zeros(min(left, rate), dtype=np.float32)
+        left -= rate
+
+
+def _alike(frames: Iterator[av.AudioFrame], job: DecodeJob, *, timed: bool = False) -> Iterator[list[av.AudioFrame]]:
+    """The frames in pieces of one rate, layout and sample format. Before a fault comes what was held.
+
+    ``timed``: the frames' times can be trusted, and none follows a pause in its piece.
+    """
     held: list[av.AudioFrame] = []
     kind, room = None, 0
     try:
         for frame in frames:
             own = (frame.sample_rate, frame.layout.nb_channels, frame.format.name)
-            if held and (own != kind or room <= 0):
+            if held and (own != kind or room <= 0 or (timed and _is_late(held[-1], frame))):
                 yield held
                 held = []
             if not held:
@@ -193,6 +215,12 @@ def _alike(frames: Iterator[av.AudioFrame], job: DecodeJob) -> Iterator[list[av.
         raise
     if held:
         yield held
+
+
+def _is_late(last: av.AudioFrame, frame: av.AudioFrame) -> bool:
+    if last.time is None or frame.time is None:
+        return False
+    return float(frame.time - last.time) - last.samples / last.sample_rate >= PAUSE_SECONDS
 
 
 def _decoded(packet: av.Packet[av.AudioStream]) -> tuple[list[av.AudioFrame], av.error.FFmpegError | None]:

@@ -74,6 +74,8 @@ class WindowResult:
     flags: tuple[str, ...] = ()
     #: How often the window was decoded.
     attempts: int = 1
+    #: Where the tokens ran out in the middle of the text: text and segments up to the last segment that has an end.
+    whole: tuple[str, tuple[WindowSegment, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ TRIES_IN_PLACE = 3
 #: A record is sent that often, in messages of its own from the second time on.
 MAX_ATTEMPTS = 5
 #: These took minutes and are not tried again in place.
-SLOW = frozenset({"engine_timeout"})
+SLOW = frozenset({"engine_timeout", "decode_timeout"})
 
 
 def transcribe(

@@ -1,8 +1,9 @@
 """One window heard to its end: where the model stops before the speech does, the rest is decoded from there on.
 
-Whisper ends many windows early, most of all after a pause or before half a sentence; openai/whisper (`transcribe.py`,
-`seek`) and faster-whisper go on from the last timestamp, and so does this. Only decoding with timestamps tells how far
-the model has heard: results without segments are taken as they are.
+Whisper ends many windows early, most of all after a pause or before half a sentence, and in some scripts a window has
+more text than the model has tokens; openai/whisper (`transcribe.py`, `seek`) and faster-whisper go on from the last
+timestamp, and so does this. Only decoding with timestamps tells how far the model has heard: results without segments
+are taken as they are.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
+from workers.decoding import CUT_OFF
 from workers.fallback import FallbackDecoder
 from workers.interface import SAMPLE_RATE_HZ, WindowRequest, WindowResult, WindowSegment
 from workers.joining import joined_text
@@ -19,6 +21,8 @@ from workers.pauses import Speech, pauses_after, snapped
 
 #: Less speech than this after the last timestamp is taken for the end of its last word.
 REST_SECONDS = 1.0
+#: So much speech that nobody took up again is said to be missing.
+MISSED_SECONDS = 3.0
 #: A window is cut into no more parts than this.
 MOST_PARTS = 6
 
@@ -62,19 +66,35 @@ class SeekingDecoder:
         future = self._decoder.submit(request, speech_s, f"{window.identity}/{start_s:.2f}")
         future.add_done_callback(lambda done: self._heard(window, start_s, done))
 
+    def _ended(self, window: _Window, rest_s: float) -> WindowResult:
+        result = joined(window.parts)
+        flags = result.flags
+        if len(window.parts) > 1 and rest_s >= MISSED_SECONDS and (flag := _unheard(window.parts)):
+            flags = tuple(dict.fromkeys((*flags, flag)))
+        return replace(result, segments=snapped(result.segments, window.speech), flags=flags, whole=None)
+
     def _heard(self, window: _Window, start_s: float, done: Future[WindowResult]) -> None:
         try:
             result = done.result()
-            window.parts.append((start_s, result))
-            until_s = start_s + (result.segments[-1].end if result.segments else 0.0)
-            goes_on = until_s > start_s and len(window.parts) < MOST_PARTS
-            if goes_on and speech_after(window.speech, until_s) >= REST_SECONDS:
+            text, segments = result.whole or (result.text, result.segments)
+            until_s = start_s + (segments[-1].end if segments else 0.0)
+            rest_s = speech_after(window.speech, until_s)
+            if until_s > start_s and len(window.parts) + 1 < MOST_PARTS and rest_s >= REST_SECONDS:
+                window.parts.append((start_s, replace(result, text=text, segments=segments, whole=None)))
                 self._later.run(window.answer, lambda: self._hear(window, until_s))
             else:
-                result = joined(window.parts)
-                window.answer.set_result(replace(result, segments=snapped(result.segments, window.speech)))
+                window.parts.append((start_s, result))
+                window.answer.set_result(self._ended(window, rest_s))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the one who waits for the window gets it
             window.answer.set_exception(error)
+
+
+def _unheard(parts: Sequence[tuple[float, WindowResult]]) -> str | None:
+    """The flag of a window whose speech goes on behind its last part, None where that was judged to be silence."""
+    last = parts[-1][1]
+    if last.text:
+        return CUT_OFF
+    return "empty" if "empty" in last.flags else None
 
 
 def speech_after(speech: Speech, time_s: float) -> float:

@@ -242,8 +242,8 @@ class Transcriber:
             try:
                 return future.result(timeout=CHECK_SECONDS)
             except TimeoutError:
-                if future.done():  # the window's own, not ours
-                    raise
+                if future.done():  # just now, or the time-out is the window's own
+                    return future.result()
                 self._check_stopping()
 
     def _check_stopping(self) -> None:

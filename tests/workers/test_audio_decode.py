@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -217,6 +218,32 @@ class TestSpans:
         # Lossy codecs start from other states, and the resampler from another phase: close, not equal.
         assert np.sqrt(np.mean((part[:length] - expected[:length])[800:-800] ** 2)) < 0.03
         assert end.flags == ()
+
+    def test_a_pause_of_the_recorder_is_silence_in_the_whole_as_in_spans(self, tmp_path: Path) -> None:
+        # Given seconds of noise, numbered by their loudness, with a pause of 3 s after the fourth
+        path, noise = tmp_path / "a.mp4", np.random.default_rng(1).choice([-1, 1], SAMPLE_RATE_HZ * 12)
+        loudness = np.repeat(np.arange(1, 13), SAMPLE_RATE_HZ)
+        with av.open(str(path), "w") as container:
+            track = container.add_stream("flac", rate=SAMPLE_RATE_HZ, layout="mono")
+            track.codec_context.format = "s16"
+            values = (noise * loudness * 1000).astype(np.int16).reshape(-1, 1, 320)
+            for number, some in enumerate(values):
+                frame = av.AudioFrame.from_ndarray(some, format="s16", layout="mono")
+                frame.sample_rate = SAMPLE_RATE_HZ
+                frame.pts = 320 * number + (3 * SAMPLE_RATE_HZ if number >= 200 else 0)
+                frame.time_base = Fraction(1, SAMPLE_RATE_HZ)
+                container.mux(track.encode(frame))
+            container.mux([packet for packet in track.encode(None) if packet.size])
+        # When
+        whole, end = read(path)
+        # Then the pause is in it, and a span is that part of it
+        seconds = np.abs(whole[SAMPLE_RATE_HZ // 2 :: SAMPLE_RATE_HZ] * 32.768).round().astype(int).tolist()
+        assert seconds == [1, 2, 3, 4, 0, 0, 0, *range(5, 13)]
+        assert end == AudioEnd(15.0, ())
+        for start_s, end_s in ((0.0, 5.0), (5.0, 10.0), (9.5, None)):
+            part, _ = read(path, start_s, end_s)
+            stop = None if end_s is None else int(end_s * SAMPLE_RATE_HZ)
+            np.testing.assert_array_equal(part, whole[int(start_s * SAMPLE_RATE_HZ) : stop])
 
     @pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.m4a", "a.aac"])
     def test_span_after_the_end_is_empty_and_says_so(self, formats: Callable[[str], Path], name: str) -> None:

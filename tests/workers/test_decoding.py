@@ -140,16 +140,16 @@ def test_rules_as_plain_data_hold_every_field() -> None:
 
 
 def test_most_tokens_grow_with_the_window() -> None:
-    assert most_tokens(window(1.0)) == 24 + 15
-    assert most_tokens(window(2.5)) == 24 + 37
+    assert most_tokens(window(1.0)) == 24 + 40
+    assert most_tokens(window(2.5)) == 24 + 100
     # A full window's limit is the setting, not this.
     assert most_tokens(window(30.0)) > 448
 
 
 @given(st.floats(0.001, 30.0))
 def test_speech_is_never_cut_off_by_its_windows_length(seconds: float) -> None:
-    # The densest speech that people manage is some 12 tokens a second; a short "Mm-hm, yes." needs a few at least.
-    assert max(20, 12 * seconds) <= most_tokens(window(seconds)) <= 24 + 15 * 30
+    # Fourteen letters a second of Burmese, at 2.8 tokens each; a short "Mm-hm, yes." needs a few at least.
+    assert max(20, 14 * 2.8 * seconds) <= most_tokens(window(seconds)) <= 24 + 40 * 30
 
 
 # The prompt.
@@ -202,6 +202,7 @@ def output(
     no_speech_prob: float = 0.25,
     language_probability: float = 0.75,
     flags: tuple[str, ...] = (),
+    ran_out: bool = False,
 ):  # type: ignore[no-untyped-def]
     """What `parse_output` makes of ``said`` after the forced tokens."""
     rules = rules_of(request, tokens)
@@ -211,7 +212,7 @@ def output(
     if tokens.languages:
         logprobs[0][forced[0]] = math.log(language_probability)
     logprobs[0][tokens.no_speech] = math.log(no_speech_prob)
-    return parse_output([*forced, *said], logprobs, request, tokens, words, flags)
+    return parse_output([*forced, *said], logprobs, request, tokens, words, flags, ran_out=ran_out)
 
 
 def test_text_and_figures_without_timestamps() -> None:
@@ -232,6 +233,45 @@ def test_output_cut_off_at_the_token_limit_counts_the_end_that_did_not_come() ->
     result = output([10, 11, 12], window(language="en"), tokens_of(V2))
 
     assert result.avg_logprob == pytest.approx(3 * -0.5 / 4)
+
+
+def test_what_ran_out_of_tokens_is_whole_up_to_the_last_end_of_a_segment() -> None:
+    tokens = tokens_of(V2)
+    zero = tokens.timestamp_begin
+    request = window(30.0, language="en", timestamps=True)
+    said = [zero, 10, 11, zero + 100, zero + 100, 12, zero + 200, zero + 210, 13, 14]
+
+    result = output(said, request, tokens, ran_out=True)
+
+    # All of it counts where it is judged,
+    assert result.text == "w10 w11 w12 w13 w14"
+    assert (result.segments[-1].end, result.flags) == (30.0, ())
+    # and this is where the rest is taken up.
+    assert result.whole == ("w10 w11 w12", (WindowSegment(0.0, 2.0, "w10 w11"), WindowSegment(2.0, 4.0, "w12")))
+    assert output(said, request, tokens).whole is None
+
+
+@pytest.mark.parametrize("timestamps", [True, False])
+def test_without_such_an_end_the_text_is_said_to_be_cut_off(timestamps: bool) -> None:
+    tokens = tokens_of(V2)
+    said = [tokens.timestamp_begin, 10, 11] if timestamps else [10, 11]
+
+    result = output(said, window(30.0, language="en", timestamps=timestamps), tokens, ran_out=True)
+
+    assert (result.text, result.whole, result.flags) == ("w10 w11", None, ("cut_off",))
+
+
+def test_no_half_letter_is_left_where_a_text_is_cut_off() -> None:
+    tokens = tokens_of(V2)
+    zero = tokens.timestamp_begin
+    request, forced = window(30.0, language="en", timestamps=True), [tokens.languages["en"], 0]
+    logprobs = [dict.fromkeys((*forced, zero, 10, 11, tokens.no_speech), -0.5)] * 5
+
+    result = parse_output(
+        [*forced, zero, 10, 11], logprobs, request, tokens, lambda ids: "მინიჭებუ\ufffd" if ids else "", ran_out=True
+    )
+
+    assert (result.text, [one.text for one in result.segments]) == ("მინიჭებუ", ["მინიჭებუ"])
 
 
 def test_timestamps_do_not_count_as_words() -> None:

@@ -111,7 +111,39 @@ def test_a_model_that_does_not_get_on_is_not_asked_for_ever(decoders: list[Seeki
     script = Script(*(said(str(number), (0.0, 1.0)) for number in range(20)))
     result = decode(decoders, script, window(30), (0.0, 30.0)).result(10)
     assert script.starts_s == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
-    assert result.text == "0 1 2 3 4 5"
+    assert (result.text, result.flags) == ("0 1 2 3 4 5", ("cut_off",))
+
+
+def test_a_text_that_ran_out_of_tokens_is_taken_up_where_it_was_whole(decoders: list[SeekingDecoder]) -> None:
+    # Given a model whose tokens end in the middle of its second segment, and then in the middle of its last
+    one, two = WindowSegment(0.0, 5.0, "one"), WindowSegment(5.0, 30.0, "tw")
+    first = heard("one tw", segments=(one, two), whole=("one", (one,)))
+    three, four = WindowSegment(0.0, 9.0, "two"), WindowSegment(9.0, 25.0, "thr")
+    second = heard("two thr", segments=(three, four), whole=("two", (three,)))
+    script = Script(first, second, said("three", (0.0, 15.5)))
+    # When
+    result = decode(decoders, script, window(30), (0.0, 30.0)).result(10)
+    # Then
+    assert script.starts_s == [0.0, 5.0, 14.0]
+    assert (result.text, result.flags, result.whole) == ("one two three", (), None)
+    assert [(one.start, one.end) for one in result.segments] == [(0.0, 5.0), (5.0, 14.0), (14.0, 30.0)]
+
+
+def test_a_text_that_ran_out_where_nobody_speaks_any_more_is_kept(decoders: list[SeekingDecoder]) -> None:
+    one = WindowSegment(0.0, 5.0, "one")
+    answer = heard("one tw", segments=(one, WindowSegment(5.0, 30.0, "tw")), whole=("one", (one,)))
+    result = decode(decoders, Script(answer), window(30), (0.0, 5.5)).result(10)
+    assert (result.text, result.whole) == ("one tw", None)
+
+
+@pytest.mark.parametrize(("speech_end_s", "flags"), [(30.0, ("empty",)), (7.0, ())])
+def test_speech_for_which_no_try_had_words_is_said_to_be_missing(
+    decoders: list[SeekingDecoder], speech_end_s: float, flags: tuple[str, ...]
+) -> None:
+    nothing = heard("", avg_logprob=-0.2)
+    script = Script(said("one", (0.0, 5.0)), *[nothing] * 6)
+    result = decode(decoders, script, window(30), (0.0, speech_end_s)).result(10)
+    assert (result.text, result.flags) == ("one", flags)
 
 
 def test_a_lost_engine_reaches_the_one_who_waits(decoders: list[SeekingDecoder]) -> None:
