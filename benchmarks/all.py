@@ -19,7 +19,7 @@ from rich.table import Table
 from benchmarks.facts import REPOSITORY
 
 #: ``python -m benchmarks.{name}``, and the minutes after which a part is ended, or earlier with the hour.
-PARTS = {"efficiency": 36, "startup": 6, "scaling": 12, "latency": 6, "rows": 8, "long_recording": 7}
+PARTS = {"efficiency": 36, "startup": 6, "scaling": 12, "latency": 6, "long_recording": 7, "rows": 8}
 TOTAL_MINUTES = 60
 #: What the whole of it would take longer for, on a slow machine at least.
 ARGUMENTS = {"rows": ["--quick"], "efficiency": ["--minutes", "34"]}

@@ -1,16 +1,16 @@
 """`python -m benchmarks.efficiency`: the fleet, from JSONL to step file, against its own engine given all at once.
 
-Pairs of runs over the same clips, in turn. ``bare``: one `LLM.generate` over the windows that the fleet cuts, with the
-worker's engine arguments, sampling and decode rules; reading the files and voice activity are outside its clock,
-log-mel is inside. ``fleet``: a job on a worker that is ready; files, voice activity, retries, journal and merge count.
-Each pair hears the clips in an order of its own: a job that ends with a hard clip waits for its retries. An engine is
-as fast as its start was lucky (by 10 %), so all are started anew after three pairs, and each does some other
-clips before its first clock. The fleet does so before each of its turns: its engine keeps encodings for windows that
-are tried again, and none of the turn before may be among them. With ``--workers N`` the fleet has N workers that
-share the cores out among them, and a third system takes its turn: ``bare apart``, N bare engines on the same shares,
-with every Nth clip each. faster-whisper (int8, all cores) runs once, at the end, over every third clip. Start-up is in
-no figure. The words that the fleet and faster-whisper got wrong in these are counted too: speed is worth nothing
-without the text.
+Pairs of runs over the same clips, in turn. ``bare``: one `LLM.generate` over the windows that the fleet cuts, with
+the worker's engine arguments, sampling and decode rules; reading the files and voice activity are outside its clock,
+log-mel is inside. ``fleet``: a job on a worker that is ready; files, voice activity, retries, journal and merge
+count. Each pair hears the clips in an order of its own: a job that ends with a hard clip waits for its retries. An
+engine is as fast as its start was lucky (by 10 %), so all are started anew after three pairs, and each does some
+other clips before its first clock and before each of its turns: the fleet so many that none of the encodings which
+its engine keeps (for windows that are tried again) are of its turn before, the bare engine a batch, so as not to come
+from a rest. With ``--workers N`` the fleet has N workers that share the cores out among them, and a third system
+takes its turn: ``bare apart``, N bare engines on the same shares, with every Nth clip each. faster-whisper (int8, all
+cores) runs once, at the end, over every third clip. Start-up is in no figure. The words that the fleet and
+faster-whisper got wrong in these are counted too: speed is worth nothing without the text.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ QUANTIZATION: Quantization = "int8"
 PAIRS_PER_START = 3
 #: Heard by each worker beyond so many other clips as its engine keeps encodings, as not all get as many.
 MORE_CLIPS = 8
+#: What a bare engine hears before each of its turns.
+WARM_CLIPS = CPU_SEQS
 #: Of so many clips faster-whisper hears one: all would take it as long as two of the five pairs.
 BASELINE_STRIDE = 3
 #: How long that takes, in pairs.
@@ -163,12 +165,13 @@ def pairs(
 ) -> Iterator[tuple[str, float, Mapping[str, Answer]]]:
     """Each system's turn at the clips: its name, its seconds, and its answers, which a bare engine does not give.
 
-    ``others``: what the fleet hears before each of its turns.
+    ``others``: what the fleet, and a part of it what a bare engine hears before each of its turns.
     """
     for turn in turns:
         order = shuffled(len(clips), turn)
         for system in systems.names if turn % 2 == 0 else reversed(systems.names):
             if system in systems.bare:
+                generate(systems.bare[system], range(len(clips), len(clips) + min(WARM_CLIPS, len(others))))
                 yield system, generate(systems.bare[system], order), {}
             else:
                 systems.fleet.run(others)

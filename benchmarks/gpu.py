@@ -10,9 +10,11 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,8 +36,10 @@ from workers.vllm_options import RUNNER, engine_arguments
 RESULTS = REPOSITORY / "benchmarks" / "results"
 #: What is measured unless something else is asked for.
 DEFAULT_SHAPES, DEFAULT_CONCURRENCIES = ("large-v3", "turbo"), (32, 128, 256)
-#: Both systems in processes of their own, one after another: each has the GPU for itself.
-PROCESSES = ("bare", "worker")
+#: Both systems in processes of their own, one after another: each has the GPU for itself. What needs more comes first.
+PROCESSES = ("worker", "bare")
+#: A load and all its runs. Nobody waits longer for an engine that stands still.
+MOST_SECONDS = 1800.0
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -52,13 +56,14 @@ def main(
     ] = None,
     results_folder: Annotated[Path, typer.Option("--results", help="Folder of the JSON reports.")] = RESULTS,
 ) -> None:
-    """Measure each shape. Exit code 1 if a bar is missed."""
+    """Measure each shape. Exit code 1 if a bar is missed or a system fails; what was measured by then is reported."""
     names = tuple(shape or DEFAULT_SHAPES)
     for name in names:
         if name not in SHAPES:
             raise typer.BadParameter(f"--shape {name}: must be one of {', '.join(SHAPES)}")
     if device_kind() == "cuda" and gpu() is None:
         raise typer.BadParameter("this vLLM is built for GPUs, and there is none here (is the driver loaded?)")
+    _check_packages()
     missed = False
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as temporary:
         clips = write_clips(Path(temporary, "clips"))
@@ -71,21 +76,38 @@ def main(
             path = results_folder / f"gpu-{name}-{report['date'][:10]}.json"
             path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
             typer.echo(path)
-            missed = missed or any(bar["met"] is False for bar in report["bars"])
+            missed = missed or bool(report["failures"]) or any(bar["met"] is False for bar in report["bars"])
     if missed:
         raise typer.Exit(1)
 
 
+def _check_packages() -> None:
+    """Whatever a worker needs besides vLLM, before minutes go into loading. Raises BadParameter."""
+    from workers.silero import model_path
+
+    try:
+        model_path()
+        metadata.version("whisper-fleet")
+    except (FileNotFoundError, metadata.PackageNotFoundError) as error:
+        raise typer.BadParameter(f"a worker could not start here: {error}") from None
+
+
 def _report(name: str, request: Request, folder: Path) -> dict[str, Any]:
     """Measure one shape."""
-    found = {}
+    runs: list[dict[str, Any]] = []
+    log_mel: dict[str, Any] = {}
+    failures: dict[str, str] = {}
     for system in PROCESSES:
         typer.echo(f"{name}: {system} ...", err=True)
-        found[system] = measure(system, request, folder)
-    runs = [*found["bare"]["runs"], *found["worker"]["runs"]]
-    log_mel = {system: found[system]["log_mel_ms"] for system in PROCESSES}
-    rows = figures(runs, log_mel, found["worker"]["max_num_seqs"])
+        found = measure(system, request, folder)
+        runs += found["runs"]
+        if found["log_mel_ms"] is not None:
+            log_mel[system] = found["log_mel_ms"]
+        if found["failure"] is not None:
+            failures[system] = found["failure"]
+            typer.echo(f"{name}: {system}: {found['failure']}", err=True)
     settings = load_settings()
+    rows = figures(runs, log_mel, batch(settings).max_num_seqs)
     found_gpu = gpu()
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -95,6 +117,7 @@ def _report(name: str, request: Request, folder: Path) -> dict[str, Any]:
         "versions": versions(),
         "options": _options(request, settings),
         "log_mel_ms": log_mel,
+        "failures": failures,
         "runs": rows,
         "bars": bars(name, rows, found_gpu),
     }
@@ -103,21 +126,31 @@ def _report(name: str, request: Request, folder: Path) -> dict[str, Any]:
 def measure(
     system: str, request: Request, folder: Path, environment: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """One system's runs, from a process of its own. Raises RuntimeError with the end of its log."""
-    source, target, log = (folder / f"{system}-{part}" for part in ("request.json", "response.json", "log.txt"))
+    """One system's runs from a process of its own, told as they end; ``failure``: why there are no more."""
+    source, told, log = (folder / f"{system}-{part}" for part in ("request.json", "told.jsonl", "log.txt"))
     source.write_text(json.dumps(asdict(request)), encoding="utf-8")
-    target.unlink(missing_ok=True)
+    told.write_text("")
     paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "benchmarks.gpu_runs", system, str(source), str(target)]
+    command = [sys.executable, "-m", "benchmarks.gpu_runs", system, str(source), str(told)]
     process = start_guarded(command, {**os.environ, **(environment or {}), "PYTHONPATH": paths}, log)
+    deadline, lines = time.monotonic() + MOST_SECONDS, list[dict[str, Any]]()
     try:
-        code = process.wait()
+        over = False
+        while not over:
+            over = process.poll() is not None or time.monotonic() > deadline  # and what was told until then is read
+            for line in told.read_text(encoding="utf-8").splitlines()[len(lines) :]:
+                lines.append(json.loads(line))
+                typer.echo(line, err=True)
+            time.sleep(0.0 if over else 0.5)
+        code = process.poll()
     finally:
         end(process, grace_seconds=10.0)
-    if code != 0 or not target.exists():
-        raise RuntimeError(f"{system} ended with code {code}: {log.read_text(errors='replace')[-4000:]}")
-    found: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
-    return found
+    why = f"no end after {MOST_SECONDS:.0f} s" if code is None else f"ended with code {code}"
+    return {
+        "runs": [line["run"] for line in lines if "run" in line],
+        "log_mel_ms": next((line["log_mel_ms"] for line in lines if "log_mel_ms" in line), None),
+        "failure": None if code == 0 else f"{why}: {log.read_text(errors='replace')[-4000:]}",
+    }
 
 
 def _options(request: Request, settings: Settings) -> dict[str, Any]:

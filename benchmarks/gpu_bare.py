@@ -6,20 +6,19 @@ import asyncio
 import os
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import soundfile
 
 from benchmarks.bare_vllm import prompt
 from benchmarks.gpu_gauges import Steps
-from benchmarks.gpu_runs import LANGUAGE, NO_WEIGHTS, TEXT_TOKENS, Request, Run, System, log_mel_ms, measured
+from benchmarks.gpu_runs import LANGUAGE, NO_WEIGHTS, TEXT_TOKENS, Request, System, Tell, log_mel_ms, measured
 from workers.device import device_kind
 from workers.settings import Settings
 from workers.vllm_options import RUNNER, engine_arguments, prepare_environment
 
 
-async def bare(request: Request, settings: Settings) -> dict[str, Any]:
+async def bare(request: Request, settings: Settings, tell: Tell) -> None:
     """Runs vLLM without this project's front-end, log-mel inside and outside the clock."""
     own_choice = RUNNER not in os.environ
     prepare_environment(settings, device_kind())
@@ -42,7 +41,7 @@ async def bare(request: Request, settings: Settings) -> dict[str, Any]:
         sampling = SamplingParams(
             temperature=0.0, max_tokens=TEXT_TOKENS, ignore_eos=True, output_kind=RequestOutputKind.FINAL_ONLY
         )
-        log_mel = log_mel_ms(lambda number: llm.renderer.render_cmpl([prompts[number % len(prompts)]]))
+        tell({"log_mel_ms": log_mel_ms(lambda number: llm.renderer.render_cmpl([prompts[number % len(prompts)]]))})
         rendered = [llm.renderer.render_cmpl([one])[0] for one in prompts]
 
         async def as_it_comes(number: int) -> Any:
@@ -59,17 +58,16 @@ async def bare(request: Request, settings: Settings) -> dict[str, Any]:
             if len(output.outputs[0].token_ids) != TEXT_TOKENS:
                 raise RuntimeError(f"a window ended after {len(output.outputs[0].token_ids)} tokens")
 
-        runs: list[Run] = []
-        await _closed_loop(request.concurrencies[0], request.concurrencies[0], generate, as_it_comes)  # warm
+        most = max(request.concurrencies)
+        await _closed_loop(most, most, generate, as_it_comes)  # warm
         sources: dict[System, Callable[[int], Any]] = {"engine": prepared, "bare": as_it_comes}
         for concurrency in request.concurrencies:
             windows = request.windows_at(concurrency)
             for system, source in sources.items():
-                with measured(system, concurrency, windows, steps, runs.append):
+                with measured(system, concurrency, windows, steps, tell):
                     await _closed_loop(concurrency, windows, generate, source)
     finally:
         llm.shutdown()
-    return {"runs": [asdict(run) for run in runs], "log_mel_ms": log_mel}
 
 
 async def _closed_loop(concurrency: int, windows: int, generate: Callable[..., Any], source: Any) -> None:

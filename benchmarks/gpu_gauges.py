@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -9,10 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
+
 from workers.nvml import nvml
 
 #: Between two looks at the GPU. Its utilisation is the share of the last 0.17 to 1 s in which a kernel ran (NVML).
 LOOK_SECONDS = 0.2
+#: What a decode process calls itself (`workers.decode_process`).
+DECODE_TITLE = "whisper-fleet: decode"
 
 
 @dataclass(slots=True)
@@ -86,6 +91,17 @@ def looking_at_gpu() -> Iterator[GpuLooks]:
     finally:
         done.set()
         thread.join()
+
+
+def decode_cpu_seconds() -> float:
+    """Processor time that this process's decode processes have used so far."""
+    seconds = 0.0
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if DECODE_TITLE in " ".join(child.cmdline()):
+                times = child.cpu_times()
+                seconds += times.user + times.system
+    return seconds
 
 
 def _handle(library: Any) -> Any:

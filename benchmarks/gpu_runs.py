@@ -1,4 +1,6 @@
-"""One system's runs in a process of its own: `python -m benchmarks.gpu_runs bare|worker REQUEST RESPONSE`.
+"""One system's runs in a process of its own: `python -m benchmarks.gpu_runs bare|worker REQUEST TOLD`.
+
+``TOLD`` gets a line of JSON for what one window's log-mel costs and for each run, as soon as it is known.
 
 =========  ============================================================================================================
 `engine`   vLLM alone: log-mel is computed before the clock starts. What no front-end can beat
@@ -17,13 +19,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from benchmarks.gpu_gauges import Steps, looking_at_gpu
+from benchmarks.gpu_gauges import Steps, decode_cpu_seconds, looking_at_gpu
 from workers.guard import die_with_parent
 from workers.settings import load_settings
 
@@ -54,8 +56,9 @@ class Request:
 class Run:
     """One system at one concurrency (windows that are asked for at once).
 
-    ``cpu_seconds``: of this process, without the decode processes and the engine's. ``running``, ``waiting``: windows
-    in the engine, mean over its steps. ``gpu_utilisation``: mean, in %; None without a GPU, as ``gpu_memory_gib``.
+    ``cpu_seconds``: of this process, without the engine's and the decode processes, which have ``decode_cpu_seconds``.
+    ``running``, ``waiting``: windows in the engine, mean over its steps. ``gpu_utilisation``: mean, in %; None without
+    a GPU, as ``gpu_memory_gib``.
     """
 
     system: System
@@ -69,23 +72,32 @@ class Run:
     waiting: float
     gpu_utilisation: float | None
     gpu_memory_gib: float | None
+    decode_cpu_seconds: float = 0.0
+
+
+Tell = Callable[[Mapping[str, Any]], None]
 
 
 def main() -> None:
-    """Load the engine, make the runs, write them with what one window's log-mel costs."""
+    """Load the engine and make the runs."""
     system, source, target = sys.argv[1:]
     asked = json.loads(Path(source).read_text(encoding="utf-8"))
     request = Request(asked["model"], tuple(asked["clips"]), tuple(asked["concurrencies"]), asked["windows"])
     settings = load_settings(model=request.model, temperatures=(0.0,), golden_check=False)
+    told = Path(target).open("a", encoding="utf-8")  # noqa: SIM115 - for as long as this process lives
+
+    def tell(what: Mapping[str, Any]) -> None:
+        told.write(json.dumps(what) + "\n")
+        told.flush()
+
     if system == "worker":
         from benchmarks.gpu_worker import worker
 
-        found = worker(request, settings)
+        worker(request, settings, tell)
     else:
         from benchmarks.gpu_bare import bare
 
-        found = asyncio.run(bare(request, settings))
-    Path(target).write_text(json.dumps(found), encoding="utf-8")
+        asyncio.run(bare(request, settings, tell))
 
 
 def log_mel_ms(prepare: Callable[[int], object]) -> dict[str, float]:
@@ -99,30 +111,29 @@ def log_mel_ms(prepare: Callable[[int], object]) -> dict[str, float]:
 
 
 @contextmanager
-def measured(
-    system: System, concurrency: int, windows: int, steps: Steps, note: Callable[[Run], None]
-) -> Iterator[None]:
-    """Notes the run that the block is."""
+def measured(system: System, concurrency: int, windows: int, steps: Steps, tell: Tell) -> Iterator[None]:
+    """Tells of the run that the block is."""
     steps.reset()
     with looking_at_gpu() as looks:
-        cpu, began = time.process_time(), time.monotonic()
+        decoding, cpu, began = decode_cpu_seconds(), time.process_time(), time.monotonic()
         yield
         cpu, wall = time.process_time() - cpu, time.monotonic() - began
-    note(
-        Run(
-            system=system,
-            concurrency=concurrency,
-            windows=windows,
-            wall_seconds=wall,
-            cpu_seconds=cpu,
-            steps=steps.steps,
-            tokens=steps.tokens,
-            running=steps.running / max(1, steps.steps),
-            waiting=steps.waiting / max(1, steps.steps),
-            gpu_utilisation=sum(looks.utilisation) / len(looks.utilisation) if looks.utilisation else None,
-            gpu_memory_gib=max(looks.memory_bytes) / 2**30 if looks.memory_bytes else None,
-        )
+        decoding = decode_cpu_seconds() - decoding
+    run = Run(
+        system=system,
+        concurrency=concurrency,
+        windows=windows,
+        wall_seconds=wall,
+        cpu_seconds=cpu,
+        steps=steps.steps,
+        tokens=steps.tokens,
+        running=steps.running / max(1, steps.steps),
+        waiting=steps.waiting / max(1, steps.steps),
+        gpu_utilisation=sum(looks.utilisation) / len(looks.utilisation) if looks.utilisation else None,
+        gpu_memory_gib=max(looks.memory_bytes) / 2**30 if looks.memory_bytes else None,
+        decode_cpu_seconds=decoding,
     )
+    tell({"run": asdict(run)})
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import soundfile
 
 from benchmarks.gpu_gauges import Steps
-from benchmarks.gpu_runs import LANGUAGE, NO_WEIGHTS, TEXT_TOKENS, Request, log_mel_ms, measured
+from benchmarks.gpu_runs import LANGUAGE, NO_WEIGHTS, TEXT_TOKENS, Request, Tell, log_mel_ms, measured
 from workers.audio import AudioLimits, DecodePool
 from workers.device import usable_cores
 from workers.engine import VllmEngine
@@ -26,7 +26,7 @@ WINDOWS_PER_THREAD = 4
 FORCED_TOKENS = 2
 
 
-def worker(request: Request, settings: Settings) -> dict[str, Any]:
+def worker(request: Request, settings: Settings, tell: Tell) -> None:
     """The worker's path at each concurrency. Raises RuntimeError if a clip gives no transcript."""
     sampling = {"max_tokens": FORCED_TOKENS + TEXT_TOKENS, "ignore_eos": True, "repetition_detection": None}
     pool = DecodePool(settings.decode_processes or min(8, len(usable_cores())), AudioLimits.from_settings(settings))
@@ -35,18 +35,16 @@ def worker(request: Request, settings: Settings) -> dict[str, Any]:
         steps = Steps()
         steps.watch(engine._llm)
         clips = [WindowRequest(soundfile.read(path, dtype="float32")[0], "transcribe") for path in request.clips]
-        log_mel = log_mel_ms(lambda number: engine._inputs.of(clips[number % len(clips)], [0]))
-        transcribe_clips(engine, pool, settings, request, request.concurrencies[0], request.concurrencies[0])  # warm
-        runs = []
+        tell({"log_mel_ms": log_mel_ms(lambda number: engine._inputs.of(clips[number % len(clips)], [0]))})
+        most = max(request.concurrencies)
+        transcribe_clips(engine, pool, settings, request, most, most)  # warm
         for concurrency in request.concurrencies:
             windows = request.windows_at(concurrency)
-            with measured("worker", concurrency, windows, steps, runs.append):
+            with measured("worker", concurrency, windows, steps, tell):
                 transcribe_clips(engine, pool, settings, request, concurrency, windows)
     finally:
         pool.close()
         engine.close()
-    found = {"runs": [asdict(run) for run in runs], "max_num_seqs": engine.facts.max_num_seqs}
-    return found | {"log_mel_ms": log_mel}
 
 
 class OnlySpeed:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.facts import REPOSITORY
+from benchmarks.facts import REPOSITORY, in_words
 from benchmarks.outcome import RESULTS, latest
 
 PAGE = REPOSITORY / "benchmarks" / "README.md"
@@ -67,8 +67,7 @@ def _starts(report: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 def _made_on(part: str, report: Mapping[str, Any]) -> str:
     machine, versions = report["machine"], report["versions"]
     named = ", ".join(f"{name} {versions[name]}" for name in PACKAGES if name in versions)
-    cores = f"{machine['cores']} cores, {machine['memory_gib']:g} GiB, {machine['cpu']}"
-    return f"- {part}: {report['date'][:10]}, {cores}; {named}"
+    return f"- {part}: {report['date'][:10]}, {in_words(machine)}; {named}"
 
 
 if __name__ == "__main__":

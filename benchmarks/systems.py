@@ -110,16 +110,16 @@ class FleetUnderTest:
         self._jobs = 0
 
     def run(self, clips: Sequence[Clip], *, timestamps: bool = False) -> GroupRun:
-        """One job over ``clips``, with details. The clock runs from the open job to its step file."""
+        """One job over ``clips``, with details. The clock runs from the JSONL file to the step file."""
         self._jobs += 1
         name = f"job{self._jobs}"
         source = self._folder / f"{name}.jsonl"
         rows = ({"audio": str(clip.path), "language": clip.language} for clip in clips)
         source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         spec = JobSpec((str(source),), details=True, timestamps=timestamps, cache_path=str(self._folder / "steps"))
-        job = open_job(spec)
         with Display() as display:
             began = time.monotonic()
+            job = open_job(spec)
             job = run_job(job, RunOptions(), self._settings, display)
             wall_seconds = time.monotonic() - began
         with job.step.path.open(encoding="utf-8") as lines:

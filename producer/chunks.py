@@ -43,6 +43,7 @@ class ChunkLimits:
     """The most rows, and about the most seconds of audio, of a message. A single row may be longer.
 
     ``threads``: those of the fleet, to end together; 0: messages do not become smaller. ``fill``: the smallest then.
+    So many rows may be longer together, up to a window each: they fill the engines.
     """
 
     rows: int
@@ -63,7 +64,11 @@ class ChunkLimits:
         few = min(fill, min(job_rows, at_once) // threads)
         many = min(MOST_ROWS, job_rows // (MESSAGES_A_THREAD * threads), at_once // (2 * threads))
         most = max(1, few, many)
-        return cls(most, max(MOST_SECONDS, WINDOW_SECONDS * fill), threads, min(fill, most))
+        return cls(most, MOST_SECONDS, threads, min(fill, most))
+
+    def seconds_with(self, rows: int) -> float:
+        """The most seconds of audio of a message that has so many rows."""
+        return max(self.seconds, WINDOW_SECONDS * self.fill) if rows <= self.fill else self.seconds
 
     def towards_end(self, rows_left: int) -> ChunkLimits:
         """The limits of the next message of a job of which so many rows are left: half of a thread's part of them."""
@@ -83,8 +88,8 @@ class Chunk:
 
     def has_room(self, seconds: float) -> bool:
         """Whether a row of this length belongs to it."""
-        limits = self.limits
-        return not self.records or (len(self.records) < limits.rows and self._seconds + seconds <= limits.seconds)
+        rows = len(self.records) + 1
+        return rows == 1 or (rows <= self.limits.rows and self._seconds + seconds <= self.limits.seconds_with(rows))
 
     def add(self, record: Record, seconds: float) -> None:
         """Add a row."""
@@ -95,10 +100,10 @@ class Chunk:
     @property
     def is_full(self) -> bool:
         """Whether no row belongs to it any more."""
-        limits = self.limits
+        rows = len(self.records)
         # Each character may take 12 bytes in JSON: two such rows are within `workers.messages.MAX_MESSAGE_BYTES`.
         is_long = self._characters >= MAX_SOURCES_CHARACTERS
-        return len(self.records) >= limits.rows or self._seconds >= limits.seconds or is_long
+        return rows >= self.limits.rows or self._seconds >= self.limits.seconds_with(rows + 1) or is_long
 
     def take(self) -> list[Record]:
         """The rows; none are left."""

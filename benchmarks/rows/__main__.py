@@ -1,7 +1,8 @@
 """`python -m benchmarks.rows`: what a row costs beside its transcription, in small and in large jobs.
 
-Writes ``rows-<date>.json`` (``rows-quick-<date>.json`` with ``--quick``) and a picture beside it. A later run on the
-same day replaces the lines of the sizes that it measures and keeps the others. Exit code 1 if a bar is missed.
+Writes ``rows-<date>.json`` (``rows-quick-<date>.json`` with ``--quick``; ``-partial`` while a size is missing) and a
+picture beside it. A later run on the same day replaces the lines of the sizes that it measures and keeps the others.
+Exit code 1 if a bar is missed.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def main(
         *(("fleet", size) for size in sorted(set(fleet_rows or (QUICK_FLEET_ROWS if quick else FLEET_ROWS))) if size),
     ]
     part = "rows-quick" if quick else "rows"
-    path = results_folder / f"{part}-{datetime.now(UTC).date().isoformat()}.json"
+    whole = results_folder / f"{part}-{datetime.now(UTC).date().isoformat()}.json"
+    partial = whole.with_stem(f"{whole.stem}-partial")
+    path = whole if whole.exists() else partial
     for answered_by, size in wanted:
         times = SMALL_RUNS if (answered_by, size) == ("loop", report.SMALLEST) else 1
         made_on = {"date": _now(), "load": round(os.getloadavg()[0], 1), "machine": machine(), "versions": versions()}
@@ -67,6 +70,10 @@ def main(
         typer.echo(f"{size:,} rows by a {answered_by}: {line['cpu_seconds_per_million']}", err=True)
         _keep(line, path)
     everything = report.read_lines(path)
+    if _is_whole(everything, quick=quick):
+        for old in (partial, partial.with_suffix(".svg")):
+            old.unlink(missing_ok=True)
+        path = whole
     plot.draw(everything, path.with_suffix(".svg"))
     show(
         part,
@@ -75,8 +82,15 @@ def main(
         {"jobs": everything},
         [report.table(everything)],
         results_folder,
-        whole=True,
+        whole=path == whole,
     )
+
+
+def _is_whole(lines: Sequence[report.Line], *, quick: bool) -> bool:
+    """Whether every size that belongs to a report is there."""
+    sizes = {"loop": QUICK_ROWS if quick else ROWS, "fleet": QUICK_FLEET_ROWS if quick else FLEET_ROWS}
+    there = {(line["answered_by"], line["rows"]) for line in lines}
+    return there >= {(answered_by, rows) for answered_by, own in sizes.items() for rows in own}
 
 
 def _keep(line: report.Line, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from benchmarks.rows.report import PHASES, Line
@@ -27,4 +28,5 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     axes.grid(visible=True, alpha=0.3)
     # No date inside, and the same ids each time: the same figures give the same file.
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    with rc_context({"svg.hashsalt": path.stem}):
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

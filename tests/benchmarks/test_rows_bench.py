@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.rows import report
+from benchmarks.rows.__main__ import FLEET_ROWS, QUICK_FLEET_ROWS, QUICK_ROWS, ROWS, _is_whole
 from benchmarks.rows.parts import Figures
 from benchmarks.rows.stage import AnsweredBy, Measured, PartFailedError, measure
 from fleet import clean_environment
@@ -55,6 +56,7 @@ def test_a_run_reports_each_job_and_leaves_nothing_behind(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     path = Path(done.stdout.splitlines()[-1])
     assert sorted(one.suffix for one in results.iterdir()) == [".json", ".svg"]
+    assert path.stem.endswith("-partial"), "it has not all sizes"
     content = json.loads(path.read_text())
     assert {"date", "machine", "versions", "options", "bars", "jobs"} <= content.keys()
     assert [(job["answered_by"], job["rows"]) for job in content["jobs"]] == [("loop", 300), ("fleet", 20)]
@@ -70,6 +72,15 @@ def test_a_run_reports_each_job_and_leaves_nothing_behind(tmp_path: Path) -> Non
     assert [(job["answered_by"], job["rows"]) for job in jobs] == [("loop", 200), ("loop", 300), ("fleet", 20)]
     assert jobs[2] == before
     assert jobs[1] != content["jobs"][0]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_report_is_whole_once_every_size_is_there(quick: bool) -> None:
+    loop, fleet = (QUICK_ROWS, QUICK_FLEET_ROWS) if quick else (ROWS, FLEET_ROWS)
+    lines = [*(line(rows) for rows in (*loop, 77)), *(line(rows, by="fleet") for rows in fleet)]
+    assert _is_whole(lines, quick=quick)
+    for missing in (0, len(loop) - 1, -1):
+        assert not _is_whole([one for one in lines if one is not lines[missing]], quick=quick)
 
 
 def test_a_part_that_fails_ends_the_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

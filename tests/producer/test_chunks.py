@@ -85,9 +85,15 @@ def test_messages_are_small_enough_for_a_users_own_window(rows: int, present: li
 
 
 def test_long_rows_make_small_messages_but_no_idle_engine() -> None:
-    assert ChunkLimits.of(10**6, [worker(8, 8)]).seconds == 60
+    eight = ChunkLimits.of(10**6, [worker(8, 8)])
+    assert (eight.seconds_with(2), eight.seconds_with(3)) == (60, 60)
     # One thread that has to fill an engine of eight windows may have sixteen of them.
-    assert ChunkLimits.of(10**6, [worker(1, 8)]).seconds == 480
+    one = ChunkLimits.of(10**6, [worker(1, 8)])
+    assert (one.seconds_with(16), one.seconds_with(17)) == (480, 60)
+    assert [len(rows) for rows in chunks(one, [30.0] * 40)] == [16, 16, 8]
+    # and of short rows as many as make a minute, if that is more.
+    assert [len(rows) for rows in chunks(one, [2.0] * 70)] == [30, 30, 10]
+    assert [len(rows) for rows in chunks(one, [20.0] * 40)] == [16, 16, 8]
 
 
 @given(st.integers(1, 10**8), workers)
