@@ -108,6 +108,7 @@ def create_app(config: Settings, *, set_as_current: bool = True) -> Celery:
         visibility_timeout=config.visibility_timeout_seconds,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # an outage of any length
+        broker_channel_error_retry=True,  # a Redis that refuses all writes: `workers.lost_connection`
         broker_transport_options=transport,
     )
     # By name: whoever only sends tasks loads none of it.

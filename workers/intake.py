@@ -6,7 +6,11 @@ the message back for the next worker to end on. So what comes from a queue is lo
 be a task is left out with one line in the log, and is gone; its sender gets ``bad_argument`` as the result of the task
 where the message says which that is. A job's rows are not lost with it: its producer sends unanswered rows again.
 
-Uses ``handlers`` of kombu's Redis channel and ``_deliver`` of its transport: tests/workers/test_intake.py holds them.
+A message that Redis has given and does not let anybody hold (it is full, say, and to hold one is a write) is kept here
+until it does; nothing else is asked for meanwhile. Kombu would lose it.
+
+Uses ``handlers`` and ``_brpop_start`` of kombu's Redis channel and ``_deliver`` of its transport:
+tests/workers/test_intake.py holds them.
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ log = logging.getLogger(__name__)
 MAX_ENVELOPE_BYTES = 2**16
 MAX_ID_CHARACTERS = 1000
 ACCEPTED = frozenset({"application/json"})
+#: After so long it is tried again to hold a message that Redis did not let be held.
+KEPT_SECONDS = 1.0
 #: Kombu's names of the one compression whose result can be limited.
 DEFLATED = ("zlib", "gzip", "application/x-gzip")
 
@@ -38,13 +44,18 @@ DEFLATED = ("zlib", "gzip", "application/x-gzip")
 class IntakeStep(bootsteps.StartStopStep):  # type: ignore[misc]
     """Looks at every message that comes in on the consumer's connection, also on the next one after it was lost."""
 
-    requires = ("celery.worker.consumer.tasks:Tasks",)
+    requires = ("celery.worker.consumer.tasks:Tasks", "workers.spare_thread:SpareThreadStep")
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        #: Messages that are in nobody's hands, and their queues.
+        self._kept: list[tuple[Any, str]] = []
 
     def start(self, parent: Any) -> None:
         """Stand between the channel and Celery."""
         channel = parent.task_consumer.channel
         transport = channel.connection
-        deliver, read = transport._deliver, channel.handlers["BRPOP"]
+        deliver, read, ask = transport._deliver, channel.handlers["BRPOP"], channel._brpop_start
         delivering = False
 
         def checked(raw: Any, queue: str) -> None:
@@ -60,7 +71,12 @@ class IntakeStep(bootsteps.StartStopStep):  # type: ignore[misc]
             else:
                 # Given back, it goes to where it came from, whatever its sender wrote there: kombu would lose it.
                 raw["properties"]["delivery_info"] |= {"exchange": "", "routing_key": queue}
-                deliver(raw, queue)
+                try:
+                    deliver(raw, queue)
+                except RedisError as error:
+                    log.error("a message is kept until Redis lets it be held: %s", error)
+                    self._kept.append((raw, queue))
+                    raise
 
         def reading(**options: Any) -> Any:
             nonlocal delivering
@@ -73,6 +89,24 @@ class IntakeStep(bootsteps.StartStopStep):  # type: ignore[misc]
                 log.error("message discarded: it is not JSON")
                 return True
 
+        def ask_for_more(*arguments: Any) -> None:
+            if not self._kept:
+                ask(*arguments)
+
+        def deliver_kept() -> None:
+            """Once the consumer is there. Refused again, it is tried again."""
+            while self._kept:
+                raw, queue = self._kept[0]
+                try:
+                    deliver(raw, queue)
+                except RedisError:
+                    parent.timer.call_after(KEPT_SECONDS, deliver_kept)
+                    return
+                del self._kept[0]
+
+        if self._kept:
+            parent.timer.call_after(KEPT_SECONDS, deliver_kept)
+        channel._brpop_start = ask_for_more
         transport._deliver = checked
         channel.handlers["BRPOP"] = reading
 

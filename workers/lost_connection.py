@@ -4,15 +4,27 @@ Celery closes a broken connection twice (`Connection.collect`, then `close`). In
 channel whose socket raises, and leave others open whose messages then cannot be given back: the connection has no
 address any more. That ends in an AttributeError, which nobody expects there, and so in the end of the worker.
 tests/workers/test_lost_connection.py guards it.
+
+A Redis that answers but refuses every write (it is full, its disk is, it is no master any more) is no lost connection,
+but Celery connects anew all the same (`broker_channel_error_retry`): at once, five times a second. Here, once a second.
+tests/workers/test_intake.py guards that.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 from celery import bootsteps
+from celery.worker.consumer import Consumer
 from kombu.transport.redis import Channel
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+REFUSED_SECONDS = 1.0
+#: What Celery's consumer does before it connects again.
+CONNECTING_ANEW = ("on_connection_error_before_connected", "on_connection_error_after_connected")
 
 _connparams: Any = Channel._connparams
 
@@ -24,9 +36,23 @@ def _of_an_open_connection(self: Any, *arguments: Any, **options: Any) -> Any:
     return _connparams(self, *arguments, **options)
 
 
+def _patient(connect_anew: Callable[..., None]) -> Callable[..., None]:
+    def waiting(self: Consumer, error: Exception) -> None:
+        if isinstance(error, ResponseError):
+            time.sleep(REFUSED_SECONDS)
+        connect_anew(self, error)
+
+    return waiting
+
+
+_anew = {name: getattr(Consumer, name) for name in CONNECTING_ANEW}
+
+
 def install() -> None:
-    """Let a channel of a closed connection say so. Does nothing the second time."""
+    """Let a channel of a closed connection say so, and a refusal cost a moment. Does nothing the second time."""
     Channel._connparams = _of_an_open_connection  # type: ignore[method-assign]
+    for name, connect_anew in _anew.items():
+        setattr(Consumer, name, _patient(connect_anew))
 
 
 class LostConnectionStep(bootsteps.Step):  # type: ignore[misc]
