@@ -24,6 +24,8 @@ from workers.source_errors import os_error, shown
 EXACT_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
 #: Less than this between two frames is an inexact time.
 PAUSE_SECONDS = 0.25
+#: More than this is no pause where the length of the file is not known.
+MOST_PAUSE_SECONDS = 3600.0
 #: The encoder's delay, of at most 4095 samples, is within these packets of at least 576.
 START_PACKETS = 9
 
@@ -83,6 +85,7 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
     tick_s = stream.time_base or Fraction(1, av.time_base)
     exact = not EXACT_CONTAINERS.isdisjoint(name.split(","))
     known_s = float(stream.duration * tick_s) if exact and stream.duration else 0.0
+    until_s = known_s or (container.duration or 0) / av.time_base  # Matroska tells no length of a track
     job.check_length(known_s)
     packets: Iterator[av.Packet[av.AudioStream]] = container.demux(stream)
     tags: Tags | None = None
@@ -103,8 +106,9 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
         rate = frames[0].sample_rate
         time_s = None if not exact or frames[0].time is None else float(frames[0].time) - first_s
         if position_s is None:
-            position_s = time_s or 0.0
-        pieces = chain(_pause(position_s, time_s, known_s, rate), (mono(frames, job.channel) for _ in range(1)))
+            # Where the run-up lies in a pause, what is found comes after it.
+            position_s = min(time_s or 0.0, job.start_s)
+        pieces = chain(_pause(position_s, time_s, until_s, rate), (mono(frames, job.channel) for _ in range(1)))
         for samples in pieces:
             begin = max(0, round((job.start_s - position_s) * rate))
             stop = samples.size if job.end_s == float("inf") else max(0, round((job.end_s - position_s) * rate))
@@ -176,15 +180,17 @@ def _frames(packets: Iterable[av.Packet[av.AudioStream]], tags: Tags | None, job
         job.flags.add("damaged")
 
 
-def _pause(position_s: float, time_s: float | None, known_s: float, rate: int) -> Iterator[Floats]:
+def _pause(position_s: float, time_s: float | None, until_s: float, rate: int) -> Iterator[Floats]:
     """Silence up to the next frame where the file says that there is none: a recorder was paused, packets were lost.
 
     Else all that follows would be heard too early, but for what is sought: speech around a cut would come twice. A time
-    beyond the file's own length is no time.
+    beyond the file's own length (``until_s``; 0: not known) is no time.
     """
-    if time_s is None or time_s - position_s < PAUSE_SECONDS or time_s > known_s + LENGTH_TOLERANCE_SECONDS:
+    pause_s = 0.0 if time_s is None else time_s - position_s
+    most_s = until_s + LENGTH_TOLERANCE_SECONDS - position_s if until_s else MOST_PAUSE_SECONDS
+    if not PAUSE_SECONDS <= pause_s <= most_s:
         return
-    left = round((time_s - position_s) * rate)
+    left = round(pause_s * rate)
     while left > 0:
         yield np.zeros(min(left, rate), dtype=np.float32)
         left -= rate
