@@ -49,16 +49,16 @@ def serve(redis: Redis, names: Sequence[str], report: Report, config: Settings) 
                     next_adoption = time.monotonic() + ADOPT_SECONDS
                 if not collector.jobs:
                     time.sleep(POLL_SECONDS)
-                for job in _poll(collector, report, config.stall_seconds):
-                    waiting.pop(job.id, None)
+                for job in _poll(collector, report, config.stall_seconds):  # it may have been replaced by another one
+                    waiting = {id: one for id, one in waiting.items() if one.step != job.step}
                 reconciler.step([_watched(owned) for owned in collector.jobs])
             except (RedisError, FleetError) as error:
                 log.warning("trying again: %s", error)
                 time.sleep(RETRY_SECONDS)
-            for job in [job.reload() for job in waiting.values()]:
+            for id, job in [(id, job.reload()) for id, job in waiting.items()]:
                 if job.is_finished() and job.id not in {owned.job.id for owned in collector.jobs}:
                     report(job, job.progress())  # another collector was faster
-                    waiting.pop(job.id, None)
+                    del waiting[id]
     finally:
         reconciler.close()
         collector.close()

@@ -218,6 +218,8 @@ def _failing(owned: OwnedJob) -> Iterator[None]:
         yield
     except FleetError as error:
         owned.error = error
+    except OSError as error:
+        owned.error = FleetError(f"{owned.job.step.job_path}: {error.strerror or error}: was it removed?")
 
 
 @contextmanager

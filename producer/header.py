@@ -72,6 +72,8 @@ class JobHeader:
             data = json.loads(path.read_bytes())
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be read ({error.strerror}): is it another user's?") from error
         except ValueError:
             data = None
         if not isinstance(data, dict):

@@ -155,7 +155,7 @@ class Reconciler:
                 log.warning("job %s: %d rows are neither answered nor on their way", watched.job.id, lacking)
                 try:
                     self.send(watched)
-                except FleetError as error:
+                except (FleetError, OSError) as error:
                     self._failed(watched.job, error)
 
     def _stop(self, standing: _Standing) -> None:

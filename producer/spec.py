@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,8 @@ class JobSpec:
             raise UsageError(f"--step {self.step}: steps count from 0, the input")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit {self.limit}: must be at least 1")
+        if self.limit is not None and self.limit > sys.maxsize:
+            raise UsageError(f"--limit {self.limit}: no input has so many rows: leave it out")
         try:
             canonical_language(self.language)
         except TranscriptionError as error:

@@ -34,7 +34,8 @@ class Supervisor:
     def run(self) -> int:
         """The exit code: the worker's last one, 0 where it was told to end before it could listen."""
         passed_on = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
-        before = {number: signal.signal(number, self._pass_on) for number in passed_on}
+        heard = [number for number in passed_on if signal.getsignal(number) is not signal.SIG_IGN]  # `nohup` stays so
+        before = {number: signal.signal(number, self._pass_on) for number in heard}
         try:
             return self._run()
         finally:

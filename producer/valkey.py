@@ -72,7 +72,7 @@ class Valkey:
         config = self._run_folder / "valkey.conf"
         config.touch(mode=0o600)
         config.write_text(
-            f"bind 127.0.0.1\nport {self._port}\nunixsocket {self._run_folder}/{SOCKET}\nunixsocketperm 700\n"
+            f"bind 127.0.0.1\nport {self._port}\nunixsocket {_quoted(self._run_folder / SOCKET)}\nunixsocketperm 700\n"
             f'requirepass {self._password}\ndir {_quoted(self._folder)}\nsave ""\nappendonly yes\n'
             "appendfsync everysec\nmaxmemory-policy noeviction\ndaemonize no\n"
         )

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from workers import startup
+from workers.forked_engine import remove_socket
 from workers.settings import Settings
 from workers.startup import Startup
 
@@ -45,6 +46,7 @@ class Loading:
         self._given_up = True
         self._wanted.set()
         self._thread.join()
+        remove_socket()
         if self._engine.exception() is None and (engine := self._engine.result()) is not None:
             engine.close()
 
@@ -52,6 +54,7 @@ class Loading:
         try:
             self._engine.set_result(self._load())
         except BaseException as error:  # noqa: BLE001 - raised where the engine is waited for
+            remove_socket()
             self._engine.set_exception(error)
 
     def _load(self) -> Engine | None:

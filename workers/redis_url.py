@@ -70,6 +70,9 @@ def check_url(url: str) -> None:
         if name not in known:  # not shown: it may be the end of a password
             words = f"only {', '.join(known)}" if known else "none"
             raise ValueError(f"has an option that {scheme}:// does not take (it takes {words}); {_ESCAPED}")
+    for name in ("db", "virtual_host"):  # both name a database
+        if name in options and not options[name][-1].isdigit():
+            raise ValueError(f"{name} must be the number of a database, as in {name}=0; {_ESCAPED}")
     tls_options(url)
 
 

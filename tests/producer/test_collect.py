@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +18,9 @@ from job_files import answer, deliver, new_job, read_rows, speech_rows
 from fleet import Fleet, ended, wait_for
 from producer import registry
 from producer.collect import serve
+from producer.collector import Collector
 from producer.in_flight import rows_in_flight, rows_uncollected
-from producer.job import Job, load_job
+from producer.job import Job, load_job, new_id
 from producer.journal import Journal
 from producer.registry import Progress
 from workers.settings import load_settings
@@ -136,6 +140,45 @@ def test_a_run_sends_what_is_left_of_a_job_that_another_collects(slow_fleet: Fle
         assert "collects this job" in done.stderr
         assert output_of(collector)[:2] == (0, f"{job.step.path}\n")
     assert [row["id"] for row in read_rows(job.step.path)] == list(range(12))
+
+
+def test_a_named_job_that_was_replaced_ends_with_the_new_one(fleet: Fleet, tmp_path: Path) -> None:
+    # Given: a collector of a step file whose job cannot go on, as its folder's lock is taken.
+    old = new_job(tmp_path, rows=2)
+    reports: list[tuple[str, bool]] = []
+    config = load_settings(REDIS_URL=fleet.url)
+    with old.step.lock("collector") as lock, ThreadPoolExecutor(1) as thread:
+        assert lock.acquire()
+        told = thread.submit(
+            *(serve, fleet.redis, [str(old.step.path)]),
+            *(lambda job, progress: reports.append((job.id, progress.complete)), config),
+        )
+        # When: another job takes its place meanwhile, and is answered.
+        header = replace(old.header, id=new_id(old.step))
+        header.write(old.step.header_path)
+        new = replace(old, header=header)
+        deliver(fleet.redis, new, answer(0), answer(1))
+        lock.release()
+        # Then: it is collected, and that is all.
+        told.result(60)
+    assert reports[-1] == (new.id, True)
+    assert sum(complete for _, complete in reports) == 1
+
+
+def test_a_job_whose_folder_was_removed_ends_no_collector(fleet: Fleet, tmp_path: Path) -> None:
+    removed, other = new_job(tmp_path / "removed", rows=1), new_job(tmp_path / "other", rows=1)
+    for job in (removed, other):
+        registry.register(fleet.redis, job.registration())
+    collector = Collector(fleet.redis)
+    assert len(collector.adopt_registered()) == 2
+    shutil.rmtree(removed.step.job_path)
+    deliver(fleet.redis, removed, answer(0))
+    deliver(fleet.redis, other, answer(0))
+    wait_for(lambda: (collector.poll(0.01), [owned for owned in collector.jobs if owned.complete])[1])
+    errors = {owned.job.id: owned.error for owned in collector.jobs}
+    assert errors[other.id] is None
+    assert "was it removed?" in str(errors[removed.id])
+    collector.close()
 
 
 @pytest.mark.parametrize("by", ["id", "step file"])

@@ -50,6 +50,12 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, text: str, message: str)
         JobHeader.read(path)
 
 
+def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "job.json").mkdir()  # whoever runs the tests as root may read any file
+    with pytest.raises(UsageError, match=r"job\.json: cannot be read \(Is a directory\)"):
+        JobHeader.read(tmp_path / "job.json")
+
+
 def test_the_same_job_has_no_differences() -> None:
     again = replace(HEADER, id="other", created="later", inputs=["./data.jsonl"], complete=True)
     assert differences(HEADER, again) == []

@@ -194,6 +194,7 @@ def test_inputs_of_several_folders_need_an_audio_root(tmp_path: Path) -> None:
     [
         ({"step": -1}, "--step -1"),
         ({"limit": 0}, "--limit 0"),
+        ({"limit": 10**20}, "no input has so many rows"),
         ({"language": "Germn"}, "german"),
         ({"prompt": "caf\udce9"}, "--prompt: not valid UTF-8"),
         ({"prefix": "a/b"}, "--prefix 'a/b'"),

@@ -83,6 +83,18 @@ def test_a_supervisor_that_rests_ends_at_a_signal(tmp_path: Path) -> None:
         process.communicate()
 
 
+def test_a_signal_that_was_ignored_stays_so() -> None:
+    """As by `nohup`: the terminal goes, the worker stays."""
+    code = (
+        "import os, signal, sys, threading; from producer.restarts import Restarts;"
+        "from producer.supervisor import Supervisor; signal.signal(signal.SIGHUP, signal.SIG_IGN);"
+        "threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGHUP)).start();"
+        "command = [sys.executable, '-c', 'import time; time.sleep(2); exit(1)'];"
+        "sys.exit(Supervisor(command, os.environ, Restarts(3)).run())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 1, "its own end"
+
+
 # The real thing, with the stand-in engine.
 
 

@@ -56,6 +56,8 @@ def test_known_spellings_are_taken(url: str) -> None:
         ("redis://:secret@h:no-port/0", "host or port cannot be read"),
         ("redis://h:1/secret", "number of a database"),
         ("redis://:pa#secret@h:1/0", "%23"),
+        ("unix:///s?db=secret", "db must be the number of a database"),
+        ("redis+socket:///s?virtual_host=secret", "virtual_host must be the number of a database"),
         ("redis://:12?secret@h:1/0", "%3F"),
         ("redis://:pa;secret@h:1/0", "%3B"),
         ("redis://:secret@a:1/0;redis://:secret@b:1/0", "several servers"),
