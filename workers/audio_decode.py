@@ -1,8 +1,8 @@
 """Whatever people call audio, decoded: libsndfile first, ffmpeg's libraries for the rest. Runs in a decode process.
 
 libsndfile is exact and quick for wav, flac, ogg and opus. PyAV opens what it does not know (m4a, mp4, webm, wma, the
-sound of a video), and mp3, which libsndfile does not always read in full. Each has a second try at what the other
-cannot read. Everything is a stream: memory is a few blocks, however long the recording.
+sound of a video), and what it does not always read in full: mp3, and ogg of several streams. Each has a second try at
+what the other cannot read. Everything is a stream: memory is a few blocks, however long the recording.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ LIBSNDFILE_SYSTEM_ERROR = 2
 LIBSNDFILE_BAD_FILE = 7
 #: A FLAC file may hold so much behind its last frame: what libsndfile reads ahead, and tags.
 BEHIND_FLAC_BYTES = 2**15
+#: Of an Ogg page (RFC 3533): what it begins with, the size of its header, the serial number of its stream in it.
+OGG_PAGE, OGG_PAGE_HEADER, OGG_SERIAL = b"OggS", 27, slice(14, 18)
+LONGEST_OGG_PAGE = 65_307
 
 
 class _Sequential(soundfile.SoundFile):  # type: ignore[misc]  # it has no types
@@ -90,7 +93,8 @@ def _decoded(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
     """The pieces of whichever decoder gets further into the file's first seconds."""
     sound, container = _libsndfile(file.path, job), ffmpeg_pieces(file, job)
     mp3 = _is_mp3(file.path)
-    first, second = (container, sound) if mp3 else (sound, container)
+    container_first = mp3 or is_chained_ogg(file.descriptor)
+    first, second = (container, sound) if container_first else (sound, container)
     head, reason = _head(first)
     if reason is None and (head or job.start_s):
         yield from head
@@ -111,7 +115,7 @@ def _decoded(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
         job.flags.add("truncated")
         yield from max(head, other, key=lambda pieces: sum(piece.size / rate for rate, piece in pieces))
     elif reason is not None:
-        by_sound, by_container = (other_reason, reason) if mp3 else (reason, other_reason)
+        by_sound, by_container = (other_reason, reason) if container_first else (reason, other_reason)
         why = f"libsndfile: {by_sound}; ffmpeg: {by_container}"
         raise TranscriptionError("not_audio", f"{shown(job.source)}: cannot be read as audio ({why})")
 
@@ -126,6 +130,20 @@ def _is_mp3(path: str) -> bool:
             return bool(sound.format == "MP3")
     except soundfile.LibsndfileError:
         return False
+
+
+def is_chained_ogg(descriptor: int) -> bool:
+    """Whether an Ogg file has more than one stream, one behind the other most often (a radio's titles, joined notes).
+
+    libsndfile ends with the first, and tells its length as the file's.
+    """
+    begin = os.pread(descriptor, OGG_PAGE_HEADER, 0)
+    if not begin.startswith(OGG_PAGE):
+        return False
+    size = os.fstat(descriptor).st_size
+    end = os.pread(descriptor, LONGEST_OGG_PAGE + OGG_PAGE_HEADER, max(0, size - LONGEST_OGG_PAGE - OGG_PAGE_HEADER))
+    last = end.rfind(OGG_PAGE, 0, len(end) - OGG_PAGE_HEADER + len(OGG_PAGE))
+    return last >= 0 and end[last:][OGG_SERIAL] != begin[OGG_SERIAL]
 
 
 def _head(pieces: Iterator[Piece]) -> tuple[list[Piece], str | None]:

@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 
 from workers.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ
-from workers.audio_decode import UNKNOWN_FRAMES, decoded
+from workers.audio_decode import UNKNOWN_FRAMES, decoded, is_chained_ogg
 from workers.audio_source import LocalFile
 from workers.decode_job import DecodeJob, FaultError
 from workers.errors import TranscriptionError
@@ -111,6 +111,8 @@ def _cut_near(file: LocalFile, job: DecodeJob, mark: float) -> float | None:
 
 def _told_seconds(file: LocalFile) -> float:
     """How long the file says it is, as those say whose word counts in decoding; 0.0 where nobody does."""
+    if is_chained_ogg(file.descriptor):
+        return 0.0
     try:
         with soundfile.SoundFile(file.path) as sound:
             if sound.format != "MP3":

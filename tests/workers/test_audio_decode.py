@@ -300,6 +300,21 @@ class TestDamage:
         assert end.duration_s > 25
         assert end.flags == ("damaged",)
 
+    @pytest.mark.parametrize("options", [{}, {"subtype": "OPUS"}])
+    def test_ogg_files_that_were_joined_are_read_to_the_end(self, tmp_path: Path, options: dict[str, str]) -> None:
+        first = write(tmp_path / "first.ogg", tone(12, 48_000), 48_000, format="OGG", **options)
+        second = write(tmp_path / "second.ogg", tone(12, 48_000, 600.0), 48_000, format="OGG", **options)
+        joined = tmp_path / "joined.ogg"
+        joined.write_bytes(first.read_bytes() + second.read_bytes())
+        audio, end = read(joined)
+        assert end.duration_s == pytest.approx(24, abs=0.1)
+        assert end.flags == ()
+        assert_sounds_like(audio[: 12 * SAMPLE_RATE_HZ], tone(12))
+        assert_sounds_like(audio[-12 * SAMPLE_RATE_HZ :], tone(12, hz=600.0))
+        part, _ = read(joined, 15.0, 20.0)
+        assert part.size == pytest.approx(5 * SAMPLE_RATE_HZ, abs=32)
+        assert np.sqrt(np.mean((part - audio[15 * SAMPLE_RATE_HZ :][: part.size])[800:-800] ** 2)) < 0.03
+
     def test_flac_in_ogg_falls_back_to_ffmpeg(self, tmp_path: Path) -> None:
         audio, end = read(encode(tmp_path / "a.ogg", tone(12, 48_000), "flac"))
         assert end.duration_s > 11
