@@ -26,7 +26,7 @@ from workers.redis_client import connect
 
 CLIPS = 72
 #: By so much later each time begins what is heard of a sample.
-SHIFT_SECONDS = 0.1
+SHIFT_SECONDS, RUNS = 0.1, 3
 SAMPLES = REPOSITORY / "tests" / "samples" / "audio"
 READY_SECONDS, STOP_SECONDS = 600.0, 30.0
 
@@ -36,27 +36,31 @@ def measure(folder: Path, clips: int) -> dict[str, Any]:
     free = usable_cores()
     if device_kind() != "cpu" or len(free) < 2:
         return {"left_out": "needs the CPU build of vLLM and two cores"}
-    source = folder / "clips.jsonl"
-    spoken = [path for path in sorted(SAMPLES.iterdir()) if path.stem not in ("silence", "en_news_long")]
-    with source.open("w", encoding="utf-8") as file:
-        for number in range(clips):
-            # No two windows are the same: an engine keeps the encodings of its last ones.
-            start_s = number // len(spoken) * SHIFT_SECONDS
-            file.write(json.dumps({"audio": str(spoken[number % len(spoken)]), "start_s": start_s}) + "\n")
     runs = []
     with _workers(folder / "cores", free[:2]) as (url, last):
         # What every engine does slowly the first time is not in the figures.
-        run_rows(url, source, folder / "warm-up")
+        run_rows(url, _write_rows(folder / "warm-up.jsonl", clips, 0), folder / "warm-up")
         for count in (2, 1):
             if count == 1:  # the other has its own core, and nothing else to do
                 end(last, STOP_SECONDS)
             with busy_cores() as busy:
+                source = _write_rows(folder / f"clips-{count}.jsonl", clips, count)
                 run = run_rows(url, source, folder / f"steps-{count}")
             found = {"workers": count, "rows_per_second": round(run.rows_per_second, 3), **busy}
             typer.echo(f"real engines, {count} of one core: {found['rows_per_second']:.2f} rows/s", err=True)
             runs.append({**found, "seconds": round(run.seconds, 2)})
     ratio = runs[0]["rows_per_second"] / runs[1]["rows_per_second"]
     return {"model": BUNDLED, "ratio": round(ratio, 3), "runs": runs}
+
+
+def _write_rows(path: Path, clips: int, run: int) -> Path:
+    """No two windows are the same, of no two runs either: an engine keeps the encodings of its last ones."""
+    spoken = [path for path in sorted(SAMPLES.iterdir()) if path.stem not in ("silence", "en_news_long")]
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(clips):
+            start_s = round(number // len(spoken) * SHIFT_SECONDS + run * SHIFT_SECONDS / RUNS, 3)
+            file.write(json.dumps({"audio": str(spoken[number % len(spoken)]), "start_s": start_s}) + "\n")
+    return path
 
 
 def table(figures: Mapping[str, Any]) -> Table | str:
