@@ -102,7 +102,6 @@ def create_app(config: Settings, *, set_as_current: bool = True) -> Celery:
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         result_expires=86400,
-        result_backend_always_retry=True,  # what is tried again: `workers.results`
         result_backend_thread_safe=True,
         result_backend_transport_options=result_transport,
         visibility_timeout=config.visibility_timeout_seconds,

@@ -137,11 +137,14 @@ def is_chained_ogg(descriptor: int) -> bool:
 
     libsndfile ends with the first, and tells its length as the file's.
     """
-    begin = os.pread(descriptor, OGG_PAGE_HEADER, 0)
-    if not begin.startswith(OGG_PAGE):
+    try:
+        begin = os.pread(descriptor, OGG_PAGE_HEADER, 0)
+        if not begin.startswith(OGG_PAGE):
+            return False
+        length = LONGEST_OGG_PAGE + OGG_PAGE_HEADER
+        end = os.pread(descriptor, length, max(0, os.fstat(descriptor).st_size - length))
+    except OSError:  # whoever decodes it says what is the matter with the storage
         return False
-    size = os.fstat(descriptor).st_size
-    end = os.pread(descriptor, LONGEST_OGG_PAGE + OGG_PAGE_HEADER, max(0, size - LONGEST_OGG_PAGE - OGG_PAGE_HEADER))
     last = end.rfind(OGG_PAGE, 0, len(end) - OGG_PAGE_HEADER + len(OGG_PAGE))
     return last >= 0 and end[last:][OGG_SERIAL] != begin[OGG_SERIAL]
 

@@ -95,20 +95,32 @@ class IntakeStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
         def deliver_kept() -> None:
             """Once the consumer is there. Refused again, it is tried again."""
+            if parent.task_consumer is None or parent.task_consumer.channel is not channel:
+                return  # this connection is lost, and it is its successor's to do
             while self._kept:
-                raw, queue = self._kept[0]
+                raw, queue = self._kept.pop(0)
                 try:
                     deliver(raw, queue)
                 except RedisError:
+                    self._kept.insert(0, (raw, queue))
                     parent.timer.call_after(KEPT_SECONDS, deliver_kept)
                     return
-                del self._kept[0]
 
         if self._kept:
             parent.timer.call_after(KEPT_SECONDS, deliver_kept)
         channel._brpop_start = ask_for_more
         transport._deliver = checked
         channel.handlers["BRPOP"] = reading
+
+    def shutdown(self, parent: Any) -> None:
+        """The worker ends: what it keeps goes back to its queue."""
+        while self._kept:
+            raw, _ = self._kept.pop()
+            try:
+                parent.task_consumer.channel.connection._reject_inbound_message(raw)
+            except (RedisError, AttributeError) as error:  # refused to the end, or there is no connection
+                id = raw["headers"].get("id")
+                log.error("task %s is lost: Redis lets it neither be held nor put back: %s", id, error)
 
 
 def check(raw: Any) -> None:

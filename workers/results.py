@@ -13,16 +13,19 @@ from typing import Any
 
 from celery import bootsteps
 from celery.backends.redis import RedisBackend
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 
-def _whatever_redis_says(self: RedisBackend, error: Exception) -> bool:
-    return isinstance(error, RedisError) and threading.current_thread() is not threading.main_thread()
+def _passes(self: RedisBackend, error: Exception) -> bool:
+    """Whatever Redis says, but that this worker has not the right to: nobody's waiting mends that."""
+    of_redis = isinstance(error, RedisError) and not isinstance(error, NoPermissionError)
+    return of_redis and threading.current_thread() is not threading.main_thread()
 
 
 class ResultsStep(bootsteps.Step):  # type: ignore[misc]
-    """Lets workers try again; needs ``result_backend_always_retry``."""
+    """Lets this worker try again. Not a setting of the app: whoever only reads results is to hear of an outage."""
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
-        RedisBackend.exception_safe_to_retry = _whatever_redis_says
+        RedisBackend.exception_safe_to_retry = _passes
+        parent.app.backend.always_retry = True

@@ -80,6 +80,8 @@ def test_queues_carry_their_tasks_names() -> None:
         ("worker_pool", "threads"),
         ("worker_send_task_events", True),
         ("broker_connection_max_retries", None),
+        ("broker_channel_error_retry", True),
+        ("result_backend_always_retry", False),  # in workers only
         ("broker_connection_retry_on_startup", True),
         ("worker_cancel_long_running_tasks_on_connection_loss", False),
     ],

@@ -18,7 +18,7 @@ import pytest
 import soundfile
 
 from workers.audio import SAMPLE_RATE_HZ, AudioLimits
-from workers.audio_decode import open_audio
+from workers.audio_decode import is_chained_ogg, open_audio
 from workers.audio_source import LocalFile
 from workers.decode_job import AudioEnd
 from workers.errors import TranscriptionError, TransientError
@@ -314,6 +314,9 @@ class TestDamage:
         part, _ = read(joined, 15.0, 20.0)
         assert part.size == pytest.approx(5 * SAMPLE_RATE_HZ, abs=32)
         assert np.sqrt(np.mean((part - audio[15 * SAMPLE_RATE_HZ :][: part.size])[800:-800] ** 2)) < 0.03
+
+    def test_storage_that_fails_is_no_chained_file(self) -> None:
+        assert not is_chained_ogg(-1)
 
     def test_flac_in_ogg_falls_back_to_ffmpeg(self, tmp_path: Path) -> None:
         audio, end = read(encode(tmp_path / "a.ogg", tone(12, 48_000), "flac"))

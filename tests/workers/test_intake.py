@@ -271,6 +271,18 @@ def test_a_redis_that_refuses_writes_ends_no_worker_and_costs_no_message(fleet: 
     app.close()
 
 
+def test_a_worker_that_ends_says_which_message_redis_takes_from_nobody(fleet: Fleet) -> None:
+    raw = message()
+    fleet.redis.lpush("aside", json.dumps(raw))
+    worker = fleet.start_worker()
+    with fleet.redis.pipeline() as pipe:
+        pipe.rename("aside", "transcribe").config_set("maxmemory", 1).execute()
+    wait_for(lambda: "a message is kept" in fleet.log_path().read_text())
+    worker.terminate()
+    assert worker.wait(60) == 0
+    assert f"task {raw['headers']['id']} is lost: Redis" in fleet.log_path().read_text()
+
+
 def test_a_refused_message_keeps_no_worker_from_its_others_while_redis_is_full(fleet: Fleet, samples: Path) -> None:
     # Given a worker, and messages that are none, in a moment in which their senders cannot be told
     fleet.start_worker()
