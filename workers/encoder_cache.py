@@ -3,7 +3,7 @@
 vLLM encodes the audio of every request, also of a window that is tried again at another temperature or without its
 prompt (`workers.fallback`), up to six times over. On a CPU a window costs as much to encode as a hundred tokens cost to
 decode. vLLM's own encoder cache does not serve models with a decoder of their own (vLLM `EncoderDecoderCacheManager`).
-vLLM loads `EncoderCacheExtension` by its name into its worker processes, by which the engine asks for it.
+A rank puts it in the model's place (`workers.cpu_ranks`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
@@ -49,17 +48,6 @@ class EncoderCache:
         self._kept[name] = encoding
         if len(self._kept) > self._room:
             self._kept.popitem(last=False)
-
-
-class EncoderCacheExtension:
-    """Methods that vLLM adds to its worker class and calls in every rank (`AsyncLLM.collective_rpc`)."""
-
-    model_runner: Any
-
-    def keep_encodings(self, windows: int) -> None:
-        """Have the loaded model remember what it makes of the last so many windows."""
-        model = self.model_runner.model
-        model.embed_multimodal = EncoderCache(model.embed_multimodal, windows)
 
 
 def _name(window: torch.Tensor) -> bytes:

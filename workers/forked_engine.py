@@ -37,7 +37,7 @@ MODULES = (
     "vllm.v1.worker.cpu_worker",
     "vllm.model_executor.models.whisper",
     "workers.cpu_executor",
-    "workers.encoder_cache",
+    "workers.cpu_ranks",
     "workers.logits_processor",
 )
 #: The loader reads it when a program starts. A copy has its server's.

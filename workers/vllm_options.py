@@ -26,7 +26,7 @@ CPU_COMPILER = {"TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1", "TORCHINDUCTOR_COMPILE
 #: A CPU engine's executor, as vLLM finds it.
 CPU_EXECUTOR = "workers.cpu_executor.CpuExecutor"
 #: What a CPU engine's ranks can do besides, as vLLM finds it.
-CPU_EXTENSION = "workers.encoder_cache.EncoderCacheExtension"
+CPU_EXTENSION = "workers.cpu_ranks.CpuRanks"
 #: Windows whose encodings they keep, for each that is decoded at once: while one says some 130 tokens, so many others
 #: are begun. A window has 1.5 MB with whisper-base in bfloat16, 3.8 MB with large-v3.
 CPU_KEPT_ENCODINGS = 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.encoder_cache import EncoderCache, EncoderCacheExtension
+from workers.encoder_cache import EncoderCache
 
 
 class Encoder:
@@ -95,15 +94,3 @@ def test_any_requests_get_their_own_encodings_within_the_room(batches: list[list
 
     assert len(cache._kept) <= room
     assert len(cache._kept) == min(room, len({value for batch in batches for value in batch}))
-
-
-def test_the_loaded_model_remembers_from_then_on() -> None:
-    encoder = Encoder()
-    extension = EncoderCacheExtension()
-    extension.model_runner = SimpleNamespace(model=SimpleNamespace(embed_multimodal=encoder))
-
-    extension.keep_encodings(windows=1)
-
-    for _ in range(2):
-        extension.model_runner.model.embed_multimodal(input_features=window(1.0)[None])
-    assert encoder.batches == [[1.0]]

@@ -33,7 +33,7 @@ from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from cpu_build import only_on_a_cpu
-from workers.encoder_cache import EncoderCacheExtension
+from workers.cpu_ranks import TILES_METHOD, CpuRanks
 from workers.interface import turn_s
 from workers.logits_processor import WhisperRules
 from workers.settings import load_settings
@@ -114,16 +114,22 @@ def test_the_rules_are_a_whole_logits_processor() -> None:
 
 
 @only_on_a_cpu
-def test_the_ranks_encode_where_the_cache_stands() -> None:
+def test_the_ranks_encode_and_multiply_where_their_extension_stands() -> None:
+    from vllm.model_executor.kernels.linear.scaled_mm.cpu import CPUInt8ScaledMMLinearKernel
+    from vllm.model_executor.layers.quantization.compressed_tensors.schemes import CompressedTensorsW8A8Int8
     from vllm.v1.worker.cpu_worker import CPUWorker
 
     # Looked up at the model for each batch, as the only way to encode one.
     assert "model.embed_multimodal(**mm_kwargs_batch)" in inspect.getsource(GPUModelRunner._execute_mm_encoder)
     assert 'kwargs.pop("input_features"' in inspect.getsource(WhisperForConditionalGeneration)
     # vLLM refuses an extension whose names its worker has already.
-    own = {name for name in dir(EncoderCacheExtension) if not name.startswith("__")}
+    own = {name for name in dir(CpuRanks) if not name.startswith("__")}
     assert own
     assert not own & set(dir(CPUWorker))
+    # The layers of eight bits whose kernel takes no batch.
+    assert callable(getattr(CPUInt8ScaledMMLinearKernel, TILES_METHOD))
+    assert "self.linear_method(" in inspect.getsource(CPUInt8ScaledMMLinearKernel.apply_weights)
+    assert "self.kernel.apply_weights(" in inspect.getsource(CompressedTensorsW8A8Int8.apply_weights)
     # It keeps none itself.
     assert EncoderDecoderCacheManager(cache_size=3000).check_and_update_cache(None, 0) is False
 
