@@ -33,6 +33,8 @@ SOCKET = "valkey.sock"
 #: The longest path of a unix socket (Linux `sun_path`, without its end).
 SOCKET_PATH_BYTES = 107
 IN_USE = "in-use.lock"
+#: Where Valkey keeps its append-only file.
+DATA_FOLDER = "appendonlydir"
 STALE_SECONDS = 60.0
 
 
@@ -67,8 +69,14 @@ class Valkey:
         return self._process.pid
 
     def start(self) -> None:
-        """Start the server and wait until it answers. Raises FleetError."""
+        """Start the server and wait until it answers. Data that it cannot read are set aside. Raises FleetError."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not self._answers() and not self._answers_without_its_data():
+            self.stop()
+            raise FleetError(f"the private Valkey did not start: {self._last_words()}")
+
+    def _answers(self) -> bool:
+        """Start the server; whether it answers."""
         config = self._run_folder / "valkey.conf"
         config.touch(mode=0o600)
         config.write_text(
@@ -76,29 +84,63 @@ class Valkey:
             f'requirepass {self._password}\ndir {_quoted(self._folder)}\nsave ""\nappendonly yes\n'
             "appendfsync everysec\nmaxmemory-policy noeviction\ndaemonize no\n"
         )
-        log_path = self._folder / "valkey.log"
-        self._process = start_guarded([str(get_binary_path()), str(config)], os.environ, log_path, umask=0o077)
+        self._process = start_guarded([str(get_binary_path()), str(config)], os.environ, self._log_path, umask=0o077)
         deadline = time.monotonic() + START_SECONDS
-        client = connect(self.url)
-        while True:
-            with contextlib.suppress(RedisError):
-                client.ping()
-                break
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise FleetError(f"the private Valkey did not start: {last_line(log_lines(log_path))} (see {log_path})")
-            time.sleep(0.05)
-        client.close()
+        with contextlib.closing(connect(self.url)) as client:
+            while self._process.poll() is None and time.monotonic() <= deadline:
+                with contextlib.suppress(RedisError):
+                    client.ping()
+                    return True
+                time.sleep(0.05)
+        return False
+
+    def _answers_without_its_data(self) -> bool:
+        """Start a server that ended at once where its data lie under another name; whether it answers now.
+
+        A machine that lost its power may leave a file that is no file of Valkey's any more, on which Valkey ends in
+        many ways. What it held were messages and answers that no journal has yet: a job's rows are sent again.
+        """
+        data, aside = self._folder / DATA_FOLDER, self._folder / f"{DATA_FOLDER}.unreadable"
+        if not self._has_ended() or not data.is_dir():
+            return False
+        if self._answers():  # what was in its way is gone
+            return True
+        if not self._has_ended():
+            return False
+        why = self._last_words()
+        shutil.rmtree(aside, ignore_errors=True)
+        data.rename(aside)
+        if not self._answers():  # they were not in its way
+            self._end()
+            shutil.rmtree(data, ignore_errors=True)
+            aside.rename(data)
+            return False
+        log.warning("the private Valkey could not read its data, which are set aside in %s: %s", aside, why)
+        return True
+
+    def _has_ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    def _end(self) -> None:
+        if self._process is not None:
+            end(self._process, GRACE_SECONDS)
+            self._process = None
+
+    @property
+    def _log_path(self) -> Path:
+        return self._folder / "valkey.log"
+
+    def _last_words(self) -> str:
+        return f"{last_line(log_lines(self._log_path))} (see {self._log_path})"
 
     def revive(self) -> None:
         """Start the server again, with the data that had reached the disk, if it has ended.
 
         Raises FleetError where that fails, or was needed too often.
         """
-        if self._process is not None and self._process.poll() is None:
+        if not self._has_ended():
             return
-        log_path = self._folder / "valkey.log"
-        why = f"{last_line(log_lines(log_path))} (see {log_path})"
+        why = self._last_words()
         if self._revivals == MOST_REVIVALS:
             raise FleetError(f"the private Valkey ended {MOST_REVIVALS + 1} times: {why}")
         self._revivals += 1
@@ -107,9 +149,7 @@ class Valkey:
 
     def stop(self) -> None:
         """End the server; its data stay."""
-        if self._process is not None:
-            end(self._process, GRACE_SECONDS)
-            self._process = None
+        self._end()
         self._in_use.release()
         shutil.rmtree(self._run_folder, ignore_errors=True)
 

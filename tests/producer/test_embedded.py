@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -15,11 +16,12 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from fleet import free_port
 from patched_imports import SLOW_LOAD, patched_imports
 from producer.cache import FileLock
 from producer.embedded import EmbeddedFleet, Valkey
 from producer.errors import FleetError
-from producer.valkey import IN_USE, MOST_REVIVALS, RUN_FOLDER_PREFIX
+from producer.valkey import DATA_FOLDER, IN_USE, MOST_REVIVALS, RUN_FOLDER_PREFIX
 from workers.redis_client import connect
 
 STANDIN = {"WHISPER_ENGINE": "standin"}
@@ -73,6 +75,42 @@ def test_a_valkey_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "appendonlydir").write_text("in the way")
     with pytest.raises(FleetError, match=r"the private Valkey did not start: .*append.*\(see .*valkey\.log\)"):
         Valkey(tmp_path).start()
+
+
+@pytest.mark.parametrize("damaged", ["*.incr.aof", "*.base.rdb", "*.manifest"])
+def test_data_that_valkey_cannot_read_are_set_aside(
+    folder: Path, caplog: pytest.LogCaptureFixture, damaged: str
+) -> None:
+    # Given files that a loss of power has left with a hole in one of them
+    with Valkey(folder) as valkey, contextlib.closing(connect(valkey.url)) as client:
+        for number in range(100):
+            client.set(f"key {number}", "value")
+    (path,) = (folder / DATA_FOLDER).glob(damaged)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 3] + bytes(len(whole) // 3) + whole[len(whole) // 3 * 2 :])
+    left = path.read_bytes()
+
+    # Then it starts without them, keeps them and says so, once
+    with Valkey(folder) as valkey, contextlib.closing(connect(valkey.url)) as client:
+        assert client.dbsize() == 0
+        client.set("key", "new")
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("the private Valkey could not read its data, which are set aside in ")
+    assert "valkey.log" in said
+    assert (folder / f"{DATA_FOLDER}.unreadable" / path.name).read_bytes() == left
+    with Valkey(folder) as valkey, contextlib.closing(connect(valkey.url)) as client:
+        assert client.get("key") == b"new"
+    assert len(caplog.records) == 1
+
+
+def test_data_stay_where_they_are_when_valkey_does_not_start_for_another_reason(folder: Path) -> None:
+    with Valkey(folder) as valkey, contextlib.closing(connect(valkey.url)) as client:
+        client.set("key", "value")
+    port = free_port()
+    with Valkey(folder / "other", port=port), pytest.raises(FleetError, match="did not start"):
+        Valkey(folder, port=port).start()
+    with Valkey(folder) as valkey, contextlib.closing(connect(valkey.url)) as client:
+        assert client.get("key") == b"value"
 
 
 def test_a_fleet_is_ready_when_its_engines_are_and_ends_with_the_block(folder: Path) -> None:
