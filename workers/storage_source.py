@@ -7,12 +7,14 @@ http and https.
 from __future__ import annotations
 
 import errno
-from typing import Any
 
 from workers.download import Download, one_line
 from workers.errors import TranscriptionError, TransientError
 from workers.source_errors import os_error, shown
 from workers.urls import check_url
+
+#: What is read at once, and so the longest way between two signs of life: s3fs would take 50 MiB.
+BLOCK_BYTES = 2**22
 
 
 def fetch(download: Download) -> None:
@@ -26,15 +28,17 @@ def fetch(download: Download) -> None:
     if "::" in url:  # fsspec's way to name one file system inside another, the local one too
         raise TranscriptionError("unsupported_source", f"{name}: chained URLs (::) are not fetched")
     try:
-        import fsspec  # optional: only who stores audio in a bucket needs it
+        import fsspec.core  # optional: only who stores audio in a bucket needs it
     except ImportError:
         raise TranscriptionError("unsupported_source", f"{name}: {scheme}:// URLs need the fsspec package") from None
     try:
-        opened: Any = fsspec.open(url, "rb")
-    except (ImportError, ValueError) as error:  # the protocol's own package is missing, or there is no such protocol
-        raise TranscriptionError("unsupported_source", f"{name}: {one_line(error)}") from None
-    try:
-        with opened as remote:
+        try:
+            store, path = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:  # the protocol's package is missing, or there is no such protocol
+            raise TranscriptionError("unsupported_source", f"{name}: {one_line(error)}") from None
+        # Some keep what they have listed as long as the process lives: a file that is new, or has grown since.
+        store.invalidate_cache()
+        with store.open(path, "rb", block_size=BLOCK_BYTES) as remote:
             download.progress()
             download.copy(remote.read)
     except TranscriptionError:

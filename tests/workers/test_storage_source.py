@@ -55,3 +55,41 @@ def test_limits_hold() -> None:
         fetched("memory://bucket/a.wav", replace(LIMITS, max_audio_bytes=100))
     with pytest.raises(TranscriptionError, match=r"'bucket' .WHISPER_URL_HOSTS"):
         fetched("memory://bucket/a.wav", replace(LIMITS, url_hosts=["other"]))
+
+
+def test_what_a_storage_has_listed_before_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a storage that remembers its listings as long as the process lives, as that of hf:// does
+    listed: dict[str, int] = {}
+    memory = type(fsspec.filesystem("memory"))
+    plain = memory._open
+
+    def open_as_listed(self: object, path: str, *arguments: object, **named: object) -> io.BytesIO:
+        if path not in listed:
+            listed[path] = len(plain(self, path).getvalue())
+        return io.BytesIO(plain(self, path).getvalue()[: listed[path]])
+
+    monkeypatch.setattr(memory, "_open", open_as_listed)
+    monkeypatch.setattr(memory, "invalidate_cache", lambda self, path=None: listed.clear())
+    assert fetched("memory://bucket/a.wav") == BODY
+
+    # When the file has grown
+    file = plain(fsspec.filesystem("memory"), "/bucket/a.wav")
+    file.seek(0, io.SEEK_END)
+    file.write(BODY)
+
+    # Then it comes as it is now
+    assert fetched("memory://bucket/a.wav") == BODY + BODY
+
+
+def test_a_slow_storage_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a storage with a block size of its own, which it is asked to do without
+    sizes: list[object] = []
+    memory = type(fsspec.filesystem("memory"))
+    plain = memory._open
+    monkeypatch.setattr(
+        memory, "_open", lambda *given, **named: (sizes.append(named.get("block_size")), plain(*given, **named))[1]
+    )
+
+    assert fetched("memory://bucket/a.wav") == BODY
+
+    assert sizes == [storage_source.BLOCK_BYTES]
