@@ -91,7 +91,7 @@ def decoded(file: LocalFile, job: DecodeJob) -> Generator[Floats, None, AudioEnd
 
 def _decoded(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
     """The pieces of whichever decoder gets further into the file's first seconds."""
-    sound, container = _libsndfile(file.path, job), ffmpeg_pieces(file, job)
+    sound, container = _libsndfile(file, job), ffmpeg_pieces(file, job)
     mp3 = _is_mp3(file.path)
     container_first = mp3 or is_chained_ogg(file.descriptor)
     first, second = (container, sound) if container_first else (sound, container)
@@ -171,9 +171,9 @@ def _until_fault(pieces: Iterator[Piece], job: DecodeJob) -> Iterator[Piece]:
         job.flags.add("truncated")
 
 
-def _libsndfile(path: str, job: DecodeJob) -> Iterator[Piece]:
+def _libsndfile(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
     try:
-        with _Sequential(path) as sound:
+        with _Sequential(file.path) as sound:
             rate, total = sound.samplerate, sound.frames
             job.check_rate(rate)
             job.found_channels(sound.channels)
@@ -189,8 +189,17 @@ def _libsndfile(path: str, job: DecodeJob) -> Iterator[Piece]:
                 sound.seek(position)
             stop = min(total, round(job.end_s * rate)) if job.end_s < float("inf") else total
             step = piece_frames(rate, sound.channels)
+            damaged = False
             while position < stop:
-                frames = sound.read(min(step, stop - position), dtype="float32", always_2d=True)
+                try:
+                    frames = sound.read(min(step, stop - position), dtype="float32", always_2d=True)
+                except soundfile.LibsndfileError as error:
+                    begun = position - start >= BLOCK_SECONDS * rate  # before, the other decoder hears all of it
+                    if not begun or sound.format != "FLAC" or error.code == LIBSNDFILE_SYSTEM_ERROR:
+                        raise
+                    damaged = True
+                    position += yield from _behind_damage(file, job, position, rate)
+                    break
                 if not len(frames):
                     break
                 position += len(frames)
@@ -199,7 +208,9 @@ def _libsndfile(path: str, job: DecodeJob) -> Iterator[Piece]:
                     yield rate, picked(frames[-(position - start) :], job.channel)
             if (known and stop - position > LENGTH_TOLERANCE_SECONDS * rate) or _wav_cut_short(sound):
                 job.flags.add("truncated")
-            elif known and stop == total and sound.format == "FLAC" and _flac_goes_on(path, total):
+            elif damaged:
+                job.flags.add("damaged")
+            elif known and stop == total and sound.format == "FLAC" and _flac_goes_on(file.path, total):
                 raise FaultError("the file goes on behind the length that it tells")
     except soundfile.LibsndfileError as error:
         if error.code == LIBSNDFILE_SYSTEM_ERROR:  # a read failed: the storage's fault, not the format's
@@ -210,6 +221,20 @@ def _libsndfile(path: str, job: DecodeJob) -> Iterator[Piece]:
             else error.error_string.strip().removeprefix("Error : ").rstrip(".")
         )
         raise FaultError(reason) from None
+
+
+def _behind_damage(file: LocalFile, job: DecodeJob, position: int, rate: int) -> Generator[Piece, None, int]:
+    """What follows the frame ``position`` of a FLAC file, at which libsndfile has ended; returns how many frames.
+
+    One wrong byte is enough for that. ffmpeg leaves out the block that it is in.
+    """
+    count = 0
+    rest = job.part(position / rate, job.end_s)
+    with suppress(FaultError):
+        for _, piece in ffmpeg_pieces(file, rest):
+            count += piece.size
+            yield rate, piece
+    return count
 
 
 def _flac_goes_on(path: str, frames: int) -> bool:

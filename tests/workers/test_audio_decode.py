@@ -279,6 +279,29 @@ class TestDamage:
         if name == "a.flac":  # the others hold no length that could be missed
             assert end.flags == ("truncated",)
 
+    @pytest.mark.parametrize("rate_hz", [16_000, 44_100])
+    @pytest.mark.parametrize(("share", "size"), [(0.1, 1), (0.4, 1), (0.4, 2000), (0.9, 1)])
+    def test_damage_in_a_flac_costs_only_the_damage(
+        self, tmp_path: Path, rate_hz: int, share: float, size: int
+    ) -> None:
+        # Given wrong bytes, at which libsndfile ends: within the first ten seconds, and behind them
+        made = write(tmp_path / "a.flac", tone(40, rate_hz), rate_hz)
+        content = bytearray(made.read_bytes())
+        place = int(len(content) * share)
+        content[place : place + size] = bytes(byte ^ 0xA5 for byte in content[place : place + size])
+        made.write_bytes(content)
+
+        audio, end = read(made)
+
+        # Then what follows is heard, and in its place: no later than by the block that is left out
+        assert 39.5 <= end.duration_s <= 40
+        last = round(1.5 * SAMPLE_RATE_HZ)
+        assert_sounds_like(audio[-last:], tone(40)[-last:])
+        assert end.flags == (("damaged",) if share > 0.25 else ())
+        # So is it in a span that begins before it
+        _, end = read(made, start_s=1.0, end_s=38.0)
+        assert 36.5 <= end.duration_s <= 37
+
     def test_truncated_webm(self, tmp_path: Path) -> None:
         made = encode(tmp_path / "a.webm", tone(30, 48_000), "libopus")
         os.truncate(made, made.stat().st_size // 2)
