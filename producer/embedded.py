@@ -162,7 +162,7 @@ def _settings(environment: Mapping[str, str]) -> Settings:
 def worker_command(name: str = "worker@%h", *extra: str) -> list[str]:
     """The Celery command of one worker on both queues. Gossip and mingle only cost Redis memory here."""
     return [
-        *(sys.executable, "-m", "celery", "-A", "workers", "worker", "-Q", "transcribe,translate"),
+        *(sys.executable, "-P", "-m", "workers", "worker", "-Q", "transcribe,translate"),
         *("-n", name, "--without-gossip", "--without-mingle", "-l", "INFO", *extra),
     ]
 

@@ -36,7 +36,7 @@ def run_flower(address: str, port: int, arguments: Sequence[str], config: Settin
     protected = given or any(one.lstrip("-").startswith(("basic", "auth", "conf")) for one in arguments)
     if not protected and not is_loopback(address):
         raise UsageError(f"--address {address}: {ADVICE}")
-    command = [sys.executable, "-m", "celery", "-A", "workers", "flower", f"--address={address}", f"--port={port}"]
+    command = [sys.executable, "-P", "-m", "workers", "flower", f"--address={address}", f"--port={port}"]
     # Flower's own default keeps 100 000 tasks in memory.
     _become([*command, *arguments], {"FLOWER_MAX_TASKS": "20000", **os.environ})
 

@@ -8,14 +8,18 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from workers.decode_wire import REQUEST
 from workers.device import CPU_MALLOC
 
 REAP_SECONDS = 2.0
+#: Where this package lies.
+HOME = Path(__file__).parents[1]
 
 
 class DecodeChild:
@@ -28,9 +32,12 @@ class DecodeChild:
         self._connection, theirs = multiprocessing.Pipe()
         # Not multiprocessing.Process: that would import the worker's main module again. Descriptors are closed on
         # exec, so a child holds its own end only and sees end-of-file when the worker is gone.
-        command = [sys.executable, "-m", "workers.decode_process", str(theirs.fileno()), str(os.getpid())]
+        # This package, whatever the current folder holds.
+        command = [sys.executable, "-P", "-m", "workers.decode_process", str(theirs.fileno()), str(os.getpid())]
         # What a worker sets for its engine would have this process keep whatever a recording took.
         kept = {name: value for name, value in os.environ.items() if name not in CPU_MALLOC}
+        if not HOME.samefile(sysconfig.get_path("purelib")):  # a checkout, which only the current folder names
+            kept["PYTHONPATH"] = os.pathsep.join([str(HOME), kept.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         with theirs:
             self._process = subprocess.Popen(

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,23 @@ def test_without_a_broker_a_fleet_is_started_and_ended(alone: dict[str, str], tm
     assert last_line(again) == output
     assert "starting" not in again.stderr
     assert (job_folder / "worker-1.log").read_bytes() == log
+
+
+def test_packages_of_the_current_folder_are_not_the_fleets(alone: dict[str, str], tmp_path: Path) -> None:
+    # Given a user whose own project has folders and files with the names of the fleet's packages
+    project = tmp_path / "project"
+    for name in ("workers", "producer", "celery", "numpy"):
+        (project / name).mkdir(parents=True)
+        (project / name / "__init__.py").write_text(f"raise SystemExit('the user has imported {name}')\n")
+    write_rows(project / "rows.jsonl", [{"audio": str(SPEECH)}])
+    command = [sys.executable, "-P", "-m", "producer", "run", "rows.jsonl"]
+
+    done = subprocess.run(
+        command, env=alone, cwd=project, capture_output=True, text=True, timeout=120, check=False
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert "1 rows, 0 failed" in done.stderr
 
 
 def test_an_empty_input_needs_no_fleet(alone: dict[str, str], tmp_path: Path) -> None:

@@ -1,0 +1,15 @@
+"""`python -P -m workers ARGUMENTS`: the command ``celery -A workers ARGUMENTS``, with this package in any folder.
+
+``celery`` itself looks in the current folder first, where a user may well have a ``workers`` of his own.
+"""
+
+import sys
+
+from celery.__main__ import main
+
+import workers
+
+if __name__ == "__main__":
+    sys.argv = ["celery", "-A", "workers", *sys.argv[1:]]
+    workers.celery  # noqa: B018 - imported here and now: Celery would have the current folder on the path
+    main()
