@@ -18,6 +18,7 @@ from workers.device import batch, cpu_binding, device_kind, usable_cores
 from workers.errors import TranscriptionError
 from workers.models import BUNDLED, resolve_model
 from workers.settings import load_settings
+from workers.vllm_options import CPU_EXTENSION
 
 #: As in vLLM's `SpeechToTextConfig`: seconds of a chunk, seconds searched for a quiet place, samples of that place.
 CHUNK_SECONDS, SEARCH_SECONDS, QUIET_SAMPLES = 30.0, 1.0, 1600
@@ -42,6 +43,7 @@ def main() -> None:
         enforce_eager=True,
         max_num_seqs=batch(settings).max_num_seqs,
         limit_mm_per_prompt={"audio": 1},
+        worker_extension_cls=CPU_EXTENSION if device_kind() == "cpu" else "",  # eight-bit layers need it on some CPUs
     )
     sampling = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
 

@@ -39,11 +39,7 @@ def main() -> None:
     model = resolve_model(BUNDLED, device, settings.model_cache, settings.quantization)
     from vllm import LLM
 
-    arguments = engine_arguments(model.path_or_id, settings)
-    llm = LLM(**arguments)
-    if arguments["worker_extension_cls"]:
-        # Eight-bit layers need it. Encodings are not kept: every window is heard once.
-        llm.collective_rpc("prepare_whisper", args=(0,))
+    llm = LLM(**engine_arguments(model.path_or_id, settings))
     unlink_shared_memory()  # as a worker does
     tokens = find_tokens(llm.model_config, llm.get_tokenizer())
     recordings = windows(Path(sys.argv[1]), settings)

@@ -176,7 +176,7 @@ class VllmEngine:
             llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         if arguments["worker_extension_cls"]:
             try:
-                await llm.collective_rpc("prepare_whisper", args=(CPU_KEPT_ENCODINGS * arguments["max_num_seqs"],))
+                await llm.collective_rpc("keep_encodings", args=(CPU_KEPT_ENCODINGS * arguments["max_num_seqs"],))
             except Exception:
                 llm.shutdown()
                 raise

@@ -33,7 +33,8 @@ from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from cpu_build import only_on_a_cpu
-from workers.cpu_ranks import TILES_METHOD, CpuRanks
+from workers import int8_kernel
+from workers.cpu_ranks import CpuRanks
 from workers.interface import turn_s
 from workers.logits_processor import WhisperRules
 from workers.settings import load_settings
@@ -114,9 +115,7 @@ def test_the_rules_are_a_whole_logits_processor() -> None:
 
 
 @only_on_a_cpu
-def test_the_ranks_encode_and_multiply_where_their_extension_stands() -> None:
-    from vllm.model_executor.kernels.linear.scaled_mm.cpu import CPUInt8ScaledMMLinearKernel
-    from vllm.model_executor.layers.quantization.compressed_tensors.schemes import CompressedTensorsW8A8Int8
+def test_the_ranks_encode_where_the_cache_stands() -> None:
     from vllm.v1.worker.cpu_worker import CPUWorker
 
     # Looked up at the model for each batch, as the only way to encode one.
@@ -126,12 +125,20 @@ def test_the_ranks_encode_and_multiply_where_their_extension_stands() -> None:
     own = {name for name in dir(CpuRanks) if not name.startswith("__")}
     assert own
     assert not own & set(dir(CPUWorker))
-    # The layers of eight bits whose kernel takes no batch.
-    assert callable(getattr(CPUInt8ScaledMMLinearKernel, TILES_METHOD))
-    assert "self.linear_method(" in inspect.getsource(CPUInt8ScaledMMLinearKernel.apply_weights)
-    assert "self.kernel.apply_weights(" in inspect.getsource(CompressedTensorsW8A8Int8.apply_weights)
     # It keeps none itself.
     assert EncoderDecoderCacheManager(cache_size=3000).check_and_update_cache(None, 0) is False
+
+
+@only_on_a_cpu
+def test_the_kernel_of_eight_bits_is_chosen_and_called_where_it_was_mended() -> None:
+    from vllm.model_executor.kernels.linear.scaled_mm import cpu
+
+    int8_kernel.mend()
+    kernel = cpu.CPUInt8ScaledMMLinearKernel
+    assert "check_cpu_sgl_kernel(N, K, dtype)" in inspect.getsource(kernel.process_weights_after_loading)
+    assert "self.linear_method = self._apply_weights_sgl" in inspect.getsource(kernel.process_weights_after_loading)
+    assert kernel._apply_weights_sgl.__module__ == "workers.int8_kernel"
+    assert cpu.check_cpu_sgl_kernel.__class__.__module__ == "workers.int8_kernel"
 
 
 def test_what_the_engine_process_sends_is_where_it_is_listened_to() -> None:
