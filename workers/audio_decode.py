@@ -194,10 +194,10 @@ def _libsndfile(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
                 try:
                     frames = sound.read(min(step, stop - position), dtype="float32", always_2d=True)
                 except soundfile.LibsndfileError as error:
-                    begun = position - start >= BLOCK_SECONDS * rate  # before, the other decoder hears all of it
-                    if not begun or sound.format != "FLAC" or error.code == LIBSNDFILE_SYSTEM_ERROR:
+                    if not position or sound.format != "FLAC" or error.code == LIBSNDFILE_SYSTEM_ERROR:
                         raise
                     damaged = True
+                    position = max(start, position)
                     position += yield from _behind_damage(file, job, position, rate)
                     break
                 if not len(frames):
@@ -226,7 +226,7 @@ def _libsndfile(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
 def _behind_damage(file: LocalFile, job: DecodeJob, position: int, rate: int) -> Generator[Piece, None, int]:
     """What follows the frame ``position`` of a FLAC file, at which libsndfile has ended; returns how many frames.
 
-    One wrong byte is enough for that. ffmpeg leaves out the block that it is in.
+    One wrong byte is enough for that. ffmpeg leaves out what it is in, and gives silence in its place.
     """
     count = 0
     rest = job.part(position / rate, job.end_s)

@@ -22,6 +22,8 @@ from workers.source_errors import os_error, shown
 
 #: Containers whose durations and time stamps are written, not guessed: these can be trusted and sought in.
 EXACT_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
+#: And the time stamps of these, which count what each frame says that it is: damage that is left out shows in them.
+TIMED_CONTAINERS = EXACT_CONTAINERS | {"flac"}
 #: Less than this between two frames is an inexact time.
 PAUSE_SECONDS = 0.25
 #: More than this is no pause where the length of the file is not known.
@@ -84,6 +86,7 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
     stream.codec_context.thread_count = 1
     tick_s = stream.time_base or Fraction(1, av.time_base)
     exact = not EXACT_CONTAINERS.isdisjoint(name.split(","))
+    timed = not TIMED_CONTAINERS.isdisjoint(name.split(","))
     known_s = float(stream.duration * tick_s) if exact and stream.duration else 0.0
     until_s = known_s or (container.duration or 0) / av.time_base  # Matroska tells no length of a track
     job.check_length(known_s)
@@ -102,9 +105,9 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
         job.check_length(min(known_s, longest_s(file.descriptor)))
         if job.start_s > RUN_UP_SECONDS:  # a place to seek would be a guess
             position_s = _passed_over(packets, job.start_s - RUN_UP_SECONDS, float(tick_s), job)
-    for frames in _alike(_frames(packets, tags, job), job, timed=exact):
+    for frames in _alike(_frames(packets, tags, job), job, timed=timed):
         rate = frames[0].sample_rate
-        time_s = None if not exact or frames[0].time is None else float(frames[0].time) - first_s
+        time_s = None if not timed or frames[0].time is None else float(frames[0].time) - first_s
         if position_s is None:
             # Where the run-up lies in a pause, what is found comes after it.
             position_s = min(time_s or 0.0, job.start_s)
