@@ -13,8 +13,14 @@ from workers.errors import TranscriptionError, TransientError
 from workers.source_errors import os_error, shown
 from workers.urls import check_url
 
-#: What is read at once, and so the longest way between two signs of life: s3fs would take 50 MiB.
+#: What is read at once, and so the longest way between two signs of life: by themselves these would take 50 MiB.
 BLOCK_BYTES = 2**22
+#: By scheme, in fsspec's words. 0: as one stream, for which hf:// does not list the whole folder of each file.
+BLOCKS = {**dict.fromkeys(("s3", "s3a", "az", "abfs", "abfss"), BLOCK_BYTES), "hf": 0}
+#: What is no fault of the network.
+KINDS = {FileNotFoundError: errno.ENOENT, PermissionError: errno.EACCES, IsADirectoryError: errno.EISDIR}
+#: What a storage that is asked by HTTP answers instead of a file.
+STATUSES = {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT}
 
 
 def fetch(download: Download) -> None:
@@ -36,15 +42,23 @@ def fetch(download: Download) -> None:
             store, path = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:  # the protocol's package is missing, or there is no such protocol
             raise TranscriptionError("unsupported_source", f"{name}: {one_line(error)}") from None
-        # Some keep what they have listed as long as the process lives: a file that is new, or has grown since.
-        store.invalidate_cache()
-        with store.open(path, "rb", block_size=BLOCK_BYTES) as remote:
+        # Some keep what they have listed as long as the process lives: a file may be new, or have grown since.
+        store.invalidate_cache(path)
+        with store.open(path, "rb", block_size=BLOCKS.get(scheme)) as remote:
             download.progress()
             download.copy(remote.read)
     except TranscriptionError:
         raise
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        number = {FileNotFoundError: errno.ENOENT, PermissionError: errno.EACCES}.get(type(error), errno.EISDIR)
-        raise os_error(OSError(number, str(error)), url) from None
-    except Exception as error:  # noqa: BLE001 - each storage has exceptions of its own; the network is the usual cause
+    except Exception as error:  # noqa: BLE001 - each storage has exceptions of its own
+        if number := _number(error):
+            raise os_error(OSError(number, one_line(error)), url) from None
+        # The network is the usual cause.
         raise TransientError("fetch_failed", f"{name}: {one_line(error)}") from None
+
+
+def _number(error: Exception) -> int | None:
+    """What the storage says of the file itself, in the system's numbers."""
+    for kind, number in KINDS.items():
+        if isinstance(error, kind):
+            return number
+    return STATUSES.get(getattr(getattr(error, "response", None), "status_code", 0))

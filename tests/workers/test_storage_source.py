@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import fsspec
+import fsspec.implementations.memory
 import pytest
 
 from workers import storage_source
@@ -81,15 +84,37 @@ def test_what_a_storage_has_listed_before_does_not_hold(monkeypatch: pytest.Monk
     assert fetched("memory://bucket/a.wav") == BODY + BODY
 
 
-def test_a_slow_storage_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a storage with a block size of its own, which it is asked to do without
+@pytest.mark.parametrize(("scheme", "size"), [("s3", storage_source.BLOCK_BYTES), ("hf", 0), ("gs", None)])
+def test_each_storage_is_asked_for_as_much_as_suits_it(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, size: int | None
+) -> None:
+    # Given the memory file system in the place of the storage's own
     sizes: list[object] = []
-    memory = type(fsspec.filesystem("memory"))
-    plain = memory._open
-    monkeypatch.setattr(
-        memory, "_open", lambda *given, **named: (sizes.append(named.get("block_size")), plain(*given, **named))[1]
-    )
 
-    assert fetched("memory://bucket/a.wav") == BODY
+    class Bucket(type(fsspec.filesystem("memory"))):  # type: ignore[misc]
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return f"/{path.partition('://')[2] or path.lstrip('/')}"
 
-    assert sizes == [storage_source.BLOCK_BYTES]
+        def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: object) -> io.BytesIO:
+            sizes.append(block_size)
+            return super()._open(path, mode, **options)
+
+    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, scheme, Bucket)
+
+    assert fetched(f"{scheme}://bucket/a.wav", replace(LIMITS, url_schemes=[scheme])) == BODY
+
+    assert sizes == [size]
+
+
+@pytest.mark.parametrize(("status", "type"), [(404, "file_not_found"), (403, "no_permission"), (401, "no_permission")])
+def test_what_a_storage_says_by_http_is_understood(monkeypatch: pytest.MonkeyPatch, status: int, type: str) -> None:
+    class HubError(Exception):
+        response = SimpleNamespace(status_code=status)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise HubError("Entry Not Found")
+
+    monkeypatch.setattr(fsspec.implementations.memory.MemoryFileSystem, "_open", refuse)
+    with pytest.raises(TranscriptionError, match=f"^{type}: memory://bucket/a.wav"):
+        fetched("memory://bucket/a.wav")
