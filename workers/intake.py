@@ -6,11 +6,7 @@ the message back for the next worker to end on. So what comes from a queue is lo
 be a task is left out with one line in the log, and is gone; its sender gets ``bad_argument`` as the result of the task
 where the message says which that is. A job's rows are not lost with it: its producer sends unanswered rows again.
 
-A message that Redis has given and does not let anybody hold (it is full, say, and to hold one is a write) is kept here
-until it does; nothing else is asked for meanwhile. Kombu would lose it.
-
-Uses ``handlers`` and ``_brpop_start`` of kombu's Redis channel and ``_deliver`` of its transport:
-tests/workers/test_intake.py holds them.
+Uses ``handlers`` of kombu's Redis channel and ``_deliver`` of its transport: tests/workers/test_intake.py holds them.
 """
 
 from __future__ import annotations
@@ -27,6 +23,7 @@ from kombu.serialization import loads
 from redis.exceptions import RedisError
 
 from workers.errors import TranscriptionError
+from workers.kept import KeptMessages
 from workers.messages import MAX_MESSAGE_BYTES
 
 log = logging.getLogger(__name__)
@@ -35,8 +32,6 @@ log = logging.getLogger(__name__)
 MAX_ENVELOPE_BYTES = 2**16
 MAX_ID_CHARACTERS = 1000
 ACCEPTED = frozenset({"application/json"})
-#: After so long it is tried again to hold a message that Redis did not let be held.
-KEPT_SECONDS = 1.0
 #: Kombu's names of the one compression whose result can be limited.
 DEFLATED = ("zlib", "gzip", "application/x-gzip")
 
@@ -48,14 +43,14 @@ class IntakeStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
-        #: Messages that are in nobody's hands, and their queues.
-        self._kept: list[tuple[Any, str]] = []
+        self._kept = KeptMessages()
 
     def start(self, parent: Any) -> None:
         """Stand between the channel and Celery."""
         channel = parent.task_consumer.channel
         transport = channel.connection
-        deliver, read, ask = transport._deliver, channel.handlers["BRPOP"], channel._brpop_start
+        deliver, read = transport._deliver, channel.handlers["BRPOP"]
+        deliver_or_keep = self._kept.attach(parent)
         delivering = False
 
         def checked(raw: Any, queue: str) -> None:
@@ -71,12 +66,7 @@ class IntakeStep(bootsteps.StartStopStep):  # type: ignore[misc]
             else:
                 # Given back, it goes to where it came from, whatever its sender wrote there: kombu would lose it.
                 raw["properties"]["delivery_info"] |= {"exchange": "", "routing_key": queue}
-                try:
-                    deliver(raw, queue)
-                except RedisError as error:
-                    log.error("a message is kept until Redis lets it be held: %s", error)
-                    self._kept.append((raw, queue))
-                    raise
+                deliver_or_keep(raw, queue)
 
         def reading(**options: Any) -> Any:
             nonlocal delivering
@@ -89,38 +79,12 @@ class IntakeStep(bootsteps.StartStopStep):  # type: ignore[misc]
                 log.error("message discarded: it is not JSON")
                 return True
 
-        def ask_for_more(*arguments: Any) -> None:
-            if not self._kept:
-                ask(*arguments)
-
-        def deliver_kept() -> None:
-            """Once the consumer is there. Refused again, it is tried again."""
-            if parent.task_consumer is None or parent.task_consumer.channel is not channel:
-                return  # this connection is lost, and it is its successor's to do
-            while self._kept:
-                raw, queue = self._kept.pop(0)
-                try:
-                    deliver(raw, queue)
-                except RedisError:
-                    self._kept.insert(0, (raw, queue))
-                    parent.timer.call_after(KEPT_SECONDS, deliver_kept)
-                    return
-
-        if self._kept:
-            parent.timer.call_after(KEPT_SECONDS, deliver_kept)
-        channel._brpop_start = ask_for_more
         transport._deliver = checked
         channel.handlers["BRPOP"] = reading
 
     def shutdown(self, parent: Any) -> None:
-        """The worker ends: what it keeps goes back to its queue."""
-        while self._kept:
-            raw, _ = self._kept.pop()
-            try:
-                parent.task_consumer.channel.connection._reject_inbound_message(raw)
-            except (RedisError, AttributeError) as error:  # refused to the end, or there is no connection
-                id = raw["headers"].get("id")
-                log.error("task %s is lost: Redis lets it neither be held nor put back: %s", id, error)
+        """The worker ends."""
+        self._kept.give_back(parent)
 
 
 def check(raw: Any) -> None:

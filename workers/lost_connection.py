@@ -7,7 +7,7 @@ tests/workers/test_lost_connection.py guards it.
 
 A Redis that answers but refuses every write (it is full, its disk is, it is no master any more) is no lost connection,
 but Celery connects anew all the same (`broker_channel_error_retry`): at once, five times a second. Here, once a second.
-tests/workers/test_intake.py guards that.
+tests/workers/test_kept.py guards that.
 """
 
 from __future__ import annotations

@@ -17,10 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet import Fleet, wait_for
-from workers.app import create_app
 from workers.intake import MAX_ENVELOPE_BYTES, check
 from workers.messages import MAX_MESSAGE_BYTES
-from workers.settings import load_settings
 
 Raw = dict[str, Any]
 BODY = [[[]], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
@@ -235,52 +233,6 @@ def test_remote_control_is_no_other_way_in(worker: tuple[Fleet, Celery]) -> None
     works(fleet, client)
     assert client.control.inspect(timeout=60, limit=1).ping()
     assert "onnection to broker lost" not in fleet.log_path().read_text()
-
-
-def test_a_redis_that_refuses_writes_ends_no_worker_and_costs_no_message(fleet: Fleet, samples: Path) -> None:
-    # Given an idle worker, and messages that wait elsewhere
-    app = create_app(load_settings(REDIS_URL=fleet.url), set_as_current=False)
-    train = str(samples / "en_train.flac")
-    calls = [app.send_task("whisper.transcribe", [[{"audio": train, "start_s": n}]]) for n in range(3)]
-    fleet.redis.rename("transcribe", "aside")
-    worker, log = fleet.start_worker(), fleet.log_path()
-
-    def refused() -> int:
-        said = log.read_text()
-        return said.count("Trying to re-establish the connection") + said.count("Cannot connect to")
-
-    # When they come in the moment in which Redis is full, so that nobody may hold them
-    with fleet.redis.pipeline() as pipe:
-        pipe.rename("aside", "transcribe").config_set("maxmemory", 1).execute()
-    wait_for(lambda: "a message is kept until Redis lets it be held" in log.read_text())
-    left = fleet.redis.llen("transcribe")
-    wait_for(lambda: refused() >= 3)
-    # Then the worker is there, and asks for no more meanwhile; and then all are answered
-    assert worker.poll() is None
-    assert fleet.redis.llen("transcribe") == left
-    assert "Frequent restarts" not in log.read_text()
-    fleet.redis.config_set("maxmemory", 0)
-    assert all(call.get(timeout=120)[0]["text"].startswith("stand-in ") for call in calls)
-    # And a Redis that refuses even to be asked for messages is outlasted
-    before = refused()
-    fleet.redis.config_set("min-replicas-to-write", 1)
-    wait_for(lambda: refused() >= before + 2)
-    assert worker.poll() is None
-    fleet.redis.config_set("min-replicas-to-write", 0)
-    assert app.send_task("whisper.transcribe", [[{"audio": train}]]).get(timeout=120)
-    app.close()
-
-
-def test_a_worker_that_ends_says_which_message_redis_takes_from_nobody(fleet: Fleet) -> None:
-    raw = message()
-    fleet.redis.lpush("aside", json.dumps(raw))
-    worker = fleet.start_worker()
-    with fleet.redis.pipeline() as pipe:
-        pipe.rename("aside", "transcribe").config_set("maxmemory", 1).execute()
-    wait_for(lambda: "a message is kept" in fleet.log_path().read_text())
-    worker.terminate()
-    assert worker.wait(60) == 0
-    assert f"task {raw['headers']['id']} is lost: Redis" in fleet.log_path().read_text()
 
 
 def test_a_refused_message_keeps_no_worker_from_its_others_while_redis_is_full(fleet: Fleet, samples: Path) -> None:
