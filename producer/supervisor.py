@@ -1,7 +1,7 @@
 """Keeps one worker going: what ends it by accident starts it again, with longer and longer pauses, up to a limit.
 
-Not for workers under a supervisor of their own that counts restarts (Kubernetes): ``celery -A workers worker`` is
-enough there.
+Not for workers under a supervisor of their own that counts restarts (Kubernetes): `producer.embedded.worker_command`
+is enough there.
 """
 
 from __future__ import annotations

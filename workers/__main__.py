@@ -3,13 +3,18 @@
 ``celery`` itself looks in the current folder first, where a user may well have a ``workers`` of his own.
 """
 
+import os
 import sys
+from pathlib import Path
 
 from celery.__main__ import main
 
 import workers
 
 if __name__ == "__main__":
-    sys.argv = ["celery", "-A", "workers", *sys.argv[1:]]
+    # Programs that it starts leave the current folder alone too: vLLM asks one about each model.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    # By its first word Celery starts itself anew on SIGHUP.
+    sys.argv = [str(Path(sys.executable).with_name("celery")), "-A", "workers", *sys.argv[1:]]
     workers.celery  # noqa: B018 - imported here and now: Celery would have the current folder on the path
     main()

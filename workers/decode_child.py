@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,8 +17,9 @@ from workers.decode_wire import REQUEST
 from workers.device import CPU_MALLOC
 
 REAP_SECONDS = 2.0
-#: Where this package lies.
-HOME = Path(__file__).parents[1]
+#: Where this package lies, and the names of folders that any Python here looks in.
+HOME = Path(__file__).resolve().parents[1]
+SITES = ("site-packages", "dist-packages")
 
 
 class DecodeChild:
@@ -36,7 +36,7 @@ class DecodeChild:
         command = [sys.executable, "-P", "-m", "workers.decode_process", str(theirs.fileno()), str(os.getpid())]
         # What a worker sets for its engine would have this process keep whatever a recording took.
         kept = {name: value for name, value in os.environ.items() if name not in CPU_MALLOC}
-        if not HOME.samefile(sysconfig.get_path("purelib")):  # a checkout, which only the current folder names
+        if HOME.name not in SITES:  # a checkout, which perhaps only the current folder names
             kept["PYTHONPATH"] = os.pathsep.join([str(HOME), kept.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         with theirs:
