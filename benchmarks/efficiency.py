@@ -1,16 +1,18 @@
 """`python -m benchmarks.efficiency`: the fleet, from JSONL to step file, against its own engine given all at once.
 
-Pairs of runs over the same clips, in turn. ``bare``: one `LLM.generate` over the windows that the fleet cuts, with
-the worker's engine arguments, sampling and decode rules; reading the files and voice activity are outside its clock,
-log-mel is inside. ``fleet``: a job on a worker that is ready; files, voice activity, retries, journal and merge
-count. Each pair hears the clips in an order of its own: a job that ends with a hard clip waits for its retries. An
-engine is as fast as its start was lucky (by 10 %), so all are started anew after three pairs, and each does some
-other clips before its first clock and before each of its turns: the fleet so many that none of the encodings which
-its engine keeps (for windows that are tried again) are of its turn before, the bare engine a batch, so as not to come
-from a rest. With ``--workers N`` the fleet has N workers that share the cores out among them, and a third system
-takes its turn: ``bare apart``, N bare engines on the same shares, with every Nth clip each. faster-whisper (int8, all
-cores) runs once, at the end, over every third clip. Start-up is in no figure. The words that the fleet and
-faster-whisper got wrong in these are counted too: speed is worth nothing without the text.
+Runs over the same clips, in turn: bare, fleet, bare, fleet, bare. What a machine gives in two minutes and in the next
+differs by a third, so each run of the fleet is held against the mean of the bare runs before and after it, and the
+median of these pairs counts. ``bare``: one `LLM.generate` over the windows that the fleet cuts, with the worker's
+engine arguments, sampling and decode rules; reading the files and voice activity are outside its clock, log-mel is
+inside. ``fleet``: a job on a worker that is ready; files, voice activity, retries, journal and merge count. Each pair
+hears the clips in an order of its own: a job that ends with a hard clip waits for its retries. An engine is as fast as
+its start was lucky (by 10 %), so all are started anew after three pairs, and each does some other clips before its
+first clock and before each of its turns: the fleet so many that none of the encodings which its engine keeps (for
+windows that are tried again) are of its turn before, the bare engine a batch, so as not to come from a rest. With
+``--workers N`` the fleet has N workers that share the cores out among them, and a third system takes its turn with
+``bare``: ``bare apart``, N bare engines on the same shares, with every Nth clip each. faster-whisper (int8, all cores)
+runs once, at the end, over every third clip. Start-up is in no figure. The words that the fleet and faster-whisper got
+wrong in these are counted too: speed is worth nothing without the text.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from benchmarks import corpus
 from benchmarks.bare_engine import BareEngine, bare_engine, generate
 from benchmarks.bars import Bar
 from benchmarks.budget import Budget
-from benchmarks.outcome import RESULTS, report
+from benchmarks.outcome import RESULTS, report, tidy_when_ended
 from benchmarks.scores import score, total, unit
 from benchmarks.systems import Answer, EngineChoice, FleetUnderTest, fleet, run_baseline
 from producer.shares import core_shares
@@ -79,6 +81,7 @@ def main(
     results_folder: Annotated[Path, typer.Option("--results", help="Folder of the JSON report.")] = RESULTS,
 ) -> None:
     """Measure audio seconds per second with whisper-base. Exit code 1 if a bar is missed."""
+    tidy_when_ended()
     engine = EngineChoice(max_num_seqs, quantization)
     budget = Budget(minutes, BASELINE_PAIRS)
     try:
@@ -131,11 +134,6 @@ class Systems:
     fleet: FleetUnderTest
     bare: Mapping[str, Sequence[BareEngine]]
 
-    @property
-    def names(self) -> list[str]:
-        """In the order in which they take their turns."""
-        return ["fleet", *self.bare]
-
 
 @contextmanager
 def loaded(
@@ -163,20 +161,25 @@ def loaded(
 def pairs(
     systems: Systems, clips: Sequence[corpus.Clip], others: Sequence[corpus.Clip], turns: Iterable[int]
 ) -> Iterator[tuple[str, float, Mapping[str, Answer]]]:
-    """Each system's turn at the clips: its name, its seconds, and its answers, which a bare engine does not give.
+    """Each run of the clips: its system, its seconds, and its answers, which a bare engine does not give.
 
-    ``others``: what the fleet, and a part of it what a bare engine hears before each of its turns.
+    The bare systems run first, and after each run of the fleet. ``others``: what the fleet hears before each of its
+    runs, and a bare engine a part of.
     """
-    for turn in turns:
+
+    def bare(order: Sequence[int]) -> Iterator[tuple[str, float, Mapping[str, Answer]]]:
+        for system, engines in systems.bare.items():
+            generate(engines, range(len(clips), len(clips) + min(WARM_CLIPS, len(others))))
+            yield system, generate(engines, order), {}
+
+    for number, turn in enumerate(turns):
         order = shuffled(len(clips), turn)
-        for system in systems.names if turn % 2 == 0 else reversed(systems.names):
-            if system in systems.bare:
-                generate(systems.bare[system], range(len(clips), len(clips) + min(WARM_CLIPS, len(others))))
-                yield system, generate(systems.bare[system], order), {}
-            else:
-                systems.fleet.run(others)
-                heard = systems.fleet.run([clips[place] for place in order])
-                yield system, heard.wall_seconds, heard.answers
+        if not number:
+            yield from bare(order)
+        systems.fleet.run(others)
+        heard = systems.fleet.run([clips[place] for place in order])
+        yield "fleet", heard.wall_seconds, heard.answers
+        yield from bare(order)
 
 
 def shuffled(count: int, turn: int) -> list[int]:
@@ -187,16 +190,15 @@ def shuffled(count: int, turn: int) -> list[int]:
 
 
 def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Median speeds by system, and the fleet's as a multiple of the others': of pairs the median of their ratios."""
+    """Median speeds by system, and the fleet's as a multiple of the others': of pairs the median of their ratios.
+
+    ``runs``: in their order, as `pairs` gives them.
+    """
     speeds: dict[str, list[float]] = {}
     for run in runs:
         speeds.setdefault(run["system"], []).append(run["speed"])
     middle = {system: statistics.median(own) for system, own in speeds.items()}
-    pairs = {
-        system: [fast / slow for fast, slow in zip(speeds["fleet"], own, strict=True)]
-        for system, own in speeds.items()
-        if system.startswith("bare")
-    }
+    pairs = {system: _beside(runs, system) for system in speeds if system.startswith("bare")}
     ratios = {system: statistics.median(own) for system, own in pairs.items()}
     ratios["faster-whisper"] = middle["fleet"] / middle["faster-whisper"]
     return {
@@ -204,6 +206,17 @@ def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "ratios": {system: round(ratio, 3) for system, ratio in ratios.items()},
         "pairs": {system: [round(ratio, 3) for ratio in own] for system, own in pairs.items()},
     }
+
+
+def _beside(runs: Sequence[dict[str, Any]], system: str) -> list[float]:
+    """The speed of each run of the fleet, as a multiple of the mean of the system's last run before and first after."""
+    ratios = []
+    for place, run in enumerate(runs):
+        if run["system"] == "fleet":
+            before = next(one["speed"] for one in reversed(runs[:place]) if one["system"] == system)
+            after = next(one["speed"] for one in runs[place:] if one["system"] == system)
+            ratios.append(run["speed"] / statistics.harmonic_mean([before, after]))  # the mean of their times
+    return ratios
 
 
 def word_error_rate(clips: Sequence[corpus.Clip], answers: Mapping[str, Answer]) -> float | None:
