@@ -226,14 +226,13 @@ def _libsndfile(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
 def _behind_damage(file: LocalFile, job: DecodeJob, position: int, rate: int) -> Generator[Piece, None, int]:
     """What follows the frame ``position`` of a FLAC file, at which libsndfile has ended; returns how many frames.
 
-    One wrong byte is enough for that. ffmpeg leaves out what it is in, and gives silence in its place.
+    One wrong byte is enough for that. ffmpeg gives silence in the place of what it is in. Raises FaultError.
     """
     count = 0
     rest = job.part(position / rate, job.end_s)
-    with suppress(FaultError):
-        for _, piece in ffmpeg_pieces(file, rest):
-            count += piece.size
-            yield rate, piece
+    for _, piece in ffmpeg_pieces(file, rest):
+        count += piece.size
+        yield rate, piece
     return count
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from workers.audio_source import LocalFile
 from workers.decode_job import LENGTH_TOLERANCE_SECONDS, RUN_UP_SECONDS, DecodeJob, FaultError, piece_frames
 from workers.errors import TranscriptionError
+from workers.flac import begins_late
 from workers.mp3 import SYNC_BYTE, Tags, longest_s, told_frames
 from workers.pcm import Floats, Piece, mono
 from workers.source_errors import os_error, shown
@@ -93,6 +94,11 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
     packets: Iterator[av.Packet[av.AudioStream]] = container.demux(stream)
     tags: Tags | None = None
     first_s = float(stream.start_time * tick_s) if stream.start_time else 0.0
+    if (
+        first_s and name == "flac" and not begins_late(file.descriptor)
+    ):  # what comes before the first whole frame is lost
+        first_s = 0.0
+        job.flags.add("damaged")
     position_s: float | None = 0.0
     if exact and job.start_s > RUN_UP_SECONDS:
         container.seek(round((job.start_s - RUN_UP_SECONDS + first_s) / tick_s), stream=stream)
@@ -105,7 +111,7 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
         job.check_length(min(known_s, longest_s(file.descriptor)))
         if job.start_s > RUN_UP_SECONDS:  # a place to seek would be a guess
             position_s = _passed_over(packets, job.start_s - RUN_UP_SECONDS, float(tick_s), job)
-    for frames in _alike(_frames(packets, tags, job), job, timed=timed):
+    for frames in _alike(_frames(packets, tags, job, flac=name == "flac"), job, timed=timed):
         rate = frames[0].sample_rate
         time_s = None if not timed or frames[0].time is None else float(frames[0].time) - first_s
         if position_s is None:
@@ -159,7 +165,9 @@ def _passed_over(packets: Iterator[av.Packet[av.AudioStream]], until_s: float, t
     return passed_s
 
 
-def _frames(packets: Iterable[av.Packet[av.AudioStream]], tags: Tags | None, job: DecodeJob) -> Iterator[av.AudioFrame]:
+def _frames(
+    packets: Iterable[av.Packet[av.AudioStream]], tags: Tags | None, job: DecodeJob, *, flac: bool = False
+) -> Iterator[av.AudioFrame]:
     """The track's frames. A packet that cannot be decoded is left out, as every player does.
 
     ``tags`` is for an MP3: what lies between its frames comes as a part of the next, and is damage unless it is a tag.
@@ -173,6 +181,8 @@ def _frames(packets: Iterable[av.Packet[av.AudioStream]], tags: Tags | None, job
                 fault = None
             else:
                 job.flags.add("damaged")
+        if flac and len(frames) > 1:  # what lay before damage comes with the frame behind it, whose time this is
+            frames[-1].pts, frames[0].pts = frames[0].pts, None
         last = fault or last
         for frame in frames:
             good += 1

@@ -39,6 +39,17 @@ def longest_s(descriptor: int) -> float:
     return os.fstat(descriptor).st_size / MIN_BYTES_PER_SECOND
 
 
+def id3v2_bytes(content: bytes, at: int = 0) -> int:
+    """The size of the ID3v2 tag that begins at byte ``at``, of which the first ten bytes are enough; 0 without one."""
+    found = _ID3V2.match(content, at)
+    if found is None:
+        return 0
+    size = found.end() - at
+    for place, value in enumerate(reversed(found[1])):
+        size += (value & 0x7F) << 7 * place
+    return size
+
+
 @dataclass(slots=True)
 class Tags:
     """The tags between the frames of files that were joined, and behind the last. ``end`` is the byte after them."""
@@ -50,8 +61,8 @@ class Tags:
         behind_a_tag = bool(self.end) and begin < self.end + _RESYNC_BYTES
         at = max(0, self.end - begin)
         while at < len(content):
-            if found := _ID3V2.match(content, at):
-                at = found.end() + sum((value & 0x7F) << 7 * place for place, value in enumerate(reversed(found[1])))
+            if size := id3v2_bytes(content, at):
+                at += size
             elif found := _APE.match(content, at):
                 at = found.end() + int.from_bytes(found[1], "little")
             elif content.startswith(b"TAG", at):

@@ -282,7 +282,10 @@ class TestDamage:
     @pytest.mark.parametrize("rate_hz", [16_000, 44_100])
     @pytest.mark.parametrize(
         "damage",
-        [[(0.1, 1)], [(0.4, 1)], [(0.4, 2000)], [(0.4, 100_000)], [(0.2, 50_000), (0.5, 50_000)], [(0.85, 1)]],
+        [
+            *([(0.1, 1)], [(0.4, 1)], [(0.4, 2000)], [(0.4, 100_000)], [(0.85, 1)]),
+            *([(0.2, 50_000), (0.5, 50_000)], [(0.02, 100_000)], [(0.02, 50_000), (0.5, 50_000)]),
+        ],
     )
     def test_damage_in_a_flac_costs_only_the_damage(
         self, tmp_path: Path, rate_hz: int, damage: list[tuple[float, int]]
