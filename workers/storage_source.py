@@ -13,6 +13,7 @@ from workers.errors import TranscriptionError, TransientError
 from workers.source_errors import os_error, shown
 from workers.urls import check_url
 
+HUB = "hf"
 #: What is read at once, and so the longest way between two signs of life: by themselves these would take 50 MiB.
 BLOCK_BYTES = 2**22
 #: By scheme, in fsspec's words. 0: as one stream, for which hf:// does not list the whole folder of each file.
@@ -43,22 +44,23 @@ def fetch(download: Download) -> None:
         except (ImportError, ValueError) as error:  # the protocol's package is missing, or there is no such protocol
             raise TranscriptionError("unsupported_source", f"{name}: {one_line(error)}") from None
         # Some keep what they have listed as long as the process lives: a file may be new, or have grown since.
-        store.invalidate_cache(path)
+        store.invalidate_cache(path if scheme == HUB else None)  # there alone the rest is of use: it knows repositories
         with store.open(path, "rb", block_size=BLOCKS.get(scheme)) as remote:
             download.progress()
             download.copy(remote.read)
     except TranscriptionError:
         raise
     except Exception as error:  # noqa: BLE001 - each storage has exceptions of its own
-        if number := _number(error):
+        if number := _number(error, scheme):
             raise os_error(OSError(number, one_line(error)), url) from None
         # The network is the usual cause.
         raise TransientError("fetch_failed", f"{name}: {one_line(error)}") from None
 
 
-def _number(error: Exception) -> int | None:
+def _number(error: Exception, scheme: str) -> int | None:
     """What the storage says of the file itself, in the system's numbers."""
     for kind, number in KINDS.items():
         if isinstance(error, kind):
             return number
-    return STATUSES.get(getattr(getattr(error, "response", None), "status_code", 0))
+    response = getattr(error, "response", None) if scheme == HUB else None
+    return STATUSES.get(getattr(response, "status_code", 0))

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import ClassVar
 
 import fsspec
 import fsspec.implementations.memory
@@ -15,7 +16,7 @@ import pytest
 from workers import storage_source
 from workers.audio import AudioLimits
 from workers.download import Download
-from workers.errors import TranscriptionError
+from workers.errors import TranscriptionError, TransientError
 
 LIMITS = AudioLimits(url_schemes=["memory", "s3"])
 BODY = b"sound " * 1000
@@ -62,7 +63,7 @@ def test_limits_hold() -> None:
 
 def test_what_a_storage_has_listed_before_does_not_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a storage that remembers its listings as long as the process lives, as that of hf:// does
-    listed: dict[str, int] = {}
+    listed: dict[str, int] = {}  # by name, of all in the folder: what drops one path alone leaves them
     memory = type(fsspec.filesystem("memory"))
     plain = memory._open
 
@@ -72,7 +73,7 @@ def test_what_a_storage_has_listed_before_does_not_hold(monkeypatch: pytest.Monk
         return io.BytesIO(plain(self, path).getvalue()[: listed[path]])
 
     monkeypatch.setattr(memory, "_open", open_as_listed)
-    monkeypatch.setattr(memory, "invalidate_cache", lambda self, path=None: listed.clear())
+    monkeypatch.setattr(memory, "invalidate_cache", lambda self, path=None: path or listed.clear())
     assert fetched("memory://bucket/a.wav") == BODY
 
     # When the file has grown
@@ -84,37 +85,62 @@ def test_what_a_storage_has_listed_before_does_not_hold(monkeypatch: pytest.Monk
     assert fetched("memory://bucket/a.wav") == BODY + BODY
 
 
+class Bucket(fsspec.implementations.memory.MemoryFileSystem):  # type: ignore[misc]
+    """The memory file system in the place of a storage's own."""
+
+    sizes: ClassVar[list[object]] = []
+    refusal: ClassVar[Exception | None] = None
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return f"/{path.partition('://')[2] or path.lstrip('/')}"
+
+    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: object) -> io.BytesIO:
+        if self.refusal is not None:
+            raise self.refusal
+        self.sizes.append(block_size)
+        return super()._open(path, mode, **options)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> type[Bucket]:
+    for scheme in ("s3", "hf", "gs"):
+        monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, scheme, Bucket)
+    monkeypatch.setattr(Bucket, "sizes", [])
+    return Bucket
+
+
 @pytest.mark.parametrize(("scheme", "size"), [("s3", storage_source.BLOCK_BYTES), ("hf", 0), ("gs", None)])
-def test_each_storage_is_asked_for_as_much_as_suits_it(
-    monkeypatch: pytest.MonkeyPatch, scheme: str, size: int | None
-) -> None:
-    # Given the memory file system in the place of the storage's own
-    sizes: list[object] = []
-
-    class Bucket(type(fsspec.filesystem("memory"))):  # type: ignore[misc]
-        @classmethod
-        def _strip_protocol(cls, path: str) -> str:
-            return f"/{path.partition('://')[2] or path.lstrip('/')}"
-
-        def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: object) -> io.BytesIO:
-            sizes.append(block_size)
-            return super()._open(path, mode, **options)
-
-    monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, scheme, Bucket)
-
+def test_each_storage_is_asked_for_as_much_as_suits_it(bucket: type[Bucket], scheme: str, size: int | None) -> None:
     assert fetched(f"{scheme}://bucket/a.wav", replace(LIMITS, url_schemes=[scheme])) == BODY
+    assert bucket.sizes == [size]
 
-    assert sizes == [size]
+
+class HubError(Exception):
+    def __init__(self, status: int) -> None:
+        super().__init__("Entry Not Found")
+        self.response = SimpleNamespace(status_code=status)
 
 
-@pytest.mark.parametrize(("status", "type"), [(404, "file_not_found"), (403, "no_permission"), (401, "no_permission")])
-def test_what_a_storage_says_by_http_is_understood(monkeypatch: pytest.MonkeyPatch, status: int, type: str) -> None:
-    class HubError(Exception):
-        response = SimpleNamespace(status_code=status)
+@pytest.mark.parametrize(
+    ("error", "type"),
+    [
+        (HubError(404), "file_not_found"),
+        (HubError(403), "no_permission"),
+        (HubError(401), "no_permission"),
+        (HubError(503), "fetch_failed"),
+        (type("EntryNotFoundError", (FileNotFoundError,), {})("no such entry"), "file_not_found"),
+    ],
+)
+def test_what_the_hub_says_of_a_file_is_understood(
+    bucket: type[Bucket], monkeypatch: pytest.MonkeyPatch, error: Exception, type: str
+) -> None:
+    monkeypatch.setattr(bucket, "refusal", error)
+    with pytest.raises(TranscriptionError, match=f"^{type}: hf://bucket/a.wav"):
+        fetched("hf://bucket/a.wav", replace(LIMITS, url_schemes=["hf"]))
 
-    def refuse(*_: object, **__: object) -> None:
-        raise HubError("Entry Not Found")
 
-    monkeypatch.setattr(fsspec.implementations.memory.MemoryFileSystem, "_open", refuse)
-    with pytest.raises(TranscriptionError, match=f"^{type}: memory://bucket/a.wav"):
-        fetched("memory://bucket/a.wav")
+def test_what_goes_wrong_at_signing_in_may_go_well_later(bucket: type[Bucket], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bucket, "refusal", HubError(404))
+    with pytest.raises(TransientError, match=r"^fetch_failed: s3://bucket/a\.wav"):
+        fetched("s3://bucket/a.wav")
