@@ -268,21 +268,23 @@ def test_whoever_cannot_wait_has_a_process_more(long_file: str) -> None:
 
 
 def test_closing_starts_no_process_for_those_that_wait(long_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given threads that wait for the only process, which is at work
+    # Given threads that wait for the only process, whose recording nobody reads on
     pool, started = DecodePool(1, AudioLimits()), []
     monkeypatch.setattr(pool, "_start", lambda: started.append(None))
-    with ThreadPoolExecutor(3) as threads:
-        reading = threads.submit(duration_of, pool, long_file)
+    with ThreadPoolExecutor(2) as threads, pool.open(long_file) as stream:
         waiting = [threads.submit(works, pool) for _ in range(2)]
-        time.sleep(0.5)
+        with pytest.raises(TimeoutError):
+            waiting[0].result(0.5)
 
         # When the pool is closed
         pool.close()
 
         # Then all are told, and nothing was started for them
-        for one in (reading, *waiting):
+        for one in waiting:
             with pytest.raises(TransientError, match="worker_stopping"):
                 one.result(30)
+        with pytest.raises(TransientError, match="worker_stopping"):
+            list(stream)
     assert started == []
 
 
