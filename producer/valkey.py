@@ -72,9 +72,12 @@ class Valkey:
     def start(self) -> None:
         """Start the server and wait until it answers. Data that it cannot read are set aside. Raises FleetError."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not self._answers() and not self._answers_without_its_data():
+        try:
+            if not self._answers() and not self._answers_without_its_data():
+                raise FleetError(f"the private Valkey did not start: {self._last_words()}")
+        except BaseException:
             self.stop()
-            raise FleetError(f"the private Valkey did not start: {self._last_words()}")
+            raise
 
     def _answers(self) -> bool:
         """Start the server; whether it answers."""
@@ -110,15 +113,14 @@ class Valkey:
             return False
         why, aside = self._last_words(), data.with_name(f"{DATA_FOLDER}.unreadable-{time.time_ns()}")
         answers = False
-        with disk_errors(data):
-            data.rename(aside)
-            try:
-                answers = self._answers()
-            finally:
-                if not answers:  # they were not in its way, or nobody waits for it any more
-                    self._end()
-                    shutil.rmtree(data, ignore_errors=True)
-                    aside.rename(data)
+        _rename(data, aside)
+        try:
+            answers = self._answers()
+        finally:
+            if not answers:  # they were not in its way, or nobody waits for it any more
+                self._end()
+                shutil.rmtree(data, ignore_errors=True)
+                _rename(aside, data)
         if answers:
             log.warning("the private Valkey could not read its data, which are set aside in %s: %s", aside, why)
         return answers
@@ -168,6 +170,11 @@ class Valkey:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _rename(path: Path, new: Path) -> None:
+    with disk_errors(path):
+        path.rename(new)
 
 
 def run_parent(temporary: str) -> Path:
