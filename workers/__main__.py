@@ -5,7 +5,6 @@
 
 import os
 import sys
-from pathlib import Path
 
 from celery.__main__ import main
 
@@ -14,7 +13,8 @@ import workers
 if __name__ == "__main__":
     # Programs that it starts leave the current folder alone too: vLLM asks one about each model.
     os.environ["PYTHONSAFEPATH"] = "1"
-    # By its first word Celery starts itself anew on SIGHUP.
-    sys.argv = [str(Path(sys.executable).with_name("celery")), "-A", "workers", *sys.argv[1:]]
+    # By its own words Celery starts itself anew on SIGHUP: this file, with all of them.
+    application = [] if sys.argv[1:2] == ["-A"] else ["-A", "workers"]
+    sys.argv = [__file__, *application, *sys.argv[1:]]
     workers.celery  # noqa: B018 - imported here and now: Celery would have the current folder on the path
     main()

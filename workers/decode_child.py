@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import site
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,9 +18,11 @@ from workers.decode_wire import REQUEST
 from workers.device import CPU_MALLOC
 
 REAP_SECONDS = 2.0
-#: Where this package lies, and the names of folders that any Python here looks in.
+#: Where this package lies.
 HOME = Path(__file__).resolve().parents[1]
-SITES = ("site-packages", "dist-packages")
+#: What is for the worker alone: how its engine's memory is kept, and where Python looks (`workers.__main__`), which
+#: programs of the user's that ask for a storage's key need not know.
+NOT_HANDED_ON = {*CPU_MALLOC, "PYTHONSAFEPATH"}
 
 
 class DecodeChild:
@@ -35,8 +38,10 @@ class DecodeChild:
         # This package, whatever the current folder holds.
         command = [sys.executable, "-P", "-m", "workers.decode_process", str(theirs.fileno()), str(os.getpid())]
         # What a worker sets for its engine would have this process keep whatever a recording took.
-        kept = {name: value for name, value in os.environ.items() if name not in CPU_MALLOC}
-        if HOME.name not in SITES:  # a checkout, which perhaps only the current folder names
+        kept = {name: value for name, value in os.environ.items() if name not in NOT_HANDED_ON}
+        sites = map(Path, [*site.getsitepackages(), site.getusersitepackages()])
+        if HOME not in {folder.resolve() for folder in sites}:
+            # A checkout, which perhaps only the current folder names.
             kept["PYTHONPATH"] = os.pathsep.join([str(HOME), kept.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         with theirs:
