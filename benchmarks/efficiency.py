@@ -172,10 +172,9 @@ def pairs(
             generate(engines, range(len(clips), len(clips) + min(WARM_CLIPS, len(others))))
             yield system, generate(engines, order), {}
 
-    for number, turn in enumerate(turns):
+    yield from bare(shuffled(len(clips), 0))
+    for turn in turns:
         order = shuffled(len(clips), turn)
-        if not number:
-            yield from bare(order)
         systems.fleet.run(others)
         heard = systems.fleet.run([clips[place] for place in order])
         yield "fleet", heard.wall_seconds, heard.answers
