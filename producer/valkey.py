@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from redis.exceptions import RedisError
@@ -40,19 +41,20 @@ STALE_SECONDS = 60.0
 
 
 class Valkey:
-    """A private Valkey server whose data live in ``folder``. Use as a context manager."""
+    """A private Valkey server whose data live in ``folder``. Use as a context manager. Raises FleetError."""
 
     def __init__(self, folder: Path, *, port: int = 0) -> None:
         self._folder = folder
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
         self._revivals = 0
-        _remove_stale()
-        # The path of a job's folder may be too long for a socket.
-        self._run_folder = Path(tempfile.mkdtemp(prefix=RUN_FOLDER_PREFIX, dir=run_parent(tempfile.gettempdir())))
-        # Says that the folder is in use, and ends with this process, however it ends.
-        self._in_use = FileLock(self._run_folder / IN_USE)
-        self._in_use.acquire()
+        with _temporary_files():
+            _remove_stale()
+            # The path of a job's folder may be too long for a socket.
+            self._run_folder = Path(tempfile.mkdtemp(prefix=RUN_FOLDER_PREFIX, dir=run_parent(tempfile.gettempdir())))
+            # Says that the folder is in use, and ends with this process, however it ends.
+            self._in_use = FileLock(self._run_folder / IN_USE)
+            self._in_use.acquire()
         self._password = secrets.token_urlsafe(24)
 
     @property
@@ -82,12 +84,14 @@ class Valkey:
     def _answers(self) -> bool:
         """Start the server; whether it answers."""
         config = self._run_folder / "valkey.conf"
-        config.touch(mode=0o600)
-        config.write_text(
+        lines = (
             f"bind 127.0.0.1\nport {self._port}\nunixsocket {_quoted(self._run_folder / SOCKET)}\nunixsocketperm 700\n"
             f'requirepass {self._password}\ndir {_quoted(self._folder)}\nsave ""\nappendonly yes\n'
             "appendfsync everysec\nmaxmemory-policy noeviction\ndaemonize no\n"
         )
+        with _temporary_files():
+            config.touch(mode=0o600)
+            config.write_text(lines)
         self._process = start_guarded([str(get_binary_path()), str(config)], os.environ, self._log_path, umask=0o077)
         deadline = time.monotonic() + START_SECONDS
         with contextlib.closing(connect(self.url)) as client:
@@ -170,6 +174,16 @@ class Valkey:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+@contextlib.contextmanager
+def _temporary_files() -> Iterator[None]:
+    """Raise FleetError where the folder for temporary files is full, or is none."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise FleetError(f"temporary files cannot be written ({why}): free some space, or set TMPDIR") from error
 
 
 def _rename(path: Path, new: Path) -> None:

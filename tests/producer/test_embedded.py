@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -75,6 +76,22 @@ def test_a_valkey_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "appendonlydir").write_text("in the way")
     with pytest.raises(FleetError, match=r"the private Valkey did not start: .*append.*\(see .*valkey\.log\)"):
         Valkey(tmp_path).start()
+
+
+def test_without_room_for_temporary_files_it_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = r"^temporary files cannot be written \(No .*\): free some space, or set TMPDIR$"
+    # Given a folder that is no more
+    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
+    with pytest.raises(FleetError, match=message):
+        Valkey(folder)
+
+    # Or none in which Python itself could write when it looked for one
+    def refuse() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", refuse)
+    with pytest.raises(FleetError, match=message):
+        Valkey(folder)
 
 
 @pytest.mark.parametrize("damaged", ["*.incr.aof", "*.base.rdb", "*.manifest"])
