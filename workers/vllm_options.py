@@ -6,6 +6,7 @@ Holds for vLLM 0.26 to 0.33. Imports nothing of it.
 from __future__ import annotations
 
 import os
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ def prepare_environment(settings: Settings, device: Device) -> None:
         defaults["VLLM_CPU_OMP_THREADS_BIND"] = binding
         defaults["VLLM_CPU_KVCACHE_SPACE"] = str(settings.cpu_kv_cache_gib)
         defaults |= CPU_MALLOC | CPU_COMPILER
+        if any(map(str.isspace, sys.prefix)):  # PyTorch's compiler splits the paths of its own headers there, and fails
+            defaults["TORCHDYNAMO_DISABLE"] = "1"
         _preload_openmp()
     else:
         # vLLM 0.26 to 0.30 have no custom logits processors in the V2 runner, and no GPU has run ours in it yet.

@@ -132,3 +132,16 @@ def test_decode_processes_give_memory_back(monkeypatch: pytest.MonkeyPatch, tmp_
     names = {line.partition("=")[0] for line in told.read_text().splitlines()}
     assert not names & set(CPU_MALLOC)
     assert "MALLOC_ARENA_MAX" in names
+
+
+@pytest.mark.usefixtures("clean_environment")
+@pytest.mark.parametrize(("prefix", "wanted"), [("/srv/fleet/.venv", None), ("/srv/my fleet/.venv", "1")])
+def test_nothing_is_compiled_where_the_compiler_could_not_find_its_headers(
+    monkeypatch: pytest.MonkeyPatch, prefix: str, wanted: str | None
+) -> None:
+    os.environ.pop("TORCHDYNAMO_DISABLE", None)
+    monkeypatch.setattr(sys, "prefix", prefix)
+
+    prepare_environment(load_settings(), "cpu")
+
+    assert os.environ.get("TORCHDYNAMO_DISABLE") == wanted
