@@ -12,6 +12,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed (whisper-fleet without
 import torch
 from vllm.platforms import current_platform
 
+from cpu_build import only_on_a_cpu
 from workers import int8_kernel
 
 WIDTH, OUT = 64, 32
@@ -43,7 +44,17 @@ def default_dtype() -> Any:
     torch.set_default_dtype(before)
 
 
-@pytest.mark.skipif(not current_platform.is_cpu(), reason="not a CPU's vLLM")
+@pytest.mark.parametrize(("dtype", "taken"), [(torch.bfloat16, True), (torch.float16, True), (torch.float32, False)])
+def test_the_kernel_for_tiles_is_for_models_of_16_bits(dtype: torch.dtype, taken: bool, default_dtype: Any) -> None:
+    default_dtype(dtype)
+    for fits in (True, False):
+        asked: list[tuple[int, int, torch.dtype]] = []
+        checked = int8_kernel._Checked(lambda *layer, fits=fits, asked=asked: asked.append(layer) or fits)
+        assert checked(OUT, WIDTH, torch.int8) is (taken and fits)
+        assert asked == [(OUT, WIDTH, torch.int8)] * taken
+
+
+@only_on_a_cpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_vllms_own_layer_multiplies_batches_of_whispers_type(dtype: torch.dtype, default_dtype: Any) -> None:
     # Given one of vLLM's layers of eight bits, as it is built while a model of this type loads
@@ -68,6 +79,9 @@ def test_vllms_own_layer_multiplies_batches_of_whispers_type(dtype: torch.dtype,
     kernel = cpu.CPUInt8ScaledMMLinearKernel(config, names)
     expected_weight = weight.float() * scale
     kernel.process_weights_after_loading(layer)
+    # The kernel for tiles where this CPU has them; elsewhere the other has to give the same
+    tiles = torch.cpu._is_amx_tile_supported() and dtype is torch.bfloat16
+    assert (kernel.linear_method.__func__ is type(kernel)._apply_weights_sgl) == tiles
 
     # When it gets a batch, as from the encoder, and rows, as from the decoder
     for shape in ((2, 5, WIDTH), (7, WIDTH)):
