@@ -37,7 +37,8 @@ SECONDS = {
     "odd/mutagen/variable-block.flac": 0.91,
     "odd/scipy/test-8000Hz-le-3ch-5S-36bit.wav": None,
 }
-DAMAGED = {"odd/mutagen/variable-block.flac"}
+#: Its header tells of four minutes, the file holds its first second.
+TRUNCATED = {"odd/mutagen/variable-block.flac"}
 #: Of those where no speech is expected, what Silero takes for some: people talk in the first three, one laughs.
 HEARD = {
     "odd/pydub/wrong_extension.aac",
@@ -98,7 +99,7 @@ def test_all_of_a_recording_is_heard_and_silence_has_no_text(
         quiet = any(word in entry["expect"] for word in ("empty", "no speech", "no words")) and audio not in HEARD
         if (
             abs(details["duration"] - seconds) > 0.02
-            or flags != ({"damaged"} if audio in DAMAGED else set())
+            or flags != ({"truncated"} if audio in TRUNCATED else set())
             or (row["transcription"] == "") != ("no_speech" in details["flags"])
             or (quiet and row["transcription"])
         ):
