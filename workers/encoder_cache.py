@@ -19,24 +19,29 @@ class EncoderCache:
     """Stands for a model's ``embed_multimodal``: encodes what it has not kept, and forgets what waited longest.
 
     Ranks that share a model get the same windows in the same order, and so agree on what is to be encoded.
+    What is kept lies in one block of memory. Each in the place where the model made it, they broke the allocator's
+    large free blocks into pieces: whisper-base's rank grew from 1.7 to 2.4 GB in 160 windows, 0.77 GB of that free,
+    and the kernel had to clear new pages for most windows.
     """
 
     def __init__(self, encode: Callable[..., Sequence[torch.Tensor]], room: int) -> None:
         """``encode``: the model's own, ``input_features`` of n windows to n encodings. ``room``: how many are kept."""
         self._encode = encode
         self._room = room
-        self._kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        #: Which place of the block a window's encoding is in; who waited longest comes first.
+        self._kept: OrderedDict[bytes, int] = OrderedDict()
+        #: All encodings of a checkpoint are of one shape and type: those of the first.
+        self._block = torch.empty(0)
 
     def __call__(self, *, input_features: torch.Tensor | Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Log-mel features, float[n_mels, 3000] each, to encodings, float[positions, width] each, in their order."""
         windows = list(input_features)
         names = [_name(window) for window in windows]
-        found = {name: self._kept[name] for name in names if name in self._kept}
+        # Copies: whoever has one may still need it when its place is another's.
+        found = {name: self._block[self._kept[name]].clone() for name in names if name in self._kept}
         new = {name: window for name, window in zip(names, windows, strict=True) if name not in found}
         if new:
-            made = self._encode(input_features=torch.stack(list(new.values())))
-            # Of several at once each is a part of one block of memory, and would keep all of it.
-            found.update(zip(new, made if len(new) == 1 else [one.clone() for one in made], strict=True))
+            found.update(zip(new, self._encode(input_features=torch.stack(list(new.values()))), strict=True))
         for name in names:
             self._keep(name, found[name])
         return [found[name] for name in names]
@@ -45,9 +50,13 @@ class EncoderCache:
         if name in self._kept:
             self._kept.move_to_end(name)
             return
-        self._kept[name] = encoding
-        if len(self._kept) > self._room:
-            self._kept.popitem(last=False)
+        if not self._room:
+            return
+        if not len(self._block):
+            self._block = encoding.new_empty((self._room, *encoding.shape))
+        place = self._kept.popitem(last=False)[1] if len(self._kept) == self._room else len(self._kept)
+        self._kept[name] = place
+        self._block[place].copy_(encoding)
 
 
 def _name(window: torch.Tensor) -> bytes:

@@ -84,6 +84,24 @@ def test_without_room_every_window_is_encoded_each_time() -> None:
     assert encoder.batches == [[1.0], [1.0]]
 
 
+def test_what_was_given_stays_as_it_was_and_what_is_kept_lies_in_one_block() -> None:
+    # Given an encoding that was kept, and given a second time
+    encoder = Encoder()
+    cache = EncoderCache(encoder, room=2)
+    made = cache(input_features=window(1.0)[None])[0]
+    given_again = cache(input_features=window(1.0)[None])[0]
+
+    # When its place goes to others
+    heard(cache, 2.0)
+    block = cache._block.data_ptr()
+    heard(cache, 3.0, 4.0)
+
+    # Then neither has changed, and no new memory was taken
+    assert made[0] == given_again[0] == 1.0
+    assert cache._block.data_ptr() == block
+    assert cache._block.shape == (2, 4)
+
+
 @given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4), max_size=30), st.integers(0, 6))
 def test_any_requests_get_their_own_encodings_within_the_room(batches: list[list[int]], room: int) -> None:
     encoder = Encoder()
