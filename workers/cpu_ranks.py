@@ -5,18 +5,15 @@ Importing this has effects (`workers.int8_kernel`): vLLM does so before it loads
 
 from __future__ import annotations
 
-from typing import Any
-
 from workers import int8_kernel
 from workers.encoder_cache import EncoderCache
+from workers.ranks import Ranks
 
 int8_kernel.mend()
 
 
-class CpuRanks:
-    """Methods that vLLM adds to its worker class and calls in every rank (`AsyncLLM.collective_rpc`)."""
-
-    model_runner: Any
+class CpuRanks(Ranks):
+    """`Ranks` of an engine on a CPU."""
 
     def keep_encodings(self, windows: int) -> None:
         """Have the loaded model remember what it makes of the last so many windows."""

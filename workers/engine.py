@@ -174,12 +174,13 @@ class VllmEngine:
         arguments = engine_arguments(model.path_or_id, self._settings) | self._engine_args
         with forked_engine():
             llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-        if arguments["worker_extension_cls"]:
-            try:
+        try:
+            await llm.collective_rpc("order_encodings")
+            if device_kind() == "cpu":
                 await llm.collective_rpc("keep_encodings", args=(CPU_KEPT_ENCODINGS * arguments["max_num_seqs"],))
-            except Exception:
-                llm.shutdown()
-                raise
+        except Exception:
+            llm.shutdown()
+            raise
         _note_outputs(llm, self._progress)
         return llm
 
@@ -217,7 +218,7 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         output: Any = None
-        seconds = self._settings.request_timeout_seconds
+        seconds = self._settings.request_timeout_seconds * self._progress.batches()
         try:
             # Past the deadline the task is cancelled, which makes vLLM abort the request.
             async with asyncio.timeout(seconds):

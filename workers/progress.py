@@ -54,6 +54,11 @@ class Progress:
             running = min(self._in_flight, self._room)
             return EngineLoad(running, self._in_flight - running, self._busy_seconds, self._full_seconds)
 
+    def batches(self) -> int:
+        """How many batches the windows in flight are: the last of them waits for as many, its own included."""
+        with self._lock:
+            return max(1, -(-self._in_flight // self._room))
+
     def _count(self) -> None:
         """Add the time since the last change. With the lock held."""
         now = self._clock()

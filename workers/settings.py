@@ -59,7 +59,9 @@ class Settings(BaseSettings):
     )
     cpu_threads_bind: str | None = Field(None, description="Cores of each rank on CPU, as in `0-3|4-7`.")
     enforce_eager: bool | None = Field(None, description="No CUDA graphs and no compilation (default: on CPU only).")
-    request_timeout_seconds: float = Field(300, gt=0, description="Longest wait for one window's text.")
+    request_timeout_seconds: float = Field(
+        300, gt=0, description="Longest wait for one window's text, for each batch that is to be decoded first."
+    )
     engine_stall_seconds: float = Field(
         180, gt=0, description="An engine with work and without any progress for so long counts as dead."
     )

@@ -27,7 +27,7 @@ CPU_COMPILER = {"TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1", "TORCHINDUCTOR_COMPILE
 #: A CPU engine's executor, as vLLM finds it.
 CPU_EXECUTOR = "workers.cpu_executor.CpuExecutor"
 #: What a CPU engine's ranks can do besides, as vLLM finds it.
-CPU_EXTENSION = "workers.cpu_ranks.CpuRanks"
+CPU_EXTENSION, EXTENSION = "workers.cpu_ranks.CpuRanks", "workers.ranks.Ranks"
 #: Windows whose encodings they keep, for each that is decoded at once: while one says some 130 tokens, so many others
 #: are begun. A window has 1.5 MB with whisper-base in bfloat16, 3.8 MB with large-v3.
 CPU_KEPT_ENCODINGS = 4
@@ -104,7 +104,7 @@ def engine_arguments(path_or_id: str, settings: Settings) -> dict[str, Any]:
         "dtype": engine_dtype(settings.dtype),
         "tensor_parallel_size": settings.tensor_parallel_size,
         "distributed_executor_backend": CPU_EXECUTOR if device == "cpu" else None,  # None: vLLM's choice
-        "worker_extension_cls": CPU_EXTENSION if device == "cpu" else "",
+        "worker_extension_cls": CPU_EXTENSION if device == "cpu" else EXTENSION,
         "gpu_memory_utilization": settings.gpu_memory_utilization,
         "max_num_seqs": windows.max_num_seqs,
         "max_num_batched_tokens": ENCODER_POSITIONS * windows.encode_batch,

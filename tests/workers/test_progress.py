@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +21,14 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@pytest.mark.parametrize(("in_flight", "batches"), [(0, 1), (1, 1), (4, 1), (5, 2), (8, 2), (9, 3)])
+def test_a_window_waits_for_whole_batches(in_flight: int, batches: int) -> None:
+    progress = Progress(room=4)
+    for _ in range(in_flight):
+        progress.started()
+    assert progress.batches() == batches
 
 
 def test_windows_beyond_the_batch_wait() -> None:

@@ -13,6 +13,7 @@ import pytest
 from vllm import SamplingParams
 from vllm import exceptions as vllm_exceptions
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.model_executor.layers.attention import cross_attention
 from vllm.model_executor.models.whisper import WhisperForConditionalGeneration
 from vllm.renderers.base import BaseRenderer
 from vllm.renderers.inputs.preprocess import parse_model_prompt
@@ -37,6 +38,7 @@ from workers import int8_kernel
 from workers.cpu_ranks import CpuRanks
 from workers.interface import turn_s
 from workers.logits_processor import WhisperRules
+from workers.ranks import Ranks
 from workers.settings import load_settings
 from workers.vllm_options import engine_arguments
 from workers.vllm_requests import LOOP_PATTERN_TOKENS, LOOP_REPEATS
@@ -112,6 +114,17 @@ def test_the_rules_are_a_whole_logits_processor() -> None:
     assert issubclass(WhisperRules, LogitsProcessor)
     assert not inspect.isabstract(WhisperRules)
     assert {"batch_size", "removed", "added", "moved"} <= parameters(BatchUpdate)
+
+
+def test_the_order_of_encodings_is_made_where_the_runner_looks_for_it() -> None:
+    from vllm.v1.worker.gpu_worker import Worker
+
+    assert "self._execute_mm_encoder(scheduler_output)" in inspect.getsource(GPUModelRunner._preprocess)
+    encoding = inspect.getsource(GPUModelRunner._batch_mm_inputs_from_scheduler)
+    assert "in scheduled_encoder_inputs.items()" in encoding
+    # And the encodings are given out by row.
+    assert "for req_index in active_indices" in inspect.getsource(cross_attention._get_cross_slot_mapping)
+    assert not {name for name in dir(Ranks) if not name.startswith("__")} & set(dir(Worker))
 
 
 @only_on_a_cpu
