@@ -71,7 +71,7 @@ def run(
     check_limit(max_failed)
     config = settings()
     job = open_replacing(_with_model(spec, config), config)
-    with resumable(job), Display() as display:
+    with resumable(job, force=spec.force), Display() as display:
         job = run_job(job, RunOptions(workers, tensor_parallel_size, max_failed), config, display)
     result = job.progress()
     display.summary(result)
@@ -96,7 +96,7 @@ def enqueue(spec: JobSpec) -> None:
         typer.echo(f"{job.step.path} is complete already", err=True)
         typer.echo(job.id)
         return
-    with resumable(job), job.step.lock("producer") as lock:
+    with resumable(job, force=spec.force), job.step.lock("producer") as lock:
         if not lock.acquire():
             raise FleetError(f"{job.step.path}: {lock.holder()} is sending this job already")
         sent = _send(job, redis, config)

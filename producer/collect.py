@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 #: How often new jobs are looked for.
 ADOPT_SECONDS = 1.0
 POLL_SECONDS = 0.5
+#: The share of the time that tries to go on with a job that cannot may take: all other jobs wait meanwhile.
+TRY_SHARE = 0.05
 RETRY_SECONDS = 2.0
 
 Report = Callable[[Job, Progress], None]
@@ -84,8 +86,9 @@ def _poll(collector: Collector, report: Report, pause_seconds: float) -> list[Jo
             complete.append(owned.job)
             collector.release(owned)
         elif owned.error is not None:
-            log.warning("job %s: tried again in %.0f s: %s", owned.job.id, pause_seconds, owned.error)
-            collector.release(owned, pause_seconds)
+            pause = max(pause_seconds, owned.tried_seconds / TRY_SHARE)
+            log.warning("job %s: tried again in %.0f s: %s", owned.job.id, pause, owned.error)
+            collector.release(owned, pause)
     return complete
 
 

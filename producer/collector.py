@@ -47,6 +47,8 @@ class OwnedJob:
     complete: bool = field(default=False)
     #: Why it cannot go on now (a full disk, a changed input).
     error: FleetError | None = field(default=None)
+    #: Seconds that its last try to go on took, reading its journal included: nobody else was served in these.
+    tried_seconds: float = field(default=0.0)
 
     def progress(self) -> Progress:
         """How far it is."""
@@ -84,6 +86,7 @@ class Collector:
         if not lock.acquire():
             return None
         journal = None
+        began = time.monotonic()
         try:
             # Read again now that nobody else writes it: another collector may have finished the job meanwhile.
             job = job.reload()
@@ -98,6 +101,7 @@ class Collector:
             journal.append(parts.take([]))
             owned = OwnedJob(job, journal, parts, lock)
             self.announce(owned)
+            owned.tried_seconds = time.monotonic() - began
         except BaseException:
             if journal is not None:
                 journal.close()
@@ -190,6 +194,7 @@ class Collector:
         for owned in answered:
             if owned.error is not None:
                 continue
+            began = time.monotonic()
             with _failing(owned):
                 if not owned.job.is_finished():
                     owned.job = owned.job.finish(owned.journal)
@@ -198,6 +203,7 @@ class Collector:
                 registry.forget(self._redis, owned.job.id)
                 owned.complete = True
                 log.info("job %s: complete, %s", owned.job.id, owned.job.step.path)
+            owned.tried_seconds += time.monotonic() - began
         return any(owned.complete for owned in answered)
 
     @contextmanager

@@ -31,6 +31,7 @@ class Display:
         self._doing = "working"
         self._began: float | None = None
         self._seconds_before = 0.0
+        self._answered_before = 0
         self._said = 0.0
 
     def __enter__(self) -> Display:
@@ -71,6 +72,7 @@ class Display:
         now = time.monotonic()
         if self._began is None:
             self._began, self._seconds_before = now, progress.audio_seconds
+            self._answered_before = progress.answered
         elapsed = now - self._began
         speed = (progress.audio_seconds - self._seconds_before) / elapsed if elapsed > 0 else 0.0
         reused = f"{progress.reused} reused, " if progress.reused else ""
@@ -85,8 +87,8 @@ class Display:
             )
         elif now - self._said >= LINE_SECONDS or progress.answered == progress.rows:
             self._said = now
-            done = progress.answered
-            left = f", about {elapsed / done * (progress.rows - done):.0f} s left" if done else ""
+            done, now_done = progress.answered, progress.answered - self._answered_before
+            left = f", about {elapsed / now_done * (progress.rows - done):.0f} s left" if now_done else ""
             self._say(f"{done} of {progress.rows} rows, {figures}{left}")
 
     def summary(self, result: Progress) -> None:

@@ -21,7 +21,7 @@ from producer.errors import FleetError
 from producer.follow import RowSet
 from producer.in_flight import rows_on_their_way, task_id
 from producer.job import Job
-from producer.routing import choose_queue, queues_for
+from producer.routing import queue_of_job, queues_for
 from workers import keys
 from workers.app import PRIORITY_BULK
 from workers.messages import TASK_NAMES, Failure, Record, RowResult
@@ -63,7 +63,7 @@ def enqueuer_for(
         job,
         app,
         redis,
-        queue=choose_queue(present, job.task, header.options["language"], model),
+        queue=queue_of_job(present, job.task, header.options["language"], model),
         limits=limits,
         window_rows=config.window_rows or window_rows_for(present, limits),
         answered=answered,
@@ -116,7 +116,8 @@ class Enqueuer:
         """Send every row that is neither answered nor on its way; returns when the last one is sent, or on ``stop``.
 
         Rows of the window that Redis has lost meanwhile are sent again. Waits for room, for memory in Redis and for
-        Redis itself as long as it takes. Raises FleetError when stopped while Redis does not answer.
+        Redis itself as long as it takes. Raises FleetError when stopped while Redis does not answer, UsageError where
+        rows were lost and the input is another by now.
         """
         self._announce()
         self._out = self._retried(self._look)
@@ -205,6 +206,7 @@ class Enqueuer:
         self._prune()
         lost = self._out - there
         if lost and not self._stop.is_set():
+            self._job.check_input()
             log.warning("job %s: %d rows were lost by Redis and are sent again", self._job.id, len(lost))
             self._send(lost.__contains__, again=True)
 

@@ -15,12 +15,11 @@ class Terminated(BaseException):
 
 
 @contextmanager
-def resumable(job: Job) -> Iterator[None]:
-    """Say how to go on when a person interrupts."""
+def resumable(job: Job, *, force: bool = False) -> Iterator[None]:
+    """Say how to go on when a person interrupts. ``force``: the command starts over each time."""
     try:
         yield
     except (KeyboardInterrupt, Terminated):
-        typer.echo(
-            f"interrupted: the answers so far are kept in {job.step.job_path}; the same command resumes", err=True
-        )
+        again = "the same command without --force" if force else "the same command"
+        typer.echo(f"interrupted: the answers so far are kept in {job.step.job_path}; {again} resumes", err=True)
         raise

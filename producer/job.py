@@ -8,11 +8,12 @@ rows of its step, or, when it is a retry (`producer.retry`), those that are name
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import secrets
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,8 +89,19 @@ class Job:
         return Registration(id=self.id, output=str(self.step.path), rows=self.rows, created=self.header.created)
 
     def lines(self) -> Iterator[bytes]:
-        """The rows of the whole step as they stand in the input."""
-        return read_rows([Path(path) for path in self.header.inputs], self.header.options["limit"])
+        """The rows of the whole step as they stand in the input, without what was appended since the job began."""
+        return read_rows([Path(path) for path in self.header.inputs], self.header.rows)
+
+    def check_input(self) -> None:
+        """Raise UsageError where the input is not the one that the job began with: one pass over it."""
+        digest = hashlib.sha256()
+        for line in self.lines():
+            digest.update(line + b"\n")
+        if digest.hexdigest() != self.header.sha256:
+            raise UsageError(
+                f"{', '.join(self.header.inputs)}: the input changed since the job of {self.step.path} began: "
+                "put it back, or start over with --force (and keep answers with --reuse)"
+            )
 
     def retried(self) -> array[int]:
         """The rows of the step that a retry does, in order. Raises FleetError where the file is not whole."""
@@ -171,17 +183,18 @@ class Job:
         }
 
 
-def open_job(spec: JobSpec) -> Job:
+def open_job(spec: JobSpec, before_new: Callable[[], object] = lambda: None) -> Job:
     """The job that ``spec`` asks for: a new one, or the one whose files are there already.
 
-    Checks every row, and looks at every audio file that this machine can see. Raises UsageError (exit code 2) for
-    whatever is wrong, with nothing overwritten.
+    Checks every row, and looks at every audio file that this machine can see. ``before_new`` may refuse a new job.
+    Raises UsageError (exit code 2) for whatever is wrong, with nothing overwritten.
     """
     spec.check()
     step0 = expand_inputs(spec.inputs)
     prefix = spec.prefix or default_prefix(step0)
     step = Step(Path(spec.cache_path).absolute(), prefix, spec.step + 1)
     inputs = step.input_of([path.absolute() for path in step0])
+    _check_made(inputs[0], step)
     columns = Columns(spec.output_key, spec.timestamps, spec.details)
     columns.check(spec.media_key)
     refused = frozenset() if spec.overwrite_column else frozenset(columns.names())
@@ -213,7 +226,8 @@ def open_job(spec: JobSpec) -> Job:
     )
     standing = None if spec.force else _standing(step, header)
     if standing is not None:
-        return Job(step, standing)
+        return Job(step, _where_it_lies(step, standing, header.inputs))
+    before_new()
     old = None if spec.reuse is None else reuse.open_old(Path(spec.reuse), header)
     with step.staging() as folder:
         reused = _prepare(Job(step, header), old, folder)
@@ -257,6 +271,33 @@ def _finished(job: Job) -> Job:
             return job.finish(journal) if journal.answered == job.rows else job
         finally:
             journal.close()
+
+
+def _check_made(source: Path, step: Step) -> None:
+    """Raise UsageError where the step before this one is being made anew: its file is still the old one."""
+    if step.number == 1:
+        return
+    header = JobHeader.read(Step(step.cache_path, step.prefix, step.number - 1).header_path)
+    if header is not None and not header.complete and header.retry is None:
+        raise UsageError(f"{source}: is being made anew and not finished: run step {step.number - 2} to its end first")
+
+
+def _where_it_lies(step: Step, standing: JobHeader, inputs: list[str]) -> JobHeader:
+    """``standing``, which reads the same input under the names that it has now.
+
+    Raises UsageError where somebody is at the job and its input is no longer where it lay.
+    """
+    if standing.complete or standing.inputs == inputs:
+        return standing
+    with step.lock("producer") as producing, step.lock("collector") as collecting:
+        if not (producing.acquire() and collecting.acquire()):
+            Job(step, standing).check_input()  # somebody is at the job, and reads it where it lay
+            return standing
+        standing = JobHeader.read(step.header_path) or standing
+        if not standing.complete:
+            standing = dataclasses.replace(standing, inputs=inputs)
+            standing.write(step.header_path)
+        return standing
 
 
 def _settle(step: Step, header: JobHeader, folder: Path, *, force: bool) -> JobHeader:

@@ -100,4 +100,4 @@ def _items(journal: Journal, row: int, count: int) -> list[dict[str, Any]]:
 
 
 def _changed(step_path: Path) -> FleetError:
-    return FleetError(f"{step_path}: the input changed while the job ran: start over with --force")
+    return FleetError(f"{step_path}: the input changed while the job ran: put it back, or start over with --force")

@@ -100,8 +100,12 @@ class Reconciler:
         if still and now >= self._next_look:
             self._look_after(still)
 
-    def send(self, watched: Watched) -> None:
-        """Send what a job lacks, now. Raises UsageError for what no live worker can do, RedisError."""
+    def send(self, watched: Watched, *, just_scanned: bool = True) -> None:
+        """Send what a job lacks, now. Raises UsageError for what no live worker can do, RedisError.
+
+        An input that was not ``just_scanned`` is compared with the one that the job began with: answers know only the
+        number of their row.
+        """
         lock = None
         if not self._is_producer:
             lock = watched.job.step.lock("producer")
@@ -120,6 +124,8 @@ class Reconciler:
 
         def work() -> None:
             try:
+                if not just_scanned:
+                    watched.job.check_input()
                 enqueuer.send_all()
             except Exception as error:  # noqa: BLE001 - handed to whoever waits for the job
                 if not stop.is_set():
@@ -154,7 +160,7 @@ class Reconciler:
             if lacking > 0:
                 log.warning("job %s: %d rows are neither answered nor on their way", watched.job.id, lacking)
                 try:
-                    self.send(watched)
+                    self.send(watched, just_scanned=False)
                 except (FleetError, OSError) as error:
                     self._failed(watched.job, error)
 

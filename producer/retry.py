@@ -55,7 +55,7 @@ def _resumed(job: Job, wanted: list[str]) -> Job:
 
 def _begin(job: Job, wanted: list[str]) -> Job | None:
     """Name the rows to do in retried.txt, then make it so in the header. Hold the job's locks."""
-    _check_input(job)
+    job.check_input()
     step = job.step
     found = _Found()
     with atomic_write(step.retried_path, mode=0o600) as output:
@@ -98,18 +98,6 @@ class _Found:
                 self.kept_failed += failed is not None and failed.whole
                 self.kept_reasons += reasons
             self.rows += 1
-
-
-def _check_input(job: Job) -> None:
-    """Raise UsageError where the input is not the one that the step was made from."""
-    digest = hashlib.sha256()
-    for line in job.lines():
-        digest.update(line + b"\n")
-    if digest.hexdigest() != job.header.sha256:
-        raise UsageError(
-            f"{', '.join(job.header.inputs)}: the input changed since {job.step.path} was made: "
-            "start over with --force (and keep answers with --reuse)"
-        )
 
 
 def _renew_stamps(job: Job) -> None:

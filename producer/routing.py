@@ -25,7 +25,7 @@ def choose_queue(workers: Sequence[Presence], task: str, language: str, model: s
         served = sorted({queue for worker in workers for queue in worker.queues})
         raise UsageError(f"no live worker serves the queue {plain}: there are {_listed(served)}")
     if model is not None:
-        having = [worker for worker in serving if model_slug(worker.model) == model_slug(model)]
+        having = [worker for worker in serving if _is(worker, model)]
         if not having:
             models = sorted({worker.model for worker in workers})
             raise UsageError(f"--model {model}: no live worker has it, there are {_listed(models)}")
@@ -36,7 +36,42 @@ def choose_queue(workers: Sequence[Presence], task: str, language: str, model: s
         raise UsageError(f"--task {task}: no live worker can, there are {_listed(tasks)}")
     if language not in (AUTO, PER_WINDOW) and not any(language in worker.languages for worker in able):
         raise UsageError(f"--language {language}: no live worker knows it; their models are {_listed(_models(able))}")
+    if model is not None and (others := _models([one for one in _serving(workers, plain) if not _is(one, model)])):
+        queues = queues[1:]  # in the plain queue anybody might take the rows
+        able = [worker for worker in able if set(queues) & set(worker.queues)]
+        if not able:
+            raise UsageError(
+                f"--model {model}: {_listed(others)} serves the queue {plain} too: "
+                f"start workers with -Q {queues[0]} for one of the two, so that no job has texts of both"
+            )
     return next(queue for worker in able for queue in queues if queue in worker.queues)
+
+
+def queue_of_job(workers: Sequence[Presence], task: str, language: str, model: str | None) -> str:
+    """`choose_queue` for a job, whose rows are all done by one model. Raises UsageError."""
+    queue = choose_queue(workers, task, language, model)
+    _check_one_model(workers, queue)
+    return queue
+
+
+def _check_one_model(workers: Sequence[Presence], queue: str) -> None:
+    """Raise UsageError where live workers with several models take from ``queue``: a step is made by one."""
+    serving = _serving(workers, queue)
+    models = {model_slug(worker.model): worker.model for worker in serving}
+    if len(models) > 1:
+        raise UsageError(
+            f"the queue {queue} is served with {_listed(sorted(models.values()))}, and a step is made by one model: "
+            f"stop the workers of the others, or start them with a queue of their own (-Q {queue}.{min(models)})"
+        )
+
+
+def _serving(workers: Sequence[Presence], queue: str) -> list[Presence]:
+    """The workers that take from ``queue``."""
+    return [worker for worker in workers if queue in worker.queues]
+
+
+def _is(worker: Presence, model: str) -> bool:
+    return model_slug(worker.model) == model_slug(model)
 
 
 def queues_for(task: str, model: str | None) -> list[str]:

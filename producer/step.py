@@ -7,7 +7,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypedDict, get_type_hints
 
@@ -20,9 +20,12 @@ from producer.display import Display
 from producer.errors import FleetError, UsageError
 from producer.job import Job, open_job
 from producer.registry import Progress
-from producer.run import RunOptions, failed_limit, run_job
+from producer.routing import queue_of_job
+from producer.run import RunOptions, failed_limit, reach, run_job
 from producer.spec import JobSpec
+from workers.languages import canonical_language
 from workers.messages import ChannelMode, Task
+from workers.presence import live_workers
 from workers.redis_client import connect
 from workers.settings import Settings
 
@@ -79,9 +82,18 @@ def run_step(
 
 
 def open_replacing(spec: JobSpec, config: Settings) -> Job:
-    """The job, and nothing left of the one that it replaces on the fleet."""
+    """The job, and nothing left of the one that it replaces on the fleet.
+
+    Whether the fleet can do a new job is asked before anything is replaced. Raises UsageError.
+    """
+
+    def check_fleet() -> None:
+        if config.redis_url is not None:
+            with closing(reach(config.redis_url)) as redis:
+                queue_of_job(live_workers(redis), spec.task, canonical_language(spec.language), spec.model)
+
     replaced = replace.standing(spec)
-    job = open_job(spec)
+    job = open_job(spec, check_fleet)
     if replaced is not None and config.redis_url is not None:
         replace.forget(connect(config.redis_url), replaced)
     return job

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,7 +18,7 @@ from job_files import answer, deliver, new_job, read_rows, speech_rows
 
 from fleet import Fleet, ended, wait_for
 from producer import registry
-from producer.collect import serve
+from producer.collect import _poll, serve
 from producer.collector import Collector
 from producer.in_flight import rows_in_flight, rows_uncollected
 from producer.job import Job, load_job, new_id
@@ -179,6 +180,23 @@ def test_a_job_whose_folder_was_removed_ends_no_collector(fleet: Fleet, tmp_path
     assert errors[other.id] is None
     assert "was it removed?" in str(errors[removed.id])
     collector.close()
+
+
+def test_a_job_that_cannot_be_written_leaves_the_others_their_time(fleet: Fleet, tmp_path: Path) -> None:
+    # Given a job that is answered, whose input is another by now, and whose tries take two seconds each
+    job = new_job(tmp_path, rows=2)
+    (tmp_path / "data.jsonl").write_text('{"audio": "other.wav"}\n' * 2)
+    with contextlib.closing(Collector(fleet.redis)) as collector:
+        owned = collector.add(job)
+        assert owned is not None
+        owned.tried_seconds = 2.0
+        deliver(fleet.redis, job, answer(0), answer(1))
+        # When it is tried
+        wait_for(lambda: (_poll(collector, lambda *_: None, 0.0), not collector.jobs)[1])
+        # Then not again before the others had twenty times as long
+        registry.register(fleet.redis, job.registration())
+        assert collector.adopt_registered() == []
+        assert 35.0 < collector._paused_until[job.id] - time.monotonic() < 60.0
 
 
 @pytest.mark.parametrize("by", ["id", "step file"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -43,6 +44,21 @@ def test_a_log_gets_the_first_and_the_last_figures() -> None:
     assert lines[0].startswith("1 of 100 rows, 3 failed, ")
     assert lines[-1].startswith("100 of 100 rows, 3 failed, ")
     assert len(lines) < 10, "not one a row"
+
+
+def test_the_time_left_counts_what_was_answered_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a job that is resumed at nine tenths
+    clock = iter([100.0, 120.0])
+    monkeypatch.setattr("producer.display.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    display, out = said()
+    display.progress(Progress(rows=1000, answered=900, audio_seconds=9000.0))
+
+    # When ten rows take twenty seconds
+    display.progress(Progress(rows=1000, answered=910, audio_seconds=9100.0))
+
+    first, second = out.getvalue().splitlines()
+    assert first == "900 of 1000 rows, 0 failed, 0.0 audio s/s"
+    assert second == "910 of 1000 rows, 0 failed, 5.0 audio s/s, about 180 s left"
 
 
 def test_a_terminal_gets_a_bar() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from job_files import answer, failed_answer, new_job, read_rows, write_rows
 
-from producer.errors import UsageError
+from producer.errors import FleetError, UsageError
 from producer.header import JobHeader
 from producer.job import Job, JobSpec, load_job, open_job
 from producer.journal import Journal
@@ -177,6 +178,84 @@ def test_a_second_step_reads_the_first_and_keeps_its_audio_root(tmp_path: Path) 
     assert [record.audio for _, record in second.records() if isinstance(record, Record)] == ["/data/set/a.wav"]
     assert second.task == "translate"
     assert second.columns.names() == ("translation", "translation_error")
+
+
+def test_a_step_that_is_made_anew_is_not_read_as_finished(tmp_path: Path) -> None:
+    # Given a finished first step that is started over
+    finish(new_job(tmp_path))
+    anew = open_job(spec_of(tmp_path, language="de", force=True))
+    second = {"step": 1, "output_key": "again"}
+
+    # Then its old file is no input for the second
+    with pytest.raises(UsageError, match=r"data_step1.jsonl: is being made anew and not finished: run step 0"):
+        open_job(spec_of(tmp_path, **second))
+    finish(anew)
+    assert open_job(spec_of(tmp_path, **second)).rows == anew.rows
+
+
+def test_what_is_appended_to_the_input_is_none_of_the_job(tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=3)
+    with (tmp_path / "data.jsonl").open("a") as rows:
+        rows.write('{"audio": "late.wav"}\n')
+    job.check_input()
+    assert [row for row, _ in job.records()] == [0, 1, 2]
+    assert [row["audio"] for row in read_rows(finish(job).step.path)] == ["0.wav", "1.wav", "2.wav"]
+    with pytest.raises(UsageError, match="3 rows then, 4 now"):
+        open_job(spec_of(tmp_path))
+
+
+def test_an_input_that_is_another_by_now_can_be_put_back(tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=3)
+    source = tmp_path / "data.jsonl"
+    rows = source.read_text()
+    source.write_text("".join(reversed(rows.splitlines(keepends=True))))
+    with pytest.raises(UsageError, match=r"data.jsonl: the input changed .*: put it back, or start over with --force"):
+        job.check_input()
+    with pytest.raises(FleetError, match="put it back"):
+        finish(job)
+    source.write_text(rows)
+    job.check_input()
+    assert finish(job).is_complete()
+
+
+def test_an_input_that_was_moved_is_read_where_it_lies_now(tmp_path: Path) -> None:
+    job = new_job(tmp_path, prefix="rows")
+    lines = list(job.lines())
+    packed = tmp_path / "packed.jsonl.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "data.jsonl").read_bytes()))
+    moved = JobSpec((str(packed),), cache_path=str(tmp_path / "cache"), prefix="rows")
+
+    # While somebody is at the job, who reads the old file, that has to be there
+    with job.step.lock("collector") as lock:
+        assert lock.acquire()
+        assert open_job(moved) == job
+        (tmp_path / "data.jsonl").unlink()
+        with pytest.raises(UsageError, match=r"data.jsonl: cannot be read"):
+            open_job(moved)
+
+    # Then, with nobody at it, the job goes on with the new one
+    again = open_job(moved)
+    assert (again.id, again.header.inputs) == (job.id, [str(packed)])
+    assert again == job.reload()
+    assert list(again.lines()) == lines
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_new_job_that_is_refused_leaves_all_as_it_was(tmp_path: Path, *, force: bool) -> None:
+    def refuse() -> None:
+        raise UsageError("no live worker has it")
+
+    # Given a finished step, or nothing
+    done = finish(new_job(tmp_path)) if force else None
+    write_rows(tmp_path / "data.jsonl", [{"audio": "0.wav"}])
+
+    with pytest.raises(UsageError, match="no live worker has it"):
+        open_job(spec_of(tmp_path, model="typo", force=force), refuse)
+
+    assert load_job(tmp_path / "cache" / "data_step1.jsonl") == done
+    # And what is resumed is not asked about
+    job = open_job(spec_of(tmp_path, prefix="other"))
+    assert open_job(spec_of(tmp_path, prefix="other"), refuse) == job
 
 
 def test_inputs_of_several_folders_need_an_audio_root(tmp_path: Path) -> None:

@@ -233,6 +233,30 @@ def test_a_live_producer_is_left_to_it(fleet: Fleet, reconciler: Reconciler, tmp
         journal.close()
 
 
+def test_an_input_that_is_another_by_now_is_not_sent(fleet: Fleet, tmp_path: Path) -> None:
+    """An answer knows only the number of its row: it would be another row's."""
+    # Given a job whose producer was killed, and whose rows were sorted since
+    job = new_job(tmp_path, rows=4)
+    rows = (tmp_path / "data.jsonl").read_text()
+    (tmp_path / "data.jsonl").write_text("".join(reversed(rows.splitlines(keepends=True))))
+    config = load_settings(REDIS_URL=fleet.url, stall_seconds=0.2)
+    said: list[str] = []
+    reconciler = Reconciler(fleet.redis, create_app(config), config, lambda _, error: said.append(str(error)))
+    watched = Watched(job, set, 0)
+
+    def stepped() -> None:
+        reconciler.step([watched])
+
+    with contextlib.closing(reconciler):
+        # When it stands still. Then nothing is sent
+        wait_for(lambda: (stepped(), said)[1])
+        assert "the input changed" in said[0]
+        assert rows_in_flight(fleet.redis, "transcribe", job.id) == set()
+        # until the input is what it was
+        (tmp_path / "data.jsonl").write_text(rows)
+        wait_for(lambda: (stepped(), rows_in_flight(fleet.redis, "transcribe", job.id) == {0, 1, 2, 3})[1])
+
+
 # --- other ends ------------------------------------------------------------------------------------------------------
 
 

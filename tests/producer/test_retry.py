@@ -148,7 +148,7 @@ def test_what_cannot_be_done_again_is_refused_in_words(tmp_path: Path) -> None:
         begin_retry(open_job(spec_of(tmp_path / "data.jsonl")))
     step = made_step(tmp_path / "other")
     write_rows(tmp_path / "other" / "data.jsonl", [{"audio": "b.wav"}] * 6)
-    with pytest.raises(UsageError, match=r"data\.jsonl: the input changed since .*data_step1\.jsonl was made"):
+    with pytest.raises(UsageError, match=r"data\.jsonl: the input changed since .*data_step1\.jsonl began"):
         begin_retry(step)
     step = made_step(tmp_path / "cut", prefix="x")
     lines = step.step.path.read_bytes().splitlines(keepends=True)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.errors import UsageError
-from producer.routing import choose_queue
+from producer.routing import choose_queue, queue_of_job
 from workers.models import model_slug
 from workers.presence import Presence
 
@@ -51,6 +51,30 @@ def test_another_model_has_a_queue_of_its_own() -> None:
     turbo = TURBO.model_copy(update={"queues": [f"transcribe.{slug}"]})
     assert choose_queue([worker(), turbo], "transcribe", "auto", TURBO.model) == f"transcribe.{slug}"
     assert choose_queue([worker(), turbo], "transcribe", "auto", None) == "transcribe"
+
+
+def test_a_model_whose_queue_others_serve_too_needs_its_own() -> None:
+    """From the plain queue the other model's workers would take a part of the rows."""
+    other = worker(model="openai/whisper-small")
+    with pytest.raises(UsageError, match=r"openai/whisper-small serves the queue transcribe too: .* -Q transcribe\."):
+        choose_queue([worker(), other], "transcribe", "auto", other.model.replace("small", "large-v3"))
+    slug = model_slug(other.model)
+    own = other.model_copy(update={"queues": ["transcribe", f"transcribe.{slug}"]})
+    assert choose_queue([worker(), own], "transcribe", "auto", other.model) == f"transcribe.{slug}"
+    assert choose_queue([own], "transcribe", "auto", other.model) == "transcribe"
+
+
+def test_the_rows_of_a_job_go_to_one_model() -> None:
+    assert queue_of_job([worker(), worker(name="w2@h")], "transcribe", "auto", None) == "transcribe"
+    assert queue_of_job([worker(model="whisper-base"), worker(model="openai/whisper-base")], "translate", "auto", None)
+    turbo = TURBO.model_copy(update={"queues": [f"transcribe.{model_slug(TURBO.model)}"]})
+    assert queue_of_job([worker(), turbo], "transcribe", "auto", None) == "transcribe"
+    assert queue_of_job([worker(), TURBO.model_copy(update={"queues": ["transcribe"]})], "translate", "auto", None)
+    words = r"the queue transcribe is served with openai/whisper-large-v3, openai/whisper-large-v3-turbo"
+    with pytest.raises(UsageError, match=words):
+        queue_of_job([worker(), TURBO], "transcribe", "auto", None)
+    # A single call is answered by one worker, whichever that is.
+    assert choose_queue([worker(), TURBO], "transcribe", "auto", None) == "transcribe"
 
 
 @pytest.mark.parametrize(
