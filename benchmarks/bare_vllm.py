@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.bare_prompt import prompt
 from benchmarks.systems import Answer, serve_baseline
 from workers.audio import SAMPLE_RATE_HZ, AudioLimits
 from workers.audio_decode import open_audio
@@ -73,14 +74,6 @@ def main() -> None:
         return answers, seconds
 
     serve_baseline(transcribe)
-
-
-def prompt(samples: np.ndarray[Any, Any], language: str) -> dict[str, Any]:
-    """What vLLM's server makes of a chunk (`vllm/model_executor/models/whisper.py`, `get_generation_prompt`)."""
-    return {
-        "encoder_prompt": {"prompt": "", "multi_modal_data": {"audio": (samples, SAMPLE_RATE_HZ)}},
-        "decoder_prompt": {"prompt": f"<|startoftranscript|><|{language}|><|transcribe|><|notimestamps|>"},
-    }
 
 
 def decoded(path: str) -> list[np.ndarray[Any, Any]] | str:

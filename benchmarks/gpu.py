@@ -11,10 +11,10 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,8 +38,12 @@ RESULTS = REPOSITORY / "benchmarks" / "results"
 DEFAULT_SHAPES, DEFAULT_CONCURRENCIES = ("large-v3", "turbo"), (32, 128, 256)
 #: Both systems in processes of their own, one after another: each has the GPU for itself. What needs more comes first.
 PROCESSES = ("worker", "bare")
+#: What these import besides vLLM.
+MODULES = ("benchmarks.gpu_worker", "benchmarks.gpu_bare")
 #: A load and all its runs. Nobody waits longer for an engine that stands still.
-MOST_SECONDS = 1800.0
+MOST_MINUTES = 30.0
+#: Of a log that ends in an error: what the engine's processes said comes before three chained traces of vLLM's.
+LOG_CHARACTERS, SHOWN_CHARACTERS = 40_000, 4_000
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -54,6 +58,9 @@ def main(
     models: Annotated[
         Path | None, typer.Option(help="Folder of `python -m benchmarks.gpu_shapes` (written if it is not there).")
     ] = None,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="For a load and all its runs; an engine that stands still is ended then.")
+    ] = MOST_MINUTES,
     results_folder: Annotated[Path, typer.Option("--results", help="Folder of the JSON reports.")] = RESULTS,
 ) -> None:
     """Measure each shape. Exit code 1 if a bar is missed or a system fails; what was measured by then is reported."""
@@ -63,49 +70,70 @@ def main(
             raise typer.BadParameter(f"--shape {name}: must be one of {', '.join(SHAPES)}")
     if device_kind() == "cuda" and gpu() is None:
         raise typer.BadParameter("this vLLM is built for GPUs, and there is none here (is the driver loaded?)")
-    _check_packages()
+    check_packages()
     missed = False
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as temporary:
         clips = write_clips(Path(temporary, "clips"))
-        for name in names:
-            model = write_shape(models or Path(temporary, "models"), name)
+        folders = _shapes(models or Path(temporary, "models"), names)
+        results_folder.mkdir(parents=True, exist_ok=True)
+        for name, model in folders.items():
             request = Request(str(model), clips, tuple(concurrency or DEFAULT_CONCURRENCIES), windows)
-            report = _report(name, request, Path(temporary))
+            path = results_folder / f"gpu-{name}-{datetime.now(UTC):%Y-%m-%d}.json"
+            report: dict[str, Any] = {}
+            for report in _reports(name, request, Path(temporary), minutes * 60.0):
+                path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
             Console(width=150).print(table(report), highlight=False, markup=False)
-            results_folder.mkdir(parents=True, exist_ok=True)
-            path = results_folder / f"gpu-{name}-{report['date'][:10]}.json"
-            path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
             typer.echo(path)
             missed = missed or bool(report["failures"]) or any(bar["met"] is False for bar in report["bars"])
     if missed:
         raise typer.Exit(1)
 
 
-def _check_packages() -> None:
-    """Whatever a worker needs besides vLLM, before minutes go into loading. Raises BadParameter."""
+def check_packages() -> None:
+    """Whatever worker and bare engine need besides vLLM, before minutes go into loading. Raises BadParameter."""
     from workers.silero import model_path
 
     try:
+        for module in MODULES:
+            import_module(module)
         model_path()
         metadata.version("whisper-fleet")
-    except (FileNotFoundError, metadata.PackageNotFoundError) as error:
+    except (ImportError, FileNotFoundError) as error:  # a package that is not found is an ImportError too
         raise typer.BadParameter(f"a worker could not start here: {error}") from None
 
 
-def _report(name: str, request: Request, folder: Path) -> dict[str, Any]:
-    """Measure one shape."""
+def _shapes(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """The models' folders, before minutes go into the first. Raises BadParameter."""
+    try:
+        return {name: write_shape(folder, name) for name in names}
+    except RuntimeError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _reports(name: str, request: Request, folder: Path, most_seconds: float) -> Iterator[dict[str, Any]]:
+    """Measure one shape. A report after each system: the next may be cut off from outside."""
     runs: list[dict[str, Any]] = []
     log_mel: dict[str, Any] = {}
     failures: dict[str, str] = {}
     for system in PROCESSES:
         typer.echo(f"{name}: {system} ...", err=True)
-        found = measure(system, request, folder)
+        found = measure(system, request, folder, most_seconds=most_seconds)
         runs += found["runs"]
         if found["log_mel_ms"] is not None:
             log_mel[system] = found["log_mel_ms"]
         if found["failure"] is not None:
             failures[system] = found["failure"]
-            typer.echo(f"{name}: {system}: {found['failure']}", err=True)
+            typer.echo(f"{name}: {system}: {found['failure'][-SHOWN_CHARACTERS:]}", err=True)
+        yield _report(name, request, runs, log_mel, failures)
+
+
+def _report(
+    name: str,
+    request: Request,
+    runs: Sequence[dict[str, Any]],
+    log_mel: Mapping[str, Any],
+    failures: Mapping[str, str],
+) -> dict[str, Any]:
     settings = load_settings()
     rows = figures(runs, log_mel, batch(settings).max_num_seqs)
     found_gpu = gpu()
@@ -116,15 +144,20 @@ def _report(name: str, request: Request, folder: Path) -> dict[str, Any]:
         "machine": machine(),
         "versions": versions(),
         "options": _options(request, settings),
-        "log_mel_ms": log_mel,
-        "failures": failures,
+        "log_mel_ms": dict(log_mel),
+        "failures": dict(failures),
         "runs": rows,
         "bars": bars(name, rows, found_gpu),
     }
 
 
 def measure(
-    system: str, request: Request, folder: Path, environment: Mapping[str, str] | None = None
+    system: str,
+    request: Request,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    most_seconds: float = MOST_MINUTES * 60.0,
 ) -> dict[str, Any]:
     """One system's runs from a process of its own, told as they end; ``failure``: why there are no more."""
     source, told, log = (folder / f"{system}-{part}" for part in ("request.json", "told.jsonl", "log.txt"))
@@ -133,7 +166,7 @@ def measure(
     paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "benchmarks.gpu_runs", system, str(source), str(told)]
     process = start_guarded(command, {**os.environ, **(environment or {}), "PYTHONPATH": paths}, log)
-    deadline, lines = time.monotonic() + MOST_SECONDS, list[dict[str, Any]]()
+    deadline, lines = time.monotonic() + most_seconds, list[dict[str, Any]]()
     try:
         over = False
         while not over:
@@ -145,11 +178,11 @@ def measure(
         code = process.poll()
     finally:
         end(process, grace_seconds=10.0)
-    why = f"no end after {MOST_SECONDS:.0f} s" if code is None else f"ended with code {code}"
+    why = f"no end after {most_seconds:.0f} s" if code is None else f"ended with code {code}"
     return {
         "runs": [line["run"] for line in lines if "run" in line],
         "log_mel_ms": next((line["log_mel_ms"] for line in lines if "log_mel_ms" in line), None),
-        "failure": None if code == 0 else f"{why}: {log.read_text(errors='replace')[-4000:]}",
+        "failure": None if code == 0 else f"{why}: {log.read_text(errors='replace')[-LOG_CHARACTERS:]}",
     }
 
 

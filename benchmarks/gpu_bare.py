@@ -10,7 +10,7 @@ from typing import Any
 
 import soundfile
 
-from benchmarks.bare_vllm import prompt
+from benchmarks.bare_prompt import prompt
 from benchmarks.gpu_gauges import Steps
 from benchmarks.gpu_runs import LANGUAGE, NO_WEIGHTS, TEXT_TOKENS, Request, System, Tell, log_mel_ms, measured
 from workers.device import device_kind

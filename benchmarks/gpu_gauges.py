@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from workers.nvml import nvml
+from workers.nvml import nvml, visible_handles
 
 #: Between two looks at the GPU. Its utilisation is the share of the last 0.17 to 1 s in which a kernel ran (NVML).
 LOOK_SECONDS = 0.2
@@ -105,10 +104,7 @@ def decode_cpu_seconds() -> float:
 
 
 def _handle(library: Any) -> Any:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    if visible and not visible.isdigit():
-        return library.nvmlDeviceGetHandleByUUID(visible)
-    return library.nvmlDeviceGetHandleByIndex(int(visible or 0))
+    return visible_handles(library)[0]
 
 
 def _text(value: str | bytes) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.facts import machine, versions
+from benchmarks.gpu import check_packages
 from benchmarks.gpu_gauges import gpu
 from benchmarks.recordings import SAMPLES
 from workers.audio import AudioLimits, DecodePool
@@ -38,6 +39,7 @@ def main(
     against: Annotated[Path | None, typer.Option(exists=True, help="Texts of another device to compare with.")] = None,
 ) -> None:
     """Transcribe the samples. Exit code 1 if they differ from the others by more than near-ties."""
+    check_packages()
     report = {
         "device": device_kind(),
         "gpu": gpu(),

@@ -73,7 +73,7 @@ class OnlySpeed:
             if error is not None:
                 answer.set_exception(error)
             else:
-                answer.set_result(replace(future.result(), segments=()))
+                answer.set_result(replace(future.result(), segments=(), whole=None))
 
         self._engine.submit(request).add_done_callback(done)
         return answer

@@ -5,11 +5,13 @@ Only that file is loaded; importing vLLM itself would take seconds.
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import cache
 from importlib import util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 
 @cache
@@ -37,13 +39,24 @@ def gpu_count() -> int:
     return 0 if library is None else int(library.nvmlDeviceGetCount())
 
 
+def visible_handles(library: Any) -> list[Any]:
+    """What ``library`` (`nvml`) calls the GPUs of ``CUDA_VISIBLE_DEVICES``, or all where that names none.
+
+    Raises its NVMLError for one that is not there.
+    """
+    names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return [
+        library.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else library.nvmlDeviceGetHandleByUUID(name)
+        for name in names or map(str, range(library.nvmlDeviceGetCount()))
+    ]
+
+
 @cache
 def gpu_memory_bytes() -> int | None:
-    """Memory of the machine's smallest GPU; None where it cannot be asked."""
+    """Memory of the smallest GPU that this process may use; None where it cannot be asked."""
     if (library := nvml()) is None:
         return None
     try:
-        handles = [library.nvmlDeviceGetHandleByIndex(index) for index in range(library.nvmlDeviceGetCount())]
-        return min(int(library.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles)
+        return min(int(library.nvmlDeviceGetMemoryInfo(handle).total) for handle in visible_handles(library))
     except library.NVMLError:
         return None

@@ -217,6 +217,7 @@ def nvml_of_two_gpus(asked: list[Any]) -> SimpleNamespace:
         return 0 if which in (0, "GPU-a") else 1
 
     return SimpleNamespace(
+        nvmlDeviceGetCount=lambda: 2,
         nvmlDeviceGetHandleByIndex=handle,
         nvmlDeviceGetHandleByUUID=handle,
         nvmlDeviceGetName=lambda which: [b"NVIDIA H200", "NVIDIA L4"][which],

@@ -18,15 +18,30 @@ class Info:
     def __init__(self, total): self.total = total
 def nvmlInit(): FAILS
 def nvmlDeviceGetCount(): return COUNT
-def nvmlDeviceGetHandleByIndex(index): return index
+def nvmlDeviceGetHandleByIndex(index):
+    if index >= COUNT: raise NVMLError('no such GPU')
+    return index
+def nvmlDeviceGetHandleByUUID(name): return {"GPU-big": 0, "GPU-small": 1}[name]
 def nvmlDeviceGetMemoryInfo(handle): return Info([80, 24][handle] * 2**30)
 """
 
 
 @pytest.mark.parametrize(
-    ("fails", "count", "found"), [("pass", 2, 24 * 2**30), ("pass", 0, None), ("raise NVMLError('no driver')", 2, None)]
+    ("fails", "count", "visible", "found"),
+    [
+        ("pass", 2, None, 24 * 2**30),
+        ("pass", 2, "0", 80 * 2**30),
+        ("pass", 2, " 1, 0", 24 * 2**30),
+        ("pass", 2, "GPU-big", 80 * 2**30),
+        ("pass", 2, "", 24 * 2**30),
+        ("pass", 2, "7", None),
+        ("pass", 0, None, None),
+        ("raise NVMLError('no driver')", 2, None, None),
+    ],
 )
-def test_memory_is_that_of_the_smallest_gpu(fails: str, count: int, found: int | None, tmp_path: Path) -> None:
+def test_memory_is_that_of_the_smallest_gpu_that_may_be_used(
+    fails: str, count: int, visible: str | None, found: int | None, tmp_path: Path
+) -> None:
     # Given a vLLM that must not be imported, with NVIDIA's file in it
     (tmp_path / "vllm" / "third_party").mkdir(parents=True)
     (tmp_path / "vllm" / "__init__.py").write_text("raise RuntimeError('vLLM was imported')")
@@ -37,6 +52,9 @@ def test_memory_is_that_of_the_smallest_gpu(fails: str, count: int, found: int |
     code = "from workers.nvml import gpu_memory_bytes; print(gpu_memory_bytes())"
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
+    environment.pop("CUDA_VISIBLE_DEVICES", None)
+    if visible is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = visible
     printed = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True, timeout=120)
 
     assert printed.strip() == str(found)
