@@ -33,6 +33,9 @@ FRAME_SAMPLES = 512
 
 #: Importing the codecs takes about a second; a cold network file system takes longer.
 _START_SECONDS = 120.0
+#: What a decode process died of that no file does for certain. Somebody else's SIGKILL is most often the kernel, short
+#: of memory.
+NOT_THE_FILES_FAULT = ("SIGKILL", "SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +162,7 @@ class AudioStream:
             if self._shutting_down.is_set():
                 raise TransientError("worker_stopping", "the worker stopped while it decoded this file") from None
             cause = self._child.cause_of_death()
-            # Somebody else's SIGKILL is most often the kernel short of memory: not the file's fault for certain.
-            kind = TransientError if cause == "SIGKILL" else TranscriptionError
+            kind = TransientError if cause in NOT_THE_FILES_FAULT else TranscriptionError
             raise kind("decode_crashed", f"the decoder crashed on this file ({cause})") from None
 
 

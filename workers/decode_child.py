@@ -51,6 +51,7 @@ class DecodeChild:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env={**kept, **threads},
+                process_group=0,  # not for a terminal's signals, also before it ignores them
             )
 
     def request(self, wanted: Mapping[str, Any]) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from workers.audio_source import LocalFile
     from workers.decode_job import AudioEnd, DecodeJob
 
+#: A terminal's Ctrl-C, Ctrl-\\ and end, and a supervisor's TERM.
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
 #: Descriptors: a file, a socket, the model, and room for what libraries open on the way.
 OPEN_FILES = 256
 #: Often enough for any decode deadline, rare enough to cost nothing.
@@ -36,9 +38,9 @@ PROGRESS_SECONDS = 0.5
 
 def main(arguments: list[str]) -> int:
     """Serve requests until the worker closes the socket. Returns the exit code."""
-    # A terminal's Ctrl-C and a supervisor's TERM reach the whole group: the worker drains, and needs its decoders.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # What ends a worker or starts it anew may reach all its processes: it drains, and needs its decoders.
+    for number in ENDING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     die_with_parent(int(arguments[1]))
     limits = AudioLimits(**json.loads(arguments[2]))
     _confine(limits)

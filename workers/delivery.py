@@ -136,7 +136,9 @@ class Deliveries:
     def _deliver(self, task_id: str, envelope: Envelope, work: Work) -> Any:
         with self._gate.entered(alone=False):
             claim = self.marks.claim(task_id)
-            if claim.state == "mine" and not claim.suspect and not claim.cancelled:
+            # A call that comes again may be done, and its acknowledgement lost: it leaves no mark.
+            fresh = work.of_job or not envelope.redelivered
+            if fresh and claim.state == "mine" and not claim.suspect and not claim.cancelled:
                 return self._run(task_id, work, claim, alone=False)
         if claim.cancelled and claim.state == "elsewhere":  # whose mark it is
             raise _dropped(task_id)

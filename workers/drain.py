@@ -10,6 +10,7 @@ loop runs on until the threads have ended (acknowledgements go out, leases are r
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery import signals
+from celery.apps.worker import _reload_current_worker
 from celery.worker import state
 
 from workers.forked_engine import remove_socket
@@ -90,6 +92,7 @@ def handle_signals(ending: Ending, hostname: str) -> None:
     """
 
     def handle(number: int, _frame: Any) -> None:
+        atexit.unregister(_reload_current_worker)  # what Celery does at the end of this process after a SIGHUP
         ending.begin(at_once=number == signal.SIGQUIT)
         if state.should_stop is None:  # an engine that was lost before has set its own exit code
             state.should_stop = 0

@@ -100,7 +100,12 @@ def check(raw: Any) -> None:
     _need(isinstance(route, dict), "it has no delivery_info")
     places = [route.get(name) for name in ("exchange", "routing_key")]
     _need(all(isinstance(place, str) for place in places), "its delivery_info has no exchange or routing_key")
-    size = len(json.dumps([headers, properties]))
+    try:
+        size = len(json.dumps([headers, properties], ensure_ascii=False).encode())
+    except UnicodeEncodeError:  # half a letter, which Redis would not take for a name
+        raise ValueError("its headers are no valid Unicode") from None
+    except RecursionError:
+        raise ValueError("its headers are nested too deep") from None
     _need(size <= MAX_ENVELOPE_BYTES, f"its headers have more than {MAX_ENVELOPE_BYTES} bytes")
     payload = _payload(raw, headers, properties.get("body_encoding"))
     if "task" in headers:  # protocol 2, or its headers with the body of protocol 1
@@ -125,7 +130,7 @@ def refuse(app: Any, raw: Any, reason: str) -> None:
     if not isinstance(headers, dict) or headers.get("ignore_result"):
         return
     id = headers.get("id")
-    if not isinstance(id, str) or not 0 < len(id) <= MAX_ID_CHARACTERS:
+    if not _is_id(id):
         return
     try:
         app.backend.store_result(id, TranscriptionError("bad_argument", f"the message: {reason}"), states.FAILURE)
@@ -173,13 +178,21 @@ def _check_task(fields: dict[str, Any]) -> None:
     """The fields that Celery takes for granted; it looks at the others itself."""
     _need(isinstance(fields.get("task"), str), "its task is no text")
     id = fields.get("id")
-    _need(isinstance(id, str) and 0 < len(id) <= MAX_ID_CHARACTERS, "its id is no text")
+    _need(_is_id(id), "its id is no text")
     _need(isinstance(fields.get("shadow"), str | None), "shadow is no text")
     limits = fields.get("timelimit")
     pair = isinstance(limits, list) and len(limits) == 2 and all(isinstance(one, int | float | None) for one in limits)
     _need(not limits or pair, "timelimit is no pair of numbers")
     _need(isinstance(fields.get("stamped_headers"), list | None), "stamped_headers is no list")
     _need(isinstance(fields.get("stamps"), dict | None), "stamps is no object")
+
+
+def _is_id(id: Any) -> bool:
+    """Whether it can be a task's name in Redis."""
+    try:
+        return isinstance(id, str) and 0 < len(id) <= MAX_ID_CHARACTERS and bool(id.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _check_arguments(args: Any, kwargs: Any) -> None:

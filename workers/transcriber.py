@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
-from workers.audio import AudioStream, DecodePool
+from workers.audio import AudioStream, Block, DecodePool
 from workers.errors import EngineLostError, TranscriptionError
 from workers.fallback import FallbackDecoder
 from workers.gates import Gates
@@ -163,7 +163,7 @@ class Transcriber:
         """
         span, number, start_s, shared = recording, 0, asked.record.start_s or 0.0, False
         while True:
-            for window in speech_windows(stream, self._window_options):
+            for window in speech_windows(self._until_stopping(stream), self._window_options):
                 language = self._voted(recording, language)
                 shared = shared or self._share(recording, stream, asked, number, language)
                 voter = span.votes and len(span.windows) < VOTERS
@@ -223,6 +223,7 @@ class Transcriber:
     def _submit(
         self, request: WindowRequest, speech: Speech, identity: str, room: threading.Semaphore
     ) -> Future[WindowResult]:
+        self._check_stopping()
         with contextlib.ExitStack() as left:
             for one in (room, self._urgent_room if request.urgent else self._room):
                 while not one.acquire(timeout=CHECK_SECONDS):
@@ -245,6 +246,12 @@ class Transcriber:
                 if future.done():  # just now, or the time-out is the window's own
                     return future.result()
                 self._check_stopping()
+
+    def _until_stopping(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """``blocks``: hours of them may have no window."""
+        for block in blocks:
+            self._check_stopping()
+            yield block
 
     def _check_stopping(self) -> None:
         if self._stopping.is_set():

@@ -147,6 +147,19 @@ def test_crash_is_the_records_error_and_the_next_one_works(
     assert works(pool)
 
 
+def test_signals_that_end_a_worker_leave_its_decoders(pool: DecodePool, long_file: str) -> None:
+    """They may reach all its processes (a terminal that closes): it drains, and needs them."""
+    (pid,) = children()
+    sent = [signal.SIGHUP, signal.SIGQUIT, signal.SIGINT, signal.SIGTERM]
+    with pool.open(long_file) as stream:
+        for _ in stream:
+            for kind in sent:
+                os.kill(pid, kind)
+    assert stream.duration_s > 0
+    assert children() == [pid]
+    assert os.getpgid(pid) != os.getpgid(0), "nor do they while it starts"
+
+
 def test_process_that_died_while_idle_is_replaced(pool: DecodePool) -> None:
     (pid,) = children()
     os.kill(pid, signal.SIGKILL)

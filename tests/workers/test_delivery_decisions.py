@@ -118,6 +118,17 @@ def test_suspect_runs_while_nothing_else_does(worker: Callable[[], Worker]) -> N
     assert [done.result(WAIT_SECONDS) for done in (first, second, third)] == ["run"] * 3
 
 
+@pytest.mark.parametrize(("done", "outcome", "runs"), [(True, "repeated", 0), (False, "run", 1)])
+def test_a_call_that_comes_again_runs_only_without_its_result(
+    worker: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch, done: bool, outcome: str, runs: int
+) -> None:
+    """Done and not acknowledged, as its connection broke: it leaves no mark, but its result."""
+    monkeypatch.setattr(Deliveries, "_has_result", lambda *_: done)
+    work = ready(of_job=False, done_seconds=0)
+    assert worker().start(work).result(WAIT_SECONDS) == outcome
+    assert [what for what, _ in work.asked] == ["run"] * runs
+
+
 @pytest.mark.parametrize(
     ("claim", "divisible", "outcome"),
     [
@@ -204,7 +215,10 @@ def test_what_runs_elsewhere_is_waited_for_and_then_left(
     assert (done.result(WAIT_SECONDS), waits.result(WAIT_SECONDS)) == ("run", "repeated")
 
 
-def test_error_of_a_message_leaves_no_mark(worker: Callable[[], Worker], fleet: Fleet) -> None:
+def test_error_of_a_message_leaves_no_mark(
+    worker: Callable[[], Worker], fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Deliveries, "_has_result", lambda *_: False)
     with pytest.raises(TranscriptionError):
         worker().start(ready(of_job=False, error=TranscriptionError("not_audio", "x"))).result(WAIT_SECONDS)
 

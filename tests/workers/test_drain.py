@@ -74,6 +74,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]
         "finishes": {},
         "twice": {"WHISPER_DRAIN_SECONDS": "600", "WHISPER_STANDIN_STEPS": "1000"},
         "quit": {"WHISPER_DRAIN_SECONDS": "600", "WHISPER_STANDIN_STEPS": "1000"},
+        "anew": {"WHISPER_DRAIN_SECONDS": "600", "WHISPER_STANDIN_STEPS": "1000"},
         "stuck": {"WHISPER_DRAIN_SECONDS": "0"},
         "remote": {"WHISPER_STANDIN_STEPS": "1"},
         "loading": {},
@@ -118,7 +119,15 @@ def test_what_finishes_within_the_grace_is_not_run_elsewhere(cases: dict[str, Ca
     assert "Traceback" not in case.log()
 
 
-@pytest.mark.parametrize(("name", "signals"), [("twice", [signal.SIGTERM] * 2), ("quit", [signal.SIGQUIT])])
+@pytest.mark.parametrize(
+    ("name", "signals"),
+    [
+        ("twice", [signal.SIGTERM] * 2),
+        ("quit", [signal.SIGQUIT]),
+        # Celery's answer to a SIGHUP is to start anew in the end, which is not to be any more.
+        ("anew", [signal.SIGHUP, signal.SIGQUIT]),
+    ],
+)
 def test_end_at_once_puts_back_what_runs_once(
     cases: dict[str, Case], samples: Path, name: str, signals: list[signal.Signals]
 ) -> None:

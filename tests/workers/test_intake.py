@@ -108,6 +108,11 @@ REFUSED: dict[str, list[Callable[[], Any]]] = {
     "it has no delivery_tag": [lambda: without("delivery_tag")],
     "it has no delivery_info": [lambda: without("delivery_info"), lambda: message(delivery_info=5)],
     "its delivery_info has no exchange or routing_key": [lambda: message(delivery_info={"exchange": ""})],
+    "its headers are no valid Unicode": [
+        lambda: message(delivery_tag="\ud800"),
+        lambda: message(shadow="caf\udce9"),
+        lambda: message(id="\ud800", body=encoded(5)),
+    ],
     "its headers have more than": [lambda: message(argsrepr="x" * MAX_ENVELOPE_BYTES)],
     "it is no object": [lambda: 5, lambda: "text", lambda: [1]],
     "it names no task": [lambda: message(headers={})],
@@ -117,6 +122,7 @@ REFUSED: dict[str, list[Callable[[], Any]]] = {
         lambda: message(id=[1]),
         lambda: message(id="x" * 2000),
         lambda: message(headers={}, body=encoded({"task": "whisper.transcribe"})),
+        lambda: message(headers={}, body=encoded({"task": "whisper.transcribe", "id": "\ud800", "args": [[]]})),
     ],
     "shadow is no text": [lambda: message(shadow=[1])],
     "timelimit is no pair of numbers": [lambda: message(timelimit=[1]), lambda: message(timelimit=["a", "b"])],
@@ -213,7 +219,8 @@ def test_the_worker_goes_on_and_senders_are_told(worker: tuple[Fleet, Celery]) -
 
 def _tells(raw: Any) -> bool:
     headers = raw.get("headers") if isinstance(raw, dict) else None
-    return isinstance(headers, dict) and isinstance(headers.get("id"), str) and len(headers["id"]) < 1000
+    id = headers.get("id") if isinstance(headers, dict) else None
+    return isinstance(id, str) and len(id) < 1000 and id.isprintable()
 
 
 def test_a_result_that_nobody_wants_is_not_stored(worker: tuple[Fleet, Celery]) -> None:

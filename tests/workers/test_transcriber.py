@@ -248,6 +248,25 @@ def test_error_of_one_window_costs_its_recording_only(
     assert isinstance(good, Transcript)
 
 
+@pytest.mark.parametrize("name", ["en_train.flac", "silence.flac"])
+def test_a_grace_that_is_over_is_noticed_without_waiting_for_the_engine(
+    standin_runtime: Runtime, samples: Path, name: str
+) -> None:
+    # Given an engine that always has room, and a recording with or without speech
+    stopping = threading.Event()
+    transcriber = Transcriber(scripted(said), standin_runtime.pool, load_settings(), 1, stopping)
+    delivered: list[Record] = []
+    stopping.set()
+
+    # Then its reading ends all the same
+    with pytest.raises(EngineLostError, match="its grace is over"):
+        transcriber.transcribe(
+            *([Record(audio=str(samples / name), row=0)], "transcribe", Options()),
+            lambda record, _: delivered.append(record),
+        )
+    assert delivered == []
+
+
 @pytest.mark.parametrize("grace_is_over", [False, True])
 def test_lost_engine_and_ending_worker_cost_no_answer(
     standin_runtime: Runtime, samples: Path, train: str, grace_is_over: bool
