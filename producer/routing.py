@@ -36,15 +36,16 @@ def choose_queue(workers: Sequence[Presence], task: str, language: str, model: s
         raise UsageError(f"--task {task}: no live worker can, there are {_listed(tasks)}")
     if language not in (AUTO, PER_WINDOW) and not any(language in worker.languages for worker in able):
         raise UsageError(f"--language {language}: no live worker knows it; their models are {_listed(_models(able))}")
-    if model is not None and (others := _models([one for one in _serving(workers, plain) if not _is(one, model)])):
-        queues = queues[1:]  # in the plain queue anybody might take the rows
-        able = [worker for worker in able if set(queues) & set(worker.queues)]
-        if not able:
-            raise UsageError(
-                f"--model {model}: {_listed(others)} serves the queue {plain} too: "
-                f"start workers with -Q {queues[0]} for one of the two, so that no job has texts of both"
-            )
-    return next(queue for worker in able for queue in queues if queue in worker.queues)
+    others = [] if model is None else _models([one for one in _serving(workers, plain) if not _is(one, model)])
+    if others:
+        queues = queues[1:]  # from the plain queue anybody might take the rows
+    found = next((queue for worker in able for queue in queues if queue in worker.queues), None)
+    if found is None:
+        raise UsageError(
+            f"--model {model}: {_listed(others)} serves the queue {plain} too: "
+            f"start workers with -Q {queues[0]} for one of the two, so that no job has texts of both"
+        )
+    return found
 
 
 def queue_of_job(workers: Sequence[Presence], task: str, language: str, model: str | None) -> str:

@@ -223,7 +223,6 @@ class Transcriber:
     def _submit(
         self, request: WindowRequest, speech: Speech, identity: str, room: threading.Semaphore
     ) -> Future[WindowResult]:
-        self._check_stopping()
         with contextlib.ExitStack() as left:
             for one in (room, self._urgent_room if request.urgent else self._room):
                 while not one.acquire(timeout=CHECK_SECONDS):
