@@ -52,13 +52,22 @@ def generate(engines: Sequence[BareEngine], order: Sequence[int]) -> float:
 
 @contextmanager
 def bare_engine(
-    clips: Sequence[Clip], folder: Path, engine: EngineChoice, cores: Sequence[int] | None = None
+    clips: Sequence[Clip],
+    folder: Path,
+    engine: EngineChoice,
+    cores: Sequence[int] | None = None,
+    *,
+    untuned: bool = False,
 ) -> Iterator[BareEngine]:
-    """The baseline with its engine loaded and its windows cut, on all cores or on these. Raises RuntimeError."""
+    """The baseline with its engine loaded and its windows cut, on all cores or on these. Raises RuntimeError.
+
+    ``untuned``: vLLM as it starts by itself (`benchmarks.untuned`).
+    """
     folder.mkdir(parents=True)
     request, log = folder / "request.json", folder / "log.txt"
     request.write_text(json.dumps([[str(clip.path), clip.language] for clip in clips]), encoding="utf-8")
-    command = guarded_command(os.getpid(), [sys.executable, "-m", "benchmarks.bare_windows", str(request)], cores)
+    arguments = ["benchmarks.bare_windows", str(request), *(["--untuned"] if untuned else [])]
+    command = guarded_command(os.getpid(), [sys.executable, "-m", *arguments], cores)
     environment = {**os.environ, **engine.environment, "PYTHONPATH": str(REPOSITORY)}
     with log.open("w") as errors:
         process = subprocess.Popen(

@@ -5,7 +5,6 @@ Recordings over 30 s are split as vLLM's own server does it: at the quietest 100
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -13,9 +12,10 @@ import numpy as np
 
 from benchmarks.bare_prompt import prompt
 from benchmarks.systems import Answer, serve_baseline
+from benchmarks.untuned import prepare_untuned
 from workers.audio import SAMPLE_RATE_HZ, AudioLimits
 from workers.audio_decode import open_audio
-from workers.device import batch, cpu_binding, device_kind, usable_cores
+from workers.device import batch, device_kind
 from workers.errors import TranscriptionError
 from workers.models import BUNDLED, resolve_model
 from workers.settings import load_settings
@@ -32,10 +32,7 @@ def main() -> None:
     """Load the engine, then answer the request named on the command line."""
     settings = load_settings()
     model = resolve_model(BUNDLED, device_kind(), settings.model_cache, settings.quantization)
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", cpu_binding(usable_cores(), 1))
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_kv_cache_gib))
+    prepare_untuned(settings)
     from vllm import LLM, SamplingParams
 
     llm = LLM(

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.bare_windows REQUEST`: vLLM's `LLM.generate` over the windows that a worker cuts.
+"""`python -m benchmarks.bare_windows REQUEST [--untuned]`: vLLM's `LLM.generate` over the windows that a worker cuts.
 
-REQUEST is a JSON list of ``[path, language]``; the engine is as the settings say. Prints how many windows each has, as
-a JSON list. Then each line of its input is a JSON list of recordings (their places in REQUEST), and it prints the
-seconds that one `generate` call over the windows of these took.
+REQUEST is a JSON list of ``[path, language]``; the engine is a worker's, or with ``--untuned`` vLLM's own with a
+worker's arguments. Prints how many windows each has, as a JSON list. Then each line of its input is a JSON list of
+recordings (their places in REQUEST), and it prints the seconds that one `generate` call over the windows of these took.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from benchmarks.untuned import prepare_untuned, untuned_arguments
 from workers.audio import AudioLimits, DecodePool
 from workers.device import device_kind
 from workers.errors import TranscriptionError
@@ -27,6 +28,9 @@ from workers.vllm_options import engine_arguments, prepare_environment
 from workers.vllm_requests import find_tokens, prompt_of, sampling_of
 from workers.windows import speech_windows
 
+#: Without what a worker does for its engine's speed.
+UNTUNED = "--untuned"
+
 
 def main() -> None:
     """Load the engine, cut the windows, and serve."""
@@ -34,12 +38,15 @@ def main() -> None:
     figures = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     settings = load_settings()
-    device = device_kind()
-    prepare_environment(settings, device)
+    device, untuned = device_kind(), UNTUNED in sys.argv[2:]
+    if untuned:
+        prepare_untuned(settings)
+    else:
+        prepare_environment(settings, device)
     model = resolve_model(BUNDLED, device, settings.model_cache, settings.quantization)
     from vllm import LLM
 
-    llm = LLM(**engine_arguments(model.path_or_id, settings))
+    llm = LLM(**(untuned_arguments if untuned else engine_arguments)(model.path_or_id, settings))
     unlink_shared_memory()  # as a worker does
     tokens = find_tokens(llm.model_config, llm.get_tokenizer())
     recordings = windows(Path(sys.argv[1]), settings)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from benchmarks import bare_engine as module
 from benchmarks.bare_engine import bare_engine, generate
 from benchmarks.systems import EngineChoice
+from benchmarks.untuned import prepare_untuned, untuned_arguments
+from workers.settings import Settings
+from workers.vllm_options import engine_arguments
 
 
 def test_engines_share_the_clips_and_the_slowest_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -26,6 +31,37 @@ def test_engines_share_the_clips_and_the_slowest_counts(monkeypatch: pytest.Monk
         assert generate([one, two], [1, 10, 2, 20, 3]) == 30.0
         assert generate([one], [1, 10, 2]) == 13.0
         assert generate([one], range(4)) == 6.0
+
+
+def test_a_worker_s_tuning_is_left_out_where_that_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started: list[list[str]] = []
+
+    def command(_: int, module_and_arguments: list[str], *__: object) -> list[str]:
+        started.append(module_and_arguments[3:])
+        return [sys.executable, "-c", "print([])"]
+
+    monkeypatch.setattr(module, "guarded_command", command)
+    with (
+        bare_engine([], tmp_path / "one", EngineChoice(), untuned=True),
+        bare_engine([], tmp_path / "two", EngineChoice()),
+    ):
+        pass
+
+    assert [arguments[1:] for arguments in started] == [["--untuned"], []]
+
+
+def test_vllm_is_untuned_with_the_worker_s_arguments() -> None:
+    settings = Settings(model="whisper-base", cpu_kv_cache_gib=2)
+    # Given a machine where nobody has set anything for vLLM
+    with patch.dict(os.environ, {"PATH": os.environ["PATH"]}, clear=True):
+        prepare_untuned(settings)
+        added = set(os.environ) - {"PATH"}
+
+    # Then it starts on these cores, without the worker's malloc, OpenMP and executor
+    assert {name.split("_")[0] for name in added} == {"VLLM"}
+    tuned, untuned = engine_arguments("model", settings), untuned_arguments("model", settings)
+    assert {name for name in tuned if tuned[name] != untuned[name]} == {"distributed_executor_backend"}
+    assert untuned["distributed_executor_backend"] is None
 
 
 def test_an_engine_that_ends_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
