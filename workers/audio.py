@@ -87,6 +87,10 @@ def map_path(source: str, path_map: Mapping[str, str]) -> str:
     return source
 
 
+#: Flag of a recording that ends before the wanted span begins.
+BEYOND_END = "span_beyond_end"
+
+
 class AudioStream:
     """One recording on its way in. Iterate it once; then ``duration_s``, ``flags`` and ``channels`` tell what came.
 
@@ -94,7 +98,7 @@ class AudioStream:
     known with the first block) say where, ``told_s`` how long the whole is.
 
     ``duration_s``: seconds decoded (of the asked span). ``flags``: ``truncated`` (the file ends before its header says,
-    or cannot be read further), ``damaged`` (parts were left out), ``span_beyond_end`` (``start_s`` is after the end).
+    or cannot be read further), ``damaged`` (parts were left out), `BEYOND_END`.
     ``channels``: how many the recording has, whichever was asked for.
     """
 

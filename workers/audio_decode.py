@@ -15,7 +15,7 @@ from contextlib import suppress
 
 import soundfile
 
-from workers.audio import SAMPLE_RATE_HZ, AudioLimits
+from workers.audio import BEYOND_END, SAMPLE_RATE_HZ, AudioLimits
 from workers.audio_source import LocalFile, local_file
 from workers.decode_job import (
     LENGTH_TOLERANCE_SECONDS,
@@ -182,7 +182,7 @@ def _libsndfile(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
                 job.check_length(total / rate)
             start = round(job.start_s * rate)
             if start >= total > 0:
-                job.flags.add("span_beyond_end")
+                job.flags.add(BEYOND_END)
                 return
             position = max(0, start - round(RUN_UP_SECONDS * rate))
             if position:

@@ -19,7 +19,7 @@ from itertools import pairwise
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from workers.audio import AudioLimits
+from workers.audio import BEYOND_END, AudioLimits
 from workers.decode_wire import CUTS, END, ERROR, GO_ON, PROGRESS, READY, SPAN_END, pack_block
 from workers.errors import TranscriptionError, TransientError
 from workers.guard import die_with_parent
@@ -137,7 +137,7 @@ def _span(file: LocalFile, job: DecodeJob, *, later: bool) -> Generator[bytes, N
     last = voice.finish()
     if last.size:
         yield pack_block(last[:0], last)
-    if later and "span_beyond_end" in end.flags:
+    if later and BEYOND_END in end.flags:
         return replace(end, flags=("truncated",))
     return end
 

@@ -9,12 +9,14 @@ with one window in the batch, six times in a row. The answer is the same: tries 
 from __future__ import annotations
 
 import difflib
+import re
 import zlib
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 from workers.gates import Gates, Verdict, least_bad, trusted, words
 from workers.interface import Engine, WindowRequest, WindowResult
+from workers.languages import UNSPACED_LETTERS
 from workers.later import Later
 
 #: What a window is flagged with when no try was good.
@@ -26,10 +28,12 @@ FLAGS = {
     Verdict.SILENCE: ("no_speech",),
     Verdict.GOOD: (),
 }
-#: Fewer words than this may well be said and be in the prompt too.
-ECHO_WORDS = 3
+#: Fewer words than this may well be said and be in the prompt too; in a script without spaces so many letters: a name
+#: has up to six.
+ECHO_WORDS, ECHO_LETTERS = 3, 7
 #: Share of equal letters from which two tries heard the same speech: a prompt is there to correct its spelling.
 SAME_SPEECH = 0.6
+_UNSPACED = re.compile(f"[{UNSPACED_LETTERS}]")
 #: A window whose first tries failed, so many, will need most of the others.
 HOPELESS_TRIES = 2
 
@@ -153,7 +157,8 @@ def echoes(text: str, prompt: str | None) -> bool:
     """Whether a text only repeats words of its prompt, as Whisper does over silence."""
     said, given = words(text), words(prompt or "")
     starts = range(len(given) - len(said) + 1)
-    return len(said) >= ECHO_WORDS and any(given[at : at + len(said)] == said for at in starts)
+    share = sum(ECHO_WORDS if _UNSPACED.match(one) else ECHO_LETTERS for one in said)
+    return share >= ECHO_WORDS * ECHO_LETTERS and any(given[at : at + len(said)] == said for at in starts)
 
 
 def _likeness(text: str, other: str) -> float:

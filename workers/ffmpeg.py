@@ -13,6 +13,7 @@ import av
 import av.error
 import numpy as np
 
+from workers.audio import BEYOND_END
 from workers.audio_source import LocalFile
 from workers.decode_job import LENGTH_TOLERANCE_SECONDS, RUN_UP_SECONDS, DecodeJob, FaultError, piece_frames
 from workers.errors import TranscriptionError
@@ -133,7 +134,7 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
     if not job.channels:  # no frame told
         job.found_channels(stream.codec_context.channels)
     if job.start_s and (position_s or 0.0) <= job.start_s:
-        job.flags.add("span_beyond_end")
+        job.flags.add(BEYOND_END)
     elif known_s - (position_s or 0.0) > LENGTH_TOLERANCE_SECONDS:
         job.flags.add("truncated")
 

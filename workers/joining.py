@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import chain, groupby, pairwise
 from typing import Protocol
 
 from workers.languages import LANGUAGES_WITHOUT_SPACES, UNSPACED_LETTERS
 from workers.messages import Segment
 
 _UNSPACED = re.compile(f"[{UNSPACED_LETTERS}]")
+#: Those letters, and the punctuation that stands between them.
+_NO_BLANK_BESIDE = re.compile(rf"[{UNSPACED_LETTERS}\u3000-\u303f\uff00-\uffef]")
 
 
 class Said(Protocol):
@@ -37,9 +39,15 @@ def joined_text(results: Sequence[Said]) -> str:
 
 
 def join_texts(texts: Sequence[str], language: str | None) -> str:
-    """The windows' texts as one, white space as single blanks; none between windows where the script has none."""
-    parts = [" ".join(text.split()) for text in texts]
-    return ("" if language in LANGUAGES_WITHOUT_SPACES else " ").join(part for part in parts if part)
+    """The windows' texts as one, white space as single blanks; none between windows where the script has none.
+
+    Latin words and figures have one between them in any language: "12" and "30" are not "1230".
+    """
+    parts = [text for text in (" ".join(text.split()) for text in texts) if text]
+    if language not in LANGUAGES_WITHOUT_SPACES:
+        return " ".join(parts)
+    blanks = ["" if _NO_BLANK_BESIDE.search(left[-1] + right[0]) else " " for left, right in pairwise(parts)]
+    return "".join(chain.from_iterable(zip(parts, [*blanks, ""], strict=True))) if parts else ""
 
 
 def join_segments(parts: Sequence[tuple[float, float, Sequence[tuple[float, float, str]]]]) -> list[Segment]:

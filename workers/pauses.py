@@ -23,6 +23,10 @@ PAUSE_SECONDS = 0.3
 EARLY_SECONDS, LATE_SECONDS = 0.3, 0.2
 #: A segment that starts or ends so near to where speech does, starts or ends there.
 SNAP_SECONDS = 0.7
+#: The model's first timestamp is no later (openai/whisper `decoding.py`: max_initial_timestamp).
+FIRST_SECONDS = 1.0
+#: Heard before speech that is taken up again.
+RUN_UP_SECONDS = 0.3
 
 
 def pauses_after(speech: Speech, time_s: float) -> tuple[tuple[float, float], ...]:
@@ -35,15 +39,17 @@ def pauses_after(speech: Speech, time_s: float) -> tuple[tuple[float, float], ..
 
 
 def snapped(segments: Sequence[WindowSegment], speech: Speech) -> tuple[WindowSegment, ...]:
-    """The segments with their starts and ends moved to those of speech nearby; they keep their order and a length."""
+    """The segments with their starts and ends moved to those of speech; they keep their order and a length.
+
+    Over speech nothing moves farther than to what is nearby. Over silence it does: a segment that starts in a pause and
+    has speech after it starts with that (after a long silence the model cannot say so), and one that ends in a pause
+    ends with the speech before it.
+    """
     if not speech:
         return tuple(segments)
-    pauses = _pauses(speech)
-    starts = [speech[0][0], *(start for _, start in pauses)]
-    ends = [*(end for end, _ in pauses), speech[-1][1]]
     moved: list[WindowSegment] = []
     for segment in segments:
-        start, end = _nearest(starts, segment.start), _nearest(ends, segment.end)
+        start, end = _start(segment, speech), _end(segment, speech)
         before = moved[-1] if moved else None
         if before is not None and before.start < start < before.end:
             moved[-1] = before = replace(before, end=start)
@@ -52,11 +58,53 @@ def snapped(segments: Sequence[WindowSegment], speech: Speech) -> tuple[WindowSe
     return tuple(moved)
 
 
+def taken_up(speech: Speech, until_s: float) -> float:
+    """Where to hear on after a timestamp: what means a pause leaves no end of a word, and no start of the next out.
+
+    Of the pause as much stays as the model's next timestamp can pass.
+    """
+    meant = [one for one in _pauses(speech) if one[0] - EARLY_SECONDS <= until_s <= one[1] + LATE_SECONDS]
+    if not meant:
+        return until_s
+    end, start = min(meant, key=lambda one: max(one[0] - until_s, until_s - one[1]))
+    if until_s < start:
+        return max(until_s, end, start - FIRST_SECONDS)
+    return max(end, start - RUN_UP_SECONDS)
+
+
+def next_utterance(speech: Speech, time_s: float) -> float | None:
+    """Where somebody speaks again after a pause, at a time or later."""
+    return next((start for _, start in _pauses(speech) if start + LATE_SECONDS >= time_s), None)
+
+
+def _start(segment: WindowSegment, speech: Speech) -> float:
+    pauses = _pauses(speech)
+    near = _nearest([speech[0][0], *(after for _, after in pauses)], segment.start)
+    if near is not None:
+        return near
+    for silent_from, silent_to in ((0.0, speech[0][0]), *pauses):
+        if silent_from <= segment.start < silent_to and silent_to + EARLY_SECONDS <= segment.end:
+            return silent_to
+    return segment.start
+
+
+def _end(segment: WindowSegment, speech: Speech) -> float:
+    pauses = _pauses(speech)
+    near = _nearest([*(before for before, _ in pauses), speech[-1][1]], segment.end)
+    if near is not None:
+        return near
+    for silent_from, silent_to in (*pauses, (speech[-1][1], float("inf"))):
+        if silent_from < segment.end <= silent_to + LATE_SECONDS and segment.start + EARLY_SECONDS <= silent_from:
+            return silent_from
+    return segment.end
+
+
 def _pauses(speech: Speech) -> list[tuple[float, float]]:
     """Where each pause starts and ends."""
     return [(end, start) for (_, end), (start, _) in pairwise(speech) if start - end >= PAUSE_SECONDS]
 
 
-def _nearest(times: Sequence[float], time_s: float) -> float:
+def _nearest(times: Sequence[float], time_s: float) -> float | None:
+    """The nearest of ``times`` to one, None where none is near."""
     found = min(times, key=lambda other: abs(other - time_s))
-    return found if abs(found - time_s) <= SNAP_SECONDS else time_s
+    return found if abs(found - time_s) <= SNAP_SECONDS else None

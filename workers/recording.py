@@ -35,6 +35,11 @@ class Sent:
     #: Where silence is left out.
     cuts: Cuts = ()
 
+    @property
+    def heard_s(self) -> float:
+        """Its length, without the silence that is left out."""
+        return self.end_s - self.start_s - sum(missing for _, missing in self.cuts)
+
     def segments(self, result: WindowResult) -> list[tuple[float, float, str]]:
         """The segments of its result: start and end in seconds from its start in the recording, and text."""
         return [
@@ -102,7 +107,7 @@ def join(
         flags.add("no_speech")
     if recording.votes and heard.probability < CERTAIN:
         flags.add("uncertain_language")
-    weights = [max(1e-3, window.end_s - window.start_s) for window in recording.windows]
+    weights = [max(1e-3, window.heard_s) for window in recording.windows]
     parts = [
         (window.start_s, window.end_s, window.segments(result))
         for window, result in zip(recording.windows, results, strict=True)

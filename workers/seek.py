@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 
 from workers.decoding import CUT_OFF
 from workers.fallback import FallbackDecoder
+from workers.gates import CLEAR_SPEECH_SECONDS
 from workers.interface import SAMPLE_RATE_HZ, WindowRequest, WindowResult, WindowSegment
 from workers.joining import joined_text
 from workers.later import Later
-from workers.pauses import Speech, pauses_after, snapped
+from workers.pauses import Speech, next_utterance, pauses_after, snapped, taken_up
 
-#: Less speech than this after the last timestamp is taken for the end of its last word.
+#: Less speech than this after the last timestamp is taken for the end of its last word, unless a pause lies before it.
 REST_SECONDS = 1.0
 #: So much speech that nobody took up again is said to be missing.
 MISSED_SECONDS = 3.0
@@ -79,14 +80,24 @@ class SeekingDecoder:
             text, segments = result.whole or (result.text, result.segments)
             until_s = start_s + (segments[-1].end if segments else 0.0)
             rest_s = speech_after(window.speech, until_s)
-            if until_s > start_s and len(window.parts) + 1 < MOST_PARTS and rest_s >= REST_SECONDS:
+            if until_s > start_s and len(window.parts) + 1 < MOST_PARTS and _says_more(window.speech, until_s):
                 window.parts.append((start_s, replace(result, text=text, segments=segments, whole=None)))
-                self._later.run(window.answer, lambda: self._hear(window, until_s))
+                again_s = taken_up(window.speech, until_s)
+                # Never from where this part began: it would be heard as it was.
+                self._later.run(window.answer, lambda: self._hear(window, again_s if again_s > start_s else until_s))
             else:
                 window.parts.append((start_s, result))
                 window.answer.set_result(self._ended(window, rest_s))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the one who waits for the window gets it
             window.answer.set_exception(error)
+
+
+def _says_more(speech: Speech, until_s: float) -> bool:
+    """Whether there is speech after a timestamp that is more than the end of the last word."""
+    again_s = next_utterance(speech, until_s)
+    return speech_after(speech, until_s) >= REST_SECONDS or (
+        again_s is not None and speech_after(speech, again_s) >= CLEAR_SPEECH_SECONDS
+    )
 
 
 def _unheard(parts: Sequence[tuple[float, WindowResult]]) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
-from workers.audio import AudioStream, Block, DecodePool
+from workers.audio import BEYOND_END, AudioStream, Block, DecodePool
 from workers.errors import EngineLostError, TranscriptionError
 from workers.fallback import FallbackDecoder
 from workers.gates import Gates
@@ -147,6 +147,8 @@ class Transcriber:
                 recording.duration_s = stream.duration_s
                 recording.flags = stream.flags
                 recording.channels = stream.channels
+                if not later and BEYOND_END in stream.flags:
+                    raise TranscriptionError("bad_argument", f"the recording ends before start_s {record.start_s:g}")
         except TranscriptionError as error:
             recording.failure = Failure.of(error)
         except EngineLostError:

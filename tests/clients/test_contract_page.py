@@ -107,13 +107,20 @@ def error_types() -> Iterator[str]:
                 continue
             name: Any = getattr(node.func, "id", "")
             named = [keyword.value for keyword in node.keywords if keyword.arg == "type"]
-            first = node.args[:1] if name in ("TranscriptionError", "TransientError", "kind") else []
+            first = node.args[:1] if name in ("TranscriptionError", "TransientError", "kind", "_error") else []
             for value in first or (named if name == "Failure" else []):
                 if isinstance(value, ast.Constant) and isinstance(value.value, str):
                     yield value.value
 
 
+def test_reasons_in_the_readme_are_types_of_errors() -> None:
+    """A reason that no row can have would leave out what it was meant for, without an error."""
+    named = re.findall(r"--reason (\w+)", (WORKERS.parent / "README.md").read_text(encoding="utf-8"))
+    assert named
+    assert set(named) <= rows()
+
+
 def test_every_type_of_error_is_on_the_page() -> None:
     types = set(error_types())
-    assert {"file_not_found", "quarantined", "decode_crashed"} <= types
+    assert {"file_not_found", "quarantined", "decode_crashed", "too_large_to_decode"} <= types
     assert types <= rows()

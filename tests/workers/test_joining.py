@@ -18,6 +18,12 @@ from workers.messages import Segment
         (["สวัสดี", "ครับ"], "th", "สวัสดีครับ"),
         (["안녕", "하세요"], "ko", "안녕 하세요"),
         (["a", "b"], None, "a b"),
+        # Latin words and figures keep their borders; beside a letter or full stop of the language there is none.
+        (["我们今天学 Python", "Java 也可以"], "zh", "我们今天学 Python Java 也可以"),
+        (["一共是 12", "30 个人"], "zh", "一共是 12 30 个人"),
+        (["12", "个人。", "Python"], "zh", "12个人。Python"),
+        ([" ", "你好"], "zh", "你好"),
+        ([""], "zh", ""),
         ([], "en", ""),
     ],
 )

@@ -62,6 +62,9 @@ def test_every_part_of_the_prompt_is_an_echo(prompt: list[str], data: st.DataObj
         ("Ada Lovelace Grace", None, False),
         ("Ada Lovelace Grace", "", False),
         ("本日は晴天なり", "放送: 本日は晴天なり。", True),
+        ("斎藤健", "斎藤健、田中太郎さん", False),  # a name, whose spelling the prompt is there for
+        ("田中太郎さん", "斎藤健、田中太郎さん", False),
+        ("斎藤健、田中太郎さん", "斎藤健、田中太郎さん", True),
         ("本日は雨なり", "放送: 本日は晴天なり。", False),
         ("ग्रेस हॉपर", "नाम: ग्रेस हॉपर", False),  # two words, whatever signs they are written with
         ("एडा लवलेस, ग्रेस", "नाम: एडा लवलेस ग्रेस हॉपर", True),

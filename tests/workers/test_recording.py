@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -153,6 +154,17 @@ def test_figures_of_the_whole() -> None:
     assert result.no_speech_prob == pytest.approx(0.8 * 10 / 40)
     assert (result.compression_ratio, result.temperature) == (2.1, 0.4)
     assert result.segments is None
+
+
+def test_silence_that_is_left_out_has_no_weight() -> None:
+    # Given a window in whose middle an hour of silence is left out
+    windows = [replace(sent(9.0, 0.0, 3630.0), cuts=((10.0, 3600.0),)), sent(9.0, 3630.0, 3660.0)]
+    results = [heard(avg_logprob=-0.9, no_speech_prob=0.5), heard(avg_logprob=-0.1, no_speech_prob=0.0)]
+
+    result = join(Recording(windows=windows), results, Vote("de", 0.7), timestamps=False, model="m", attempts=1)
+
+    assert result.avg_logprob == pytest.approx(-0.5)
+    assert result.no_speech_prob == pytest.approx(0.25)
 
 
 def test_segments_are_in_seconds_of_the_recording() -> None:

@@ -96,15 +96,48 @@ def test_a_retry_is_heard_to_its_end_too(decoders: list[SeekingDecoder]) -> None
 
 
 def test_the_decoder_is_told_of_later_pauses_and_segments_are_moved_to_them(decoders: list[SeekingDecoder]) -> None:
-    script = Script(said("one", (0.0, 10.2)), said("two", (1.6, 9.6)))
+    script = Script(said("one", (0.0, 10.2)), said("two", (0.8, 8.8)))
     told = replace(window(30), pauses=((9.7, 12.2),))
     result = decode(decoders, script, told, (1.0, 10.0), (12.0, 20.0)).result(10)
 
     assert [request.pauses for request in script.engine.requests] == [
         ((9.7, 12.2),),
-        (pytest.approx((0.0, 2.0)),),
+        (pytest.approx((0.0, 1.2)),),
     ]
-    assert [(one.start, one.end) for one in result.segments] == [(0.0, 10.0), (12.0, 20.0)]
+    assert script.starts_s == [0.0, 11.0]
+    assert [(one.start, one.end) for one in result.segments] == [(1.0, 10.0), (12.0, 20.0)]
+
+
+def test_an_utterance_after_a_pause_is_heard_however_short_it_is(decoders: list[SeekingDecoder]) -> None:
+    # Given a model that stops at a pause, after which somebody says one more word
+    script = Script(said("one", (0.5, 10.0)), said("two", (0.8, 1.6)))
+    result = decode(decoders, script, window(30), (0.5, 10.0), (13.0, 13.8)).result(10)
+    assert script.starts_s == [0.0, 12.0]
+    assert result.text == "one two"
+    assert [(one.start, one.end) for one in result.segments] == [(0.5, 10.0), (13.0, 13.8)]
+
+
+def test_a_noise_after_a_pause_is_not(decoders: list[SeekingDecoder]) -> None:
+    script = Script(said("one", (0.5, 10.0)))
+    assert decode(decoders, script, window(30), (0.5, 10.0), (13.0, 13.4)).result(10).text == "one"
+    assert script.starts_s == [0.0]
+
+
+@pytest.mark.parametrize(("until_s", "from_s"), [(9.9, 12.0), (13.2, 12.7)])
+def test_no_word_beside_a_pause_is_heard_in_two(decoders: list[SeekingDecoder], until_s: float, from_s: float) -> None:
+    """A timestamp shortly before a pause or after it means the pause."""
+    script = Script(said("one", (0.0, until_s)), said("two", (0.5, 15.9)))
+    decode(decoders, script, window(30), (0.0, 10.2), (13.0, 28.0)).result(10)
+    assert script.starts_s == [0.0, pytest.approx(from_s, abs=1e-4)]
+
+
+def test_a_word_between_two_pauses_is_not_heard_again_and_again(decoders: list[SeekingDecoder]) -> None:
+    # Given a model that stops after a word of a moment, each time
+    word = said("yes", (0.3, 0.38))
+    script = Script(said("one", (0.0, 10.08)), word, word, said("two", (0.0, 14.0)), *[word] * 4)
+    decode(decoders, script, window(30), (0.0, 8.0), (10.0, 10.2), (11.0, 25.0)).result(10)
+    # Then each part begins later than the one before
+    assert script.starts_s == sorted(set(script.starts_s))
 
 
 def test_a_model_that_does_not_get_on_is_not_asked_for_ever(decoders: list[SeekingDecoder]) -> None:

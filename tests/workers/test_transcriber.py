@@ -44,6 +44,16 @@ def text_file(tmp_path: Path) -> str:
 # Good and bad records side by side.
 
 
+def test_a_part_that_begins_after_the_end_is_an_error_and_no_silence(standin_runtime: Runtime, train: str) -> None:
+    """Seconds given as milliseconds would pass for a recording in which nobody speaks."""
+    ((failure,), (text,)) = transcribed(
+        standin_runtime, [Record(audio=train, row=0, start_s=5000.0), Record(audio=train, row=1, start_s=0.5)]
+    )
+
+    assert failure == Failure(type="bad_argument", message="the recording ends before start_s 5000")
+    assert isinstance(text, Transcript)
+
+
 def test_every_record_gets_its_answer_in_order(
     standin_runtime: Runtime, samples: Path, train: str, news: str, text_file: str
 ) -> None:
