@@ -1,6 +1,7 @@
 """The answers of calls: one thread and one connection for all of them, however many are waited for.
 
-Asks for all outstanding keys at once, every few hundredths of a second, and deletes what it has read. Celery's own
+Asks for all outstanding keys at once, every few hundredths of a second. Of what it has read only a word stays for two
+minutes, that the call is done: a worker that gets it again by then does not begin it anew. Celery's own
 ``AsyncResult`` subscribes to a channel for each call on a connection that its waiting threads share, and has to ask
 for the keys anyway after each lost connection, because what was published meanwhile is gone.
 """
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from producer.errors import FleetError
 from workers.redis_client import reason
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 #: Celery's key of a task's result.
 RESULT_KEY = "celery-task-meta-{}"
+#: What stays of a result that was read, as Celery would read it, and for how long.
+READ, READ_SECONDS = '{"status": "SUCCESS", "result": null}', 120
 #: Celery's states of a task that goes on.
 _NOT_YET = ("PENDING", "RECEIVED", "STARTED", "RETRY")
 #: A look is repeated after this share of the time that the answer before, or the last call, is ago.
@@ -140,13 +143,22 @@ class Answers:
         final = {id: meta for id, meta in found.items() if meta.get("status") not in _NOT_YET}
         try:
             if final:
-                self._redis.delete(*(RESULT_KEY.format(id) for id in final))
+                self._take([RESULT_KEY.format(id) for id in final])
         finally:  # a Redis that refuses that, or goes away over it, keeps nobody from an answer that was read
             with self._changed:
                 settled = [(self._expected.pop(id), meta) for id, meta in final.items() if id in self._expected]
             for expected, meta in settled:
                 _settle(expected, meta)
         return len(settled)
+
+    def _take(self, names: list[str]) -> None:
+        try:
+            with self._redis.pipeline(transaction=False) as pipe:
+                for name in names:
+                    pipe.set(name, READ, ex=READ_SECONDS)
+                pipe.execute()
+        except OutOfMemoryError:  # then there is no room for that
+            self._redis.delete(*names)
 
 
 def _meta(payload: bytes) -> Meta:

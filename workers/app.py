@@ -26,7 +26,7 @@ def priority_of(delivery_info: Mapping[str, Any]) -> int:
     """That of a message, as kombu takes it: what is no number is served first."""
     try:
         return int(delivery_info["priority"])
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, KeyError, OverflowError):
         return PRIORITY_INTERACTIVE
 
 

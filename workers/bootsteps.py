@@ -147,9 +147,9 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._timer: Any = None
 
     def start(self, parent: Any) -> None:
-        """Renew the hold every ``lease_seconds``."""
+        """Renew the hold again and again (`Settings.beat_seconds`)."""
         channel = parent.task_consumer.channel
-        self._timer = parent.timer.call_repeatedly(settings().lease_seconds, renew_leases, (channel,))
+        self._timer = parent.timer.call_repeatedly(settings().beat_seconds, renew_leases, (channel,))
 
     def stop(self, parent: Any) -> None:
         """Stop renewing after a lost connection. At the worker's end its last records still need their messages."""

@@ -150,7 +150,8 @@ class Deliveries:
             log.info("task %s is done already", task_id)
             return work.repeat()
         if claim.cancelled:
-            self.marks.end(task_id, done_seconds=DONE_SECONDS)  # should it come back before it is acknowledged
+            # Should it come back before it is acknowledged.
+            self.marks.end(task_id, done_seconds=DONE_SECONDS, done=False)
             raise _dropped(task_id)
         if claim.deaths_alone >= DEATHS_ALONE:
             return self._without_engine(task_id, work, lambda: work.give_up(claim, _quarantine(claim)))
@@ -162,6 +163,8 @@ class Deliveries:
     def _settled(self, task_id: str, claim: Claim) -> Claim:
         """Wait until the message is this worker's to run, or done."""
         waited_seconds = 0.0
+        if claim.state == "elsewhere":
+            self.marks.copied(task_id)
         while claim.state in ("elsewhere", "orphaned"):
             if claim.state == "orphaned" and self.marks.undisturbed():
                 if self.marks.still_mine(task_id):
@@ -192,21 +195,22 @@ class Deliveries:
                 self.marks.lost(task_id, claim, alone=alone)
             raise
         except BaseException:
-            self.marks.end(task_id, done_seconds=0)
+            self.marks.end(task_id, done_seconds=0, done=False)
             raise
-        self.marks.end(task_id, done_seconds=work.done_seconds)
+        # A call's result is stored after this: that is what tells that it is done.
+        self.marks.end(task_id, done_seconds=work.done_seconds, done=work.of_job)
         return result
 
     def _without_engine(self, task_id: str, work: Work, answer: Callable[[], Any]) -> Any:
         try:
             result = answer()
         except TranscriptionError:
-            self.marks.end(task_id, done_seconds=0)
+            self.marks.end(task_id, done_seconds=0, done=False)
             raise
         except EngineLostError:
             self.marks.release(task_id)
             raise
-        self.marks.end(task_id, done_seconds=work.done_seconds)
+        self.marks.end(task_id, done_seconds=work.done_seconds, done=work.of_job)
         return result
 
     def _has_result(self, task_id: str) -> bool:

@@ -6,13 +6,12 @@ the message back for the next worker to end on. So what comes from a queue is lo
 be a task is left out with one line in the log, and is gone; its sender gets ``bad_argument`` as the result of the task
 where the message says which that is. A job's rows are not lost with it: its producer sends unanswered rows again.
 
-Uses ``handlers`` of kombu's Redis channel and ``_deliver`` of its transport: tests/workers/test_intake.py holds them.
+Uses ``cycle`` and ``_deliver`` of kombu's Redis transport: tests/workers/test_intake.py holds them.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import logging
 import zlib
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from typing import Any
 
 from celery import bootsteps, states
 from kombu.serialization import loads
+from kombu.utils.json import dumps
 from redis.exceptions import RedisError
 
 from workers.errors import TranscriptionError
@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 MAX_ENVELOPE_BYTES = 2**16
 MAX_ID_CHARACTERS = 1000
 ACCEPTED = frozenset({"application/json"})
+#: What kombu's reader of JSON raises, whose values may stand for dates, bytes, numbers and the like.
+UNREADABLE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 #: Kombu's names of the one compression whose result can be limited.
 DEFLATED = ("zlib", "gzip", "application/x-gzip")
 
@@ -47,9 +49,8 @@ class IntakeStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, parent: Any) -> None:
         """Stand between the channel and Celery."""
-        channel = parent.task_consumer.channel
-        transport = channel.connection
-        deliver, read = transport._deliver, channel.handlers["BRPOP"]
+        transport = parent.task_consumer.channel.connection
+        deliver, read = transport._deliver, transport.cycle.on_readable
         deliver_or_keep = self._kept.attach(parent)
         delivering = False
 
@@ -58,29 +59,32 @@ class IntakeStep(bootsteps.StartStopStep):  # type: ignore[misc]
             delivering = True
             if queue not in parent.app.amqp.queues.consume_from:
                 _deliver_other(deliver, raw, queue)
+                delivering = False
                 return
             try:
                 check(raw)
             except ValueError as error:
                 refuse(parent.app, raw, str(error))
+            except UNREADABLE as error:
+                refuse(parent.app, raw, f"it cannot be read ({type(error).__name__})")
             else:
                 # Given back, it goes to where it came from, whatever its sender wrote there: kombu would lose it.
                 raw["properties"]["delivery_info"] |= {"exchange": "", "routing_key": queue}
                 deliver_or_keep(raw, queue)
+            delivering = False  # several may be read at once
 
-        def reading(**options: Any) -> Any:
+        def reading(socket: int) -> None:
             nonlocal delivering
             delivering = False
             try:
-                return read(**options)
-            except (ValueError, RecursionError):
+                read(socket)
+            except UNREADABLE as error:
                 if delivering:
                     raise
-                log.error("message discarded: it is not JSON")
-                return True
+                log.error("message discarded: it is not JSON (%s)", type(error).__name__)
 
         transport._deliver = checked
-        channel.handlers["BRPOP"] = reading
+        transport.cycle.on_readable = reading
 
     def shutdown(self, parent: Any) -> None:
         """The worker ends."""
@@ -100,8 +104,10 @@ def check(raw: Any) -> None:
     _need(isinstance(route, dict), "it has no delivery_info")
     places = [route.get(name) for name in ("exchange", "routing_key")]
     _need(all(isinstance(place, str) for place in places), "its delivery_info has no exchange or routing_key")
+    _check_priority(properties.get("priority"))
+    _check_priority(route.get("priority"))
     try:
-        size = len(json.dumps([headers, properties], ensure_ascii=False).encode())
+        size = len(dumps([headers, properties], ensure_ascii=False).encode())  # type: ignore[no-untyped-call]
     except UnicodeEncodeError:  # half a letter, which Redis would not take for a name
         raise ValueError("its headers are no valid Unicode") from None
     except RecursionError:
@@ -185,6 +191,16 @@ def _check_task(fields: dict[str, Any]) -> None:
     _need(not limits or pair, "timelimit is no pair of numbers")
     _need(isinstance(fields.get("stamped_headers"), list | None), "stamped_headers is no list")
     _need(isinstance(fields.get("stamps"), dict | None), "stamps is no object")
+
+
+def _check_priority(priority: Any) -> None:
+    """What is no number is served first; on what is infinite kombu ends."""
+    try:
+        int(priority)
+    except OverflowError:
+        raise ValueError("its priority is infinite") from None
+    except (TypeError, ValueError):
+        return
 
 
 def _is_id(id: Any) -> bool:

@@ -14,10 +14,14 @@ key                              type    content
 ``whisper:task:{id}``            hash    what workers know of a message that was begun and not ended: ``holder`` (the
                                          process that runs it), ``alone`` (``1``: nothing else ran there), ``deaths``,
                                          ``deaths_alone`` (how often its worker died), a field ``row:{n}`` per row that
-                                         needs nothing more from this message; and ``cancelled``, where its sender has
-                                         given it up; expires after a day
+                                         needs nothing more from this message; ``cancelled``, where its sender has given
+                                         it up; ``copied``, where it was given out again while it runs; expires after a
+                                         day
 ``whisper:task:{id}:held``       string  the process that runs it now, renewed by it; ``done`` for two minutes after the
-                                         end, a day for spans (`workers.split`); expires
+                                         end, a day for spans (`workers.split`) and for what was given out again
+                                         meanwhile; expires
+``whisper:beat:{process}``       string  nothing: that it could be written tells a worker that others could renew their
+                                         marks; expires
 ===============================  ======  ==============================================================================
 
 Celery's: the lists ``transcribe`` and ``translate`` (with a suffix for priorities other than 0), ``unacked``,
@@ -64,6 +68,11 @@ def task(task_id: str) -> str:
 def held(task_id: str) -> str:
     """Who runs a message now."""
     return f"whisper:task:{task_id}:held"
+
+
+def beat(process: str) -> str:
+    """What a worker writes to see that Redis takes it."""
+    return f"whisper:beat:{process}"
 
 
 def settled_row(row: int) -> str:

@@ -84,7 +84,7 @@ class TaskMarks:
         self.instance = uuid.uuid4().hex.encode()
         # Shorter than the visibility timeout: when a dead worker's messages come back, its marks are silent already.
         self._held_ms = int(settings.visibility_timeout_seconds * 750)
-        self._beat_seconds = min(settings.lease_seconds, settings.visibility_timeout_seconds / 4)
+        self._beat_seconds = settings.beat_seconds
         self._lock = threading.Lock()
         self._running: set[str] = set()
         self._undisturbed_since = time.monotonic()
@@ -171,15 +171,34 @@ class TaskMarks:
         with self._lock:
             self._running.add(task_id)
 
-    def end(self, task_id: str, *, done_seconds: int) -> None:
-        """Take the mark off a message that has ended. Should it come back in ``done_seconds``, nobody has to run it."""
+    def copied(self, task_id: str) -> None:
+        """Note that a message was given out again while another process runs it. It may wait for as long as a queue."""
 
         def write() -> None:
             with self._redis.pipeline() as pipe:
+                pipe.hset(keys.task(task_id), "copied", 1)
+                pipe.expire(keys.task(task_id), keys.TASK_EXPIRES_SECONDS)
+                pipe.execute()
+
+        self._at_best(write)
+
+    def end(self, task_id: str, *, done_seconds: int, done: bool) -> None:
+        """Take the mark off a message that has ended. Should it come back in ``done_seconds``, nobody has to run it.
+
+        One that was `copied` will: that it was ``done`` is known for a day then.
+        """
+        copied = None
+
+        def write() -> None:
+            nonlocal copied
+            with self._redis.pipeline() as pipe:
+                pipe.hget(keys.task(task_id), "copied")
                 pipe.delete(keys.task(task_id), keys.held(task_id))
                 if done_seconds:
                     pipe.set(keys.held(task_id), DONE, ex=done_seconds)
-                pipe.execute()
+                copied = pipe.execute()[0] or copied  # that of the first try, where this one is another
+            if copied and done:
+                self._redis.set(keys.held(task_id), DONE, ex=keys.TASK_EXPIRES_SECONDS)
 
         self._forget(task_id)
         outlast(write, self._stopping, f"the end of task {task_id}")
@@ -261,7 +280,8 @@ class TaskMarks:
 
     def _beat(self) -> None:
         with self._lock, self._redis.pipeline(transaction=False) as pipe:
-            pipe.ping()
+            # Written, though nobody reads it: a full Redis would answer a ping, and refuse the marks of the others.
+            pipe.set(keys.beat(self.instance.decode()), 1, px=self._held_ms)
             for task_id in self._running:
                 pipe.set(keys.held(task_id), self.instance, px=self._held_ms)
             pipe.execute()

@@ -87,7 +87,11 @@ class Settings(BaseSettings):
     visibility_timeout_seconds: float = Field(
         60, ge=5, description="After this a silent worker's messages are given out again."
     )
-    lease_seconds: float = Field(10, gt=0, description="How often a worker renews its hold on its messages.")
+    lease_seconds: float = Field(
+        10,
+        gt=0,
+        description="How often a worker renews its hold on its messages (at least four times in the timeout above).",
+    )
     restore_seconds: float = Field(10, gt=0, description="How often workers look for messages of silent workers.")
     retry_seconds: float = Field(
         0.5, ge=0, description="First pause before a row is tried again whose storage or network failed."
@@ -160,6 +164,11 @@ class Settings(BaseSettings):
         repr=False,  # it may hold a password
         description="The broker (Celery's spelling).",
     )
+
+    @property
+    def beat_seconds(self) -> float:
+        """How often a worker says that it holds what it holds: several times before that would count as silence."""
+        return min(self.lease_seconds, self.visibility_timeout_seconds / 4)
 
     @field_validator("audio_roots")
     @classmethod

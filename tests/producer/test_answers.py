@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fleet import Fleet, wait_for
-from producer.answers import RESULT_KEY, Answers, Meta
+from producer.answers import READ, READ_SECONDS, RESULT_KEY, Answers, Meta
 from producer.errors import CallCancelledError, FleetError
 
 ANSWER_SECONDS = 60.0
@@ -38,7 +38,7 @@ def result_of(meta: Meta) -> Any:
     return meta["result"]
 
 
-def test_each_call_gets_its_own_answer_and_nothing_stays_in_redis(broker: Fleet, answers: Answers) -> None:
+def test_each_call_gets_its_own_answer_and_no_text_stays_in_redis(broker: Fleet, answers: Answers) -> None:
     ids = [f"many-{number}" for number in range(1200)]  # more than one look asks for
     futures = {id: answers.expect(id, result_of) for id in ids}
     put(broker, "of-another-client", 1)
@@ -47,7 +47,20 @@ def test_each_call_gets_its_own_answer_and_nothing_stays_in_redis(broker: Fleet,
             redis.set(RESULT_KEY.format(id), json.dumps({"status": "SUCCESS", "result": id.upper()}))
     assert [future.result(ANSWER_SECONDS) for future in futures.values()] == [id.upper() for id in ids]
     assert answers.outstanding() == []
-    assert list(broker.redis.scan_iter(RESULT_KEY.format("*"))) == [RESULT_KEY.format("of-another-client").encode()]
+    left = broker.redis.mget([RESULT_KEY.format(id) for id in ids])
+    assert set(left) == {READ.encode()}  # type: ignore[arg-type]
+    assert 0 < int(broker.redis.ttl(RESULT_KEY.format(ids[0]))) <= READ_SECONDS  # type: ignore[arg-type]
+    assert json.loads(broker.redis.get(RESULT_KEY.format("of-another-client")))["result"] == 1  # type: ignore[arg-type]
+
+
+def test_a_full_redis_keeps_not_even_that_a_call_is_done(broker: Fleet, answers: Answers) -> None:
+    put(broker, "full", "done")
+    broker.redis.config_set("maxmemory", 1)
+    try:
+        assert answers.expect("full", result_of).result(ANSWER_SECONDS) == "done"
+        wait_for(lambda: not broker.redis.exists(RESULT_KEY.format("full")))
+    finally:
+        broker.redis.config_set("maxmemory", 0)
 
 
 def test_a_task_that_goes_on_has_no_answer_yet(broker: Fleet, answers: Answers) -> None:
@@ -62,10 +75,11 @@ def test_a_task_that_goes_on_has_no_answer_yet(broker: Fleet, answers: Answers) 
 
 @pytest.mark.parametrize("payload", [b"no json", b"[]", b"\xff", b"{}"])
 def test_what_cannot_be_read_harms_no_other_call(broker: Fleet, answers: Answers, payload: bytes) -> None:
-    broken, whole = answers.expect("broken", result_of), answers.expect("whole", result_of)
-    broker.redis.set(RESULT_KEY.format("broken"), payload)
+    ids = [f"{name}-{payload!r}" for name in ("broken", "whole")]
+    broken, whole = (answers.expect(id, result_of) for id in ids)
+    broker.redis.set(RESULT_KEY.format(ids[0]), payload)
     assert isinstance(broken.exception(ANSWER_SECONDS), KeyError), "what reading it raises"
-    put(broker, "whole", "done")
+    put(broker, ids[1], "done")
     assert whole.result(ANSWER_SECONDS) == "done"
 
 

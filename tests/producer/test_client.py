@@ -32,6 +32,7 @@ from producer import (
     TranscriptionError,
     UsageError,
 )
+from producer.answers import READ, READ_SECONDS
 from workers import keys
 from workers.app import create_app
 from workers.marks import DONE_SECONDS
@@ -60,7 +61,9 @@ def test_a_recording_is_answered_by_its_transcript(client: Client, train: Path, 
     assert handle.done()
     assert handle.result(0) == transcript, "the same again"
     assert not handle.cancel()
-    assert not standin_fleet.redis.exists(f"celery-task-meta-{handle.id}")
+    # Of the text nothing stays, only for a while that it was told
+    assert standin_fleet.redis.get(f"celery-task-meta-{handle.id}") == READ.encode()
+    assert 0 < int(standin_fleet.redis.ttl(f"celery-task-meta-{handle.id}")) <= READ_SECONDS  # type: ignore[arg-type]
     assert client.transcribe(train).result(ANSWER_SECONDS).segments is None
 
 

@@ -16,6 +16,7 @@ from celery import Celery
 from kombu import Connection, Consumer
 
 from fleet import Fleet, wait_for
+from patched_imports import patched_imports
 from workers import keys
 from workers.app import create_app
 from workers.bootsteps import renew_leases
@@ -120,6 +121,10 @@ SLOW = {
 }
 
 
+#: A worker that does not say that it holds its messages.
+FORGETS = 'AFTER["workers.bootsteps"] = lambda module: setattr(module, "renew_leases", lambda channel: 0)'
+
+
 @dataclass
 class Slow:
     """A fleet of one slow worker, with a one-row job on its way."""
@@ -146,18 +151,17 @@ def send_row(client: Celery, audio: str, job: str) -> str:
 @pytest.fixture(scope="module")
 def slow_workers(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Iterator[dict[str, Slow]]:
     """One that renews its hold and one that does not, each at the same work; started side by side."""
-    leases = {"renews": "0.5", "forgets": "1000"}
-    drains = {"renews": "120", "forgets": "1"}
+    environments = {
+        "renews": {"WHISPER_LEASE_SECONDS": "0.5", "WHISPER_DRAIN_SECONDS": "120"},
+        "forgets": {"WHISPER_DRAIN_SECONDS": "1", **patched_imports(tmp_path_factory.mktemp("patch"), FORGETS)},
+    }
     with contextlib.ExitStack() as stack:
         fleets = {
             name: stack.enter_context(Fleet(tmp_path_factory.mktemp(name), {"WHISPER_ENGINE": "standin", **SLOW}))
-            for name in leases
+            for name in environments
         }
         workers = {
-            name: fleets[name].start_worker(
-                wait=False, WHISPER_LEASE_SECONDS=seconds, WHISPER_DRAIN_SECONDS=drains[name]
-            )
-            for name, seconds in leases.items()
+            name: fleets[name].start_worker(wait=False, **environment) for name, environment in environments.items()
         }
         found: dict[str, Slow] = {}
         for name, fleet in fleets.items():

@@ -8,6 +8,8 @@ import json
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
+from kombu.utils.json import dumps
 
 from fleet import Fleet, wait_for
 from workers.intake import MAX_ENVELOPE_BYTES, check
@@ -105,6 +108,11 @@ REFUSED: dict[str, list[Callable[[], Any]]] = {
         lambda: message(headers=[1]),
         lambda: message(headers=None),
     ],
+    "its priority is infinite": [
+        lambda: message(priority=float("inf")),
+        lambda: message(delivery_info={"exchange": "", "routing_key": "transcribe", "priority": float("-inf")}),
+        lambda: message(priority=Decimal("Infinity")),
+    ],
     "it has no delivery_tag": [lambda: without("delivery_tag")],
     "it has no delivery_info": [lambda: without("delivery_info"), lambda: message(delivery_info=5)],
     "its delivery_info has no exchange or routing_key": [lambda: message(delivery_info={"exchange": ""})],
@@ -156,6 +164,8 @@ def test_what_celery_cannot_make_a_task_of_is_named(reason: str) -> None:
         message(task="unknown.here"),  # Celery's to refuse, which tells its sender
         message(timelimit=[None, 60.0], shadow="other", stamped_headers=["a"], stamps={"a": "b"}),
         message(eta="2026-01-01T00:00:00+00:00", expires=None, retries=3),
+        # What kombu's reader makes of the JSON that its writer makes of these.
+        message(request_id=uuid.uuid4(), asked=datetime(2026, 1, 1, tzinfo=UTC), price=Decimal("1.5"), raw=b"x"),
     ],
 )
 def test_what_clients_of_all_kinds_send_is_taken(taken: Raw) -> None:
@@ -181,7 +191,7 @@ def test_nothing_else_than_a_refusal_comes_of_any_message(parts: dict[str, Any],
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Fleet, Celery]]:
     """A worker of its own, which may end, and a client."""
     with Fleet(tmp_path_factory.mktemp("intake"), {"WHISPER_ENGINE": "standin"}) as fleet:
-        fleet.start_worker("--concurrency", "2")
+        fleet.start_worker("--concurrency", "3")  # of which one is for calls: it looks at priorities
         with Celery(broker=fleet.url, backend=fleet.url) as client:
             yield fleet, client
 
@@ -199,14 +209,19 @@ def test_the_worker_goes_on_and_senders_are_told(worker: tuple[Fleet, Celery]) -
     fleet, client = worker
     sent = [make() for makers in REFUSED.values() for make in makers]
     for raw in sent:
-        fleet.redis.lpush("transcribe", json.dumps(raw))
-    for raw in ("hello", b"\xff\xfe\0", b"[" * 100_000):
+        fleet.redis.lpush("transcribe", dumps(raw))  # as Celery's clients write it
+    unreadable = (
+        *("hello", b"\xff\xfe\0", b"[" * 100_000),
+        *('{"__type__": "bytes", "__value__": 5}', '{"__type__": "decimal", "__value__": "x"}'),
+        *('{"__type__": [], "__value__": 1}', '{"__type__": "uuid", "__value__": {}}'),
+    )
+    for raw in unreadable:
         fleet.redis.lpush("transcribe", raw)
     works(fleet, client)
 
     log = fleet.log_path().read_text()
-    assert log.count("message discarded: ") == len(sent) + 3
-    assert log.count("message discarded: it is not JSON") == 3
+    assert log.count("message discarded: ") == len(sent) + len(unreadable)
+    assert log.count("message discarded: it is not JSON (") == len(unreadable)
     assert "Traceback" not in log
     waiting = [raw["headers"]["id"] for raw in sent if _tells(raw)]
     assert len(waiting) > 15
@@ -223,6 +238,14 @@ def _tells(raw: Any) -> bool:
     return isinstance(id, str) and len(id) < 1000 and id.isprintable()
 
 
+def test_headers_of_any_kind_that_celery_can_send_are_taken(worker: tuple[Fleet, Celery]) -> None:
+    fleet, client = worker
+    headers = {"request_id": uuid.uuid4(), "asked": datetime.now(UTC), "price": Decimal("1.5")}
+    call = client.send_task("whisper.transcribe", [[]], queue="transcribe", headers=headers)
+    assert "at least one record" in str(call.get(timeout=60, propagate=False)), "the task ran"
+    works(fleet, client)
+
+
 def test_a_result_that_nobody_wants_is_not_stored(worker: tuple[Fleet, Celery]) -> None:
     fleet, client = worker
     raw = message(body=encoded(5), ignore_result=True)
@@ -237,6 +260,12 @@ def test_remote_control_is_no_other_way_in(worker: tuple[Fleet, Celery]) -> None
     assert fleet.redis.publish(channel, "hello"), "nobody listens"
     for raw in ({"a": 1}, 5, message(body="!!!!a"), message(body=encoded(5)), message(headers=[1])):
         fleet.redis.publish(channel, json.dumps(raw))
+    works(fleet, client)
+    unreadable = '{"__type__": "bytes", "__value__": 5}'
+    fleet.redis.publish(channel, unreadable)
+    wait_for(lambda: "it is not JSON (AttributeError)" in fleet.log_path().read_text())
+    with fleet.redis.pipeline(transaction=False) as pipe:  # read at once
+        pipe.publish(channel, json.dumps({"a": 1})).publish(channel, unreadable).execute()
     works(fleet, client)
     assert client.control.inspect(timeout=60, limit=1).ping()
     assert "onnection to broker lost" not in fleet.log_path().read_text()

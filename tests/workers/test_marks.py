@@ -58,11 +58,39 @@ def test_end_leaves_nothing_but_that_it_is_done(worker: Worker, fleet: Fleet) ->
         marks.claim(task_id)
         marks.begin(task_id, alone=False)
         marks.settle(task_id, 3)
-        marks.end(task_id, done_seconds=60 if done else 0)
+        marks.end(task_id, done_seconds=60 if done else 0, done=done)
     assert other.claim("chunk").state == "done"
     assert other.claim("call") == Claim("mine")
     assert not fleet.redis.exists(keys.task("chunk"), keys.task("call"))
     assert 0 < fleet.redis.ttl(keys.held("chunk")) <= 120
+
+
+@pytest.mark.parametrize(("done", "state"), [(True, "done"), (False, "mine")])
+def test_that_a_copied_message_is_done_is_known_for_as_long_as_it_may_wait(
+    worker: Worker, fleet: Fleet, done: bool, state: str
+) -> None:
+    """The copy goes to the end of a queue that takes hours."""
+    marks, other = worker(), worker()
+    marks.claim("t")
+    marks.begin("t", alone=False)
+    assert other.claim("t").state == "elsewhere"
+    other.copied("t")
+    marks.end("t", done_seconds=60 if done else 0, done=done)
+    assert (int(fleet.redis.ttl(keys.held("t"))) > 120) is done  # type: ignore[arg-type]
+    assert other.claim("t").state == state
+    assert not fleet.redis.exists(keys.task("t"))
+
+
+def test_a_worker_with_nothing_to_do_knows_that_a_full_redis_takes_no_marks(worker: Worker, fleet: Fleet) -> None:
+    """Or it would take the others, whose marks are gone, for dead."""
+    marks = worker(lease_seconds=0.3)
+    wait_for(marks.undisturbed)
+    fleet.redis.config_set("maxmemory", 1)
+    try:
+        wait_for(lambda: not marks.undisturbed())
+    finally:
+        fleet.redis.config_set("maxmemory", 0)
+    wait_for(marks.undisturbed)
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -147,7 +175,7 @@ def test_cancelled_call_is_known_for_a_day(worker: Worker, fleet: Fleet) -> None
     marks.release("v")
     assert worker().claim("v") == Claim("mine", cancelled=True)
     # and it leaves nothing
-    marks.end("u", done_seconds=0)
+    marks.end("u", done_seconds=0, done=False)
     assert not fleet.redis.exists(keys.task("u"))
 
 

@@ -149,3 +149,13 @@ def test_password_is_not_shown_with_the_settings() -> None:
 def test_settings_do_not_change_once_read() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().max_tokens = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("lease_seconds", "timeout_seconds", "beat_seconds"), [(10, 60, 10), (10, 5, 1.25), (0.5, 60, 0.5)]
+)
+def test_a_worker_is_heard_of_several_times_before_it_counts_as_silent(
+    lease_seconds: float, timeout_seconds: float, beat_seconds: float
+) -> None:
+    config = load_settings(lease_seconds=lease_seconds, visibility_timeout_seconds=timeout_seconds)
+    assert config.beat_seconds == beat_seconds
