@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 
 #: After SIGTERM a worker has its drain time and this much more before it is killed.
 GRACE_SECONDS = 20.0
+#: vLLM's words for what one of its processes has said, and how an error of it looks in the log.
+ABOVE = "See root cause above. "
+_CAUSE = re.compile(r"\b[\w.]*(?:Error|Exception): .+")
 
 
 class EmbeddedFleet:
@@ -155,7 +159,8 @@ class EmbeddedFleet:
 
 def _settings(environment: Mapping[str, str]) -> Settings:
     """Those of a worker that is told ``environment`` too, as far as they say what of the machine it takes."""
-    told = {name: environment.get(f"WHISPER_{name.upper()}") for name in ("tensor_parallel_size", "cpu_threads_bind")}
+    names = ("tensor_parallel_size", "cpu_threads_bind", "gpu_memory_utilization", "engine")
+    told = {name: environment.get(f"WHISPER_{name.upper()}") for name in names}
     return load_settings(**{name: value for name, value in told.items() if value is not None})
 
 
@@ -168,9 +173,14 @@ def worker_command(name: str = "worker@%h", *extra: str) -> list[str]:
 
 
 def _why(path: Path, start: int) -> str:
-    """The worker's own reason: its last CRITICAL line, or else its last line."""
+    """The worker's own reason: its last CRITICAL line, or else its last line.
+
+    Where vLLM's is that of one of its processes, which it leaves to the log: that too.
+    """
     lines = log_lines(path, start)
-    for line in reversed(lines):
+    for number, line in reversed(list(enumerate(lines))):
         if "The worker cannot start: " in line:
-            return line.partition("The worker cannot start: ")[2]
+            why = line.partition("The worker cannot start: ")[2]
+            causes = [found[0] for one in lines[:number] if "root cause" not in one and (found := _CAUSE.search(one))]
+            return f"{why.partition(ABOVE)[0]}{causes[-1]}" if ABOVE in why and causes else why
     return last_line(lines)

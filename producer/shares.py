@@ -7,10 +7,12 @@ first.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from producer.errors import UsageError
 from workers.device import device_kind, usable_cores
 from workers.nvml import gpu_count
 from workers.settings import Settings
@@ -33,12 +35,18 @@ class Share:
 
 
 def shares(workers: int, settings: Settings) -> list[Share]:
-    """A share of this machine for each of ``workers``; cores that the user has bound himself are left to him."""
+    """A share of this machine for each of ``workers``; cores that the user has bound himself are left to him.
+
+    Raises UsageError for engines that do not fit into the memory of a GPU together.
+    """
     if device_kind() == "cpu":
         if settings.cpu_threads_bind is not None:
             return [Share()] * workers
         return [Share(cores=cores) for cores in core_shares(usable_cores(), workers, settings.tensor_parallel_size)]
-    return [Share(devices=devices) for devices in device_shares(_devices(), workers, settings.tensor_parallel_size)]
+    given = device_shares(_devices(), workers, settings.tensor_parallel_size)
+    if settings.engine == "vllm":
+        _check_memory(given, settings.gpu_memory_utilization)
+    return [Share(devices=devices) for devices in given]
 
 
 def core_shares(cores: Sequence[int], workers: int, ranks: int = 1) -> list[tuple[int, ...] | None]:
@@ -59,6 +67,17 @@ def device_shares(devices: Sequence[str], workers: int, ranks: int) -> list[tupl
     return [
         tuple(devices[(number * ranks + rank) % len(devices)] for rank in range(ranks)) for number in range(workers)
     ]
+
+
+def _check_memory(given: Sequence[tuple[str, ...] | None], utilization: float) -> None:
+    """Raise UsageError where engines share a GPU and would take more than all of its memory: they fail one by one."""
+    engines = Counter(device for devices in given for device in devices or ())
+    most = max(engines.values(), default=1)
+    if most > 1 and most * utilization > 1:
+        raise UsageError(
+            f"{len(given)} workers: {most} engines on one GPU, each with {utilization:g} of its memory: set "
+            f"WHISPER_GPU_MEMORY_UTILIZATION to {int(90 / most) / 100:g}, or start fewer workers"
+        )
 
 
 def _devices() -> list[str]:

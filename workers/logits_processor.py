@@ -17,7 +17,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from workers.decoding import ANY_LANGUAGE, Rules
-from workers.rules import Rows, Table, constrain, pause_mask
+from workers.rules import Rows, Table, constrain, pause_mask, to_device
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -34,7 +34,7 @@ class Request:
     def __init__(self, rules: Rules, said: Sequence[int], device: torch.device) -> None:
         self.rules = rules
         self.said = said
-        self.pauses = pause_mask(rules.pauses).to(device, non_blocking=True)
+        self.pauses = to_device(pause_mask(rules.pauses), device)
         self._seen = 0
         self._stamp = -1
 
@@ -77,15 +77,16 @@ class WhisperRules(LogitsProcessor):
         """Mask what the requests with rules may not say next."""
         if not self._requests:
             return logits
-        indices, requests = zip(*self._requests.items(), strict=True)
+        # vLLM puts a request that moved to another row at the end. In the order of rows a full batch needs no indices.
+        indices, requests = zip(*sorted(self._requests.items()), strict=True)
         table = table_of(requests[0].rules, logits.device)
         if self._pauses is None:
             self._pauses = torch.stack([request.pauses for request in requests])
         rows = replace(rows_of(requests, logits.device), pauses=self._pauses)
         timed = any(request.rules.timestamps for request in requests)
-        if len(indices) == logits.shape[0] and list(indices) == sorted(indices):
+        if len(indices) == logits.shape[0]:
             return constrain(logits, rows, table, any_timestamps=timed)
-        at = torch.tensor(indices, device=logits.device)
+        at = to_device(torch.tensor(indices), logits.device)
         logits[at] = constrain(logits[at], rows, table, any_timestamps=timed)
         return logits
 
@@ -119,7 +120,7 @@ def rows_of(requests: Sequence[Request], device: torch.device) -> Rows:
         )
         for request in requests
     ]
-    columns = torch.tensor(values, dtype=torch.long, device=device).unbind(1)
+    columns = to_device(torch.tensor(values, dtype=torch.long), device).unbind(1)
     language, task, timestamps, step, last, before, stamp = columns
     return Rows(language, task, timestamps.bool(), step, last, before, stamp)
 

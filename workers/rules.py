@@ -83,6 +83,11 @@ def pause_mask(pauses: Sequence[int]) -> torch.Tensor:
     return mask
 
 
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy on the device that nobody waits for: from pageable memory CUDA would, for all that it has been given."""
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+
+
 def constrain(logits: torch.Tensor, rows: Rows, table: Table, *, any_timestamps: bool = True) -> torch.Tensor:
     """Mask in place what each row may not say next; returns ``logits`` (float[rows, vocabulary]).
 

@@ -54,6 +54,9 @@ def prepare_environment(settings: Settings, device: Device) -> None:
             defaults["TORCHDYNAMO_DISABLE"] = "1"
         _preload_openmp()
     else:
+        # CUDA's own order is fastest first: CUDA_VISIBLE_DEVICES would mean other GPUs to it than to NVML, whose memory
+        # decides on the batch.
+        defaults["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         # vLLM 0.26 to 0.30 have no custom logits processors in the V2 runner, and no GPU has run ours in it yet.
         defaults[RUNNER] = "0"
     for name, value in defaults.items():

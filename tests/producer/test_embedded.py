@@ -19,6 +19,7 @@ from redis.retry import Retry
 
 from fleet import free_port
 from patched_imports import SLOW_LOAD, patched_imports
+from producer import embedded
 from producer.cache import FileLock
 from producer.embedded import EmbeddedFleet, Valkey
 from producer.errors import FleetError
@@ -35,6 +36,24 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     path.mkdir()
     yield path
     wait_for_none(lambda: processes_at(path))
+
+
+def test_the_reason_of_one_of_vllms_processes_is_told(tmp_path: Path) -> None:
+    """vLLM's own error only says that it is somewhere above."""
+    log = tmp_path / "worker-1.log"
+    log.write_text(
+        "[INFO] vLLM: Warning: nothing\n"
+        "(EngineCore pid=7) ERROR core.py:1510] ValueError: Free memory on device cuda:0 (10/80 GiB) is too little\n"
+        "Exception: WorkerProc initialization failed. See stack trace for root cause.\n"
+        "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n"
+        "[CRITICAL] The worker cannot start: cannot load the model m: Engine core initialization failed. "
+        "See root cause above. Failed core proc(s): {}\n"
+        "later\n"
+    )
+    why = "ValueError: Free memory on device cuda:0 (10/80 GiB) is too little"
+    assert embedded._why(log, 0) == f"cannot load the model m: Engine core initialization failed. {why}"
+    log.write_text("[CRITICAL] The worker cannot start: no such model\n")
+    assert embedded._why(log, 0) == "no such model"
 
 
 def test_a_valkey_is_private_and_its_data_stay(folder: Path) -> None:

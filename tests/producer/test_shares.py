@@ -12,6 +12,7 @@ from job_files import processes_at
 
 from producer import shares as module
 from producer.embedded import EmbeddedFleet
+from producer.errors import UsageError
 from producer.shares import Share, core_shares, device_shares, shares
 from workers.device import usable_cores
 from workers.redis_client import connect
@@ -37,7 +38,7 @@ def test_every_core_is_one_workers_and_no_worker_has_two_more_than_another(cores
         (["0", "1"], 2, 1, [("0",), ("1",)]),
         (["4", "5", "6", "7"], 2, 2, [("4", "5"), ("6", "7")]),
         (["GPU-a", "GPU-b", "GPU-c"], 2, 1, [("GPU-a",), ("GPU-b",)]),
-        # More workers than GPUs: who asks for that gives each a part of a GPU's memory.
+        # More workers than GPUs: each has to have a part of a GPU's memory.
         (["0", "1"], 3, 1, [("0",), ("1",), ("0",)]),
         (["0"], 2, 1, [("0",), ("0",)]),
         # One worker sees what it always saw; with too few GPUs for an engine, or none known, its engine says so.
@@ -65,6 +66,20 @@ def test_gpus_are_those_that_the_user_left_visible(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv(module.VISIBLE_DEVICES)
     assert [share.environment["CUDA_VISIBLE_DEVICES"] for share in shares(2, config)] == ["0,1", "2,3"]
     assert shares(1, config)[0].environment == {}
+
+
+def test_engines_that_do_not_fit_on_a_gpu_together_are_refused_before_they_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "device_kind", lambda: "cuda")
+    monkeypatch.setattr(module, "gpu_count", lambda: 2)
+    monkeypatch.delenv(module.VISIBLE_DEVICES, raising=False)
+
+    with pytest.raises(UsageError, match=r"3 workers: 2 engines on one GPU.*WHISPER_GPU_MEMORY_UTILIZATION to 0\.45"):
+        shares(3, load_settings())
+    assert len(shares(3, load_settings(gpu_memory_utilization=0.45))) == 3
+    assert len(shares(2, load_settings())) == 2
+    assert len(shares(3, load_settings(engine="standin"))) == 3, "a stand-in takes no memory"
 
 
 def test_cores_that_the_user_has_bound_are_left_to_him(monkeypatch: pytest.MonkeyPatch) -> None:

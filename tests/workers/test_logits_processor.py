@@ -14,9 +14,11 @@ from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 
+from workers import logits_processor
 from workers.decoding import Rules
 from workers.logits_processor import EXTRA_ARGUMENT, WhisperRules
 from workers.logits_processor_v2 import WhisperRulesV2
+from workers.rules import to_device
 
 #: Requests at different points: forced steps, the beginning of the text, inside a segment, between segments.
 REQUESTS: list[tuple[Rules, list[int]]] = [
@@ -70,6 +72,51 @@ def test_v1_follows_requests_to_other_rows_and_leaves_others_alone() -> None:
     assert result[1].tolist() == logits[1].tolist()
     for row, (rules, said) in ((0, REQUESTS[4]), (2, REQUESTS[3])):
         assert result[row].tolist() == batch(logits[row : row + 1].clone(), [rules], [said])[0].tolist()
+
+
+def test_v1_takes_a_full_batch_as_it_is_wherever_its_requests_have_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Picking rows costs copies, and on a GPU a list of them to send."""
+    sent: list[tuple[int, ...]] = []
+    to_device = logits_processor.to_device
+
+    def noted(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+        sent.append(tuple(values.shape))
+        return to_device(values, device)
+
+    processor = v1([REQUESTS[5], (None, []), REQUESTS[4], REQUESTS[3]])
+    monkeypatch.setattr(logits_processor, "to_device", noted)
+    # Given that row 1 is done and the last one takes its place
+    moved = [(3, 1, MoveDirectionality.UNIDIRECTIONAL)]
+    processor.update_state(BatchUpdate(3, removed=[1], added=[], moved=moved))
+    logits = logits_of(3)
+    # When
+    result = processor.apply(logits.clone())
+    # Then each request has its own rules, and one table of numbers was sent
+    inside = [REQUESTS[5], REQUESTS[3], REQUESTS[4]]
+    rules, said = zip(*inside, strict=True)
+    assert result.tolist() == batch(logits.clone(), rules, said).tolist()
+    assert sent == [(3, 7)]
+
+
+def test_nobody_waits_for_what_is_sent_to_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From pageable memory CUDA waits for all that it has been given: the step that is being computed."""
+    calls: list[object] = []
+
+    def pinned(values: torch.Tensor) -> torch.Tensor:
+        calls.append("pinned")
+        return values
+
+    def to(values: torch.Tensor, device: object, *, non_blocking: bool) -> torch.Tensor:
+        calls.append((device, non_blocking))
+        return values
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    gpu = torch.device("cuda", 0)
+
+    to_device(torch.zeros(1), gpu)
+
+    assert calls == ["pinned", (gpu, True)]
 
 
 def test_v1_sees_the_tokens_that_are_said_after_the_request_was_added() -> None:

@@ -90,6 +90,22 @@ def test_a_gpu_engine_is_preloaded_with_nothing(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("clean_environment")
+@pytest.mark.parametrize(
+    ("device", "before", "expected"),
+    [("cuda", None, "PCI_BUS_ID"), ("cuda", "FASTEST_FIRST", "FASTEST_FIRST"), ("cpu", None, None)],
+)
+def test_cuda_counts_gpus_as_nvml_does(device: Device, before: str | None, expected: str | None) -> None:
+    """The memory that NVML tells decides on the batch."""
+    os.environ.pop("CUDA_DEVICE_ORDER", None)
+    if before is not None:
+        os.environ["CUDA_DEVICE_ORDER"] = before
+
+    prepare_environment(load_settings(), device)
+
+    assert os.environ.get("CUDA_DEVICE_ORDER") == expected
+
+
+@pytest.mark.usefixtures("clean_environment")
 def test_without_intels_openmp_vllm_takes_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     def files(_: str) -> None:
         raise metadata.PackageNotFoundError
