@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from producer.job import Job
 from producer.lookup import find_job
 from producer.retry import begin_retry
 from producer.run import RunOptions, reach, run_job
+from producer.step import check_fleet
 from workers.settings import Settings, settings
 
 JobName = Annotated[str, typer.Argument(metavar="JOB|STEP", help="A job's name (with REDIS_URL) or its step file.")]
@@ -52,9 +54,17 @@ def retry(
     """
     config = settings()
     found = _find(job, config)
-    wanted = begin_retry(found, reason or ())
+
+    def ask() -> None:  # a retry that was begun, and that nobody can do, could only be given up with --force
+        if config.redis_url is not None:
+            asked = found.header.options
+            check_fleet(config.redis_url, found.task, asked["language"], asked["model"])
+
+    wanted = begin_retry(found, reason or (), ask)
+    for line in _unknown(found, reason or ()):
+        typer.echo(line, err=True)
     if wanted is None:
-        typer.echo(f"no row failed{_for(reason)}: there is nothing to do", err=True)
+        typer.echo("there is nothing to do" if reason else "no row failed: there is nothing to do", err=True)
         typer.echo(str(found.step.path))
         return
     with resumable(wanted), Display() as display:
@@ -85,8 +95,12 @@ def _lines(job: Job, failures: Failures) -> list[str]:
     return lines
 
 
-def _for(reasons: list[str] | None) -> str:
-    return f" for {' or '.join(reasons)}" if reasons else ""
+def _unknown(job: Job, reasons: Sequence[str]) -> Iterator[str]:
+    """A line for each reason that no row has: a misspelt one would leave rows out without a word."""
+    there = (job.header.summary or {}).get("reasons", {})
+    for reason in reasons:
+        if reason not in there:
+            yield f"no row failed for {reason}: there are {', '.join(sorted(there)) or 'no failed rows'}"
 
 
 def _plain(example: Example) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from producer import registry
-from producer.collector import Collector, OwnedJob
+from producer.collector import TRY_SHARE, Collector, OwnedJob
 from producer.errors import FleetError, UsageError
 from producer.job import Job, load_job
 from producer.reconcile import Reconciler, Watched
@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 #: How often new jobs are looked for.
 ADOPT_SECONDS = 1.0
 POLL_SECONDS = 0.5
-#: The share of the time that tries to go on with a job that cannot may take: all other jobs wait meanwhile.
-TRY_SHARE = 0.05
 RETRY_SECONDS = 2.0
 
 Report = Callable[[Job, Progress], None]

@@ -33,6 +33,8 @@ READ_COUNT = 500
 GATHER_SECONDS = 0.05
 #: How often a job's registration and progress are repeated, which a flushed Redis has lost.
 ANNOUNCE_SECONDS = 5.0
+#: The share of the time that tries to go on with a job that cannot may take: all other jobs wait meanwhile.
+TRY_SHARE = 0.05
 
 
 @dataclass(slots=True, eq=False)
@@ -132,11 +134,14 @@ class Collector:
         for job in jobs:
             if job.id in self._owned or self._paused_until.get(job.id, 0.0) > time.monotonic():
                 continue
+            began = time.monotonic()
             with self._reporting(job.id):
                 owned = self.add(job)
                 if owned is not None:
                     log.info("job %s: %d of %d rows answered", job.id, owned.journal.answered, owned.journal.rows)
                     adopted.append(owned)
+                continue
+            self._paused_until[job.id] = time.monotonic() + (time.monotonic() - began) / TRY_SHARE
         return adopted
 
     def poll(self, block_seconds: float = 1.0) -> int:

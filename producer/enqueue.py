@@ -20,13 +20,14 @@ from producer.chunks import Chunk, ChunkLimits, window_rows_for
 from producer.errors import FleetError
 from producer.follow import RowSet
 from producer.in_flight import rows_on_their_way, task_id
-from producer.job import Job
+from producer.job import Job, stamp_of
 from producer.routing import queue_of_job, queues_for
 from workers import keys
 from workers.app import PRIORITY_BULK
 from workers.messages import TASK_NAMES, Failure, Record, RowResult
-from workers.presence import Presence
+from workers.presence import Presence, live_workers
 from workers.settings import Settings
+from workers.startup import in_words, starting_workers
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ RETRY_SECONDS = 2.0
 LOOK_AGAIN_SECONDS = 1.0
 #: How often the registration is repeated, which a flushed Redis has lost, and what is waited for said again.
 ANNOUNCE_SECONDS, SAY_AGAIN_SECONDS = 5.0, 60.0
+#: The share of the time that looks at an input which grows may take: each reads all rows of the job.
+CHECK_SHARE = 0.1
 #: Messages sent in one round trip.
 BATCH_MESSAGES = 100
 
@@ -102,6 +105,8 @@ class Enqueuer:
         self._stop = stop
         self._stall_seconds = stall_seconds
         self._announced = self._said = float("-inf")
+        #: The input as it was when its rows were found to be the job's, and when that may be looked at again.
+        self._stamp, self._next_check = job.stamp or stamp_of(job.header.inputs), float("-inf")
         #: The rows that were journaled when last looked, and those between sent and journaled: what the window limits.
         self._done: RowSet = ()
         self._out: set[int] = set()
@@ -128,8 +133,8 @@ class Enqueuer:
         self.sent = len(self._out)
         self._send(lambda row: row not in self._done and row not in self._out)
 
-    def _send(self, wanted: Callable[[int], bool], *, again: bool = False) -> None:
-        """Send the rows that are ``wanted``; those that are sent ``again`` have their place in the window."""
+    def _send(self, wanted: Callable[[int], bool], *, last: int | None = None, again: bool = False) -> None:
+        """Send the rows that are ``wanted``, the ``last`` of which is known; ``again``: they are in the window."""
         batch: list[list[Record]] = []
         chunk = Chunk(self._limits)
 
@@ -141,11 +146,16 @@ class Enqueuer:
             if len(batch) >= BATCH_MESSAGES:
                 self._flush(batch)
 
-        for row, record, known_seconds in self._job.timed_records():
+        end = self._job.rows if last is None else last + 1
+
+        def looked_at(row: int) -> bool:
+            return row >= end or wanted(row) or self._stop.is_set()
+
+        for row, record, known_seconds in self._job.timed_records(looked_at):
             if self._stop.is_set():
                 return
-            if not wanted(row):
-                continue
+            if row >= end:
+                break
             if isinstance(record, Record):
                 seconds = self._typical_seconds if known_seconds is None else known_seconds
                 if not chunk.records:
@@ -208,7 +218,18 @@ class Enqueuer:
         if lost and not self._stop.is_set():
             self._job.check_input()
             log.warning("job %s: %d rows were lost by Redis and are sent again", self._job.id, len(lost))
-            self._send(lost.__contains__, again=True)
+            self._send(lost.__contains__, last=max(lost), again=True)
+        elif there and not self._stop.is_set():
+            self._say_who_is_awaited()
+
+    def _say_who_is_awaited(self) -> None:
+        """Nothing moves, and nothing is lost: name who is missing, if anybody is."""
+        answers = int(self._retried(lambda: self._redis.xlen(keys.results(self._job.id))))
+        if answers:
+            where = f"is `whisper-fleet collect` running where {self._job.step.path} is?"
+            self._say(f"{answers} answers wait for a collector: {where}")
+        elif not self._retried(lambda: live_workers(self._redis)):
+            self._say(in_words(starting_workers(self._redis)) or f"no worker is live: rows wait in {self._queue}")
 
     def _look(self) -> set[int]:
         return rows_on_their_way(self._redis, self._queues, [self._job.id])[self._job.id]
@@ -229,12 +250,14 @@ class Enqueuer:
         """A row without a record needs no worker: its answer is known."""
         payload = RowResult(row=row, items=[failure]).model_dump_json()
         self._wait_for_memory()
+        self._check_input()
         self._retried(lambda: self._redis.xadd(keys.results(self._job.id), {keys.RESULT_FIELD: payload}))
 
     def _flush(self, batch: list[list[Record]]) -> None:
         while batch and not self._stop.is_set():
             self._announce()
             self._wait_for_memory()
+            self._check_input()
             try:
                 self._publish(batch)
                 batch.clear()
@@ -245,6 +268,17 @@ class Enqueuer:
                 batch[:] = [
                     rows for rows in batch if (rows[0].row or 0) not in there and (rows[0].row or 0) not in done
                 ]
+
+    def _check_input(self) -> None:
+        """Raise UsageError where somebody has written other rows to the input: answers know only their numbers.
+
+        Not in every moment: an input that grows all the time would be read all the time.
+        """
+        stamp, began = stamp_of(self._job.header.inputs), time.monotonic()
+        if stamp != self._stamp and began >= self._next_check:
+            self._job.check_input()
+            self._stamp, now = stamp, time.monotonic()
+            self._next_check = now + (now - began) / CHECK_SHARE
 
     def _publish(self, batch: list[list[Record]]) -> None:
         name, options = TASK_NAMES[self._job.task], self._job.message_options.model_dump(exclude_defaults=True)

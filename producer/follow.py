@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from typing import Protocol
 
+from producer.errors import FleetError
 from producer.job import Job
 from producer.journal import Answered, Journal
 
@@ -31,12 +31,17 @@ class Follower:
         self._complete = False
 
     def read(self) -> RowSet:
-        """The rows that are answered and on the disk. Raises FleetError for a damaged journal."""
+        """The rows that are answered and on the disk. Raises FleetError for a journal that cannot be read."""
         with self._lock:
             if not self._complete:
                 journal_path = self._job.step.journal_path
-                with contextlib.suppress(FileNotFoundError):
+                try:
                     Journal.read_answered(journal_path, self._job.rows, self._answered)
+                except FileNotFoundError:
+                    pass
+                except OSError as error:
+                    why = f"cannot be read ({error.strerror or error}): is it of a collector of another user?"
+                    raise FleetError(f"{journal_path}: {why}") from error
                 # A step that is written needs no journal any more.
                 self._complete = not journal_path.exists() and self._job.reload().is_finished()
             return range(self._job.rows) if self._complete else self._answered

@@ -13,8 +13,8 @@ import secrets
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ class Job:
 
     step: Step
     header: JobHeader
+    #: What its input's files were like when they were found to be the job's (`stamp_of`); None: nobody looked.
+    stamp: object = field(default=None, compare=False, repr=False)
 
     @property
     def id(self) -> str:
@@ -105,8 +107,8 @@ class Job:
 
     def retried(self) -> array[int]:
         """The rows of the step that a retry does, in order. Raises FleetError where the file is not whole."""
-        with disk_errors(self.step.retried_path):
-            rows = array("q", map(int, self.step.retried_path.read_bytes().split()))
+        with disk_errors(self.step.retried_path), self.step.retried_path.open("rb") as lines:
+            rows = array("q", map(int, lines))
         if self.header.retry is None or len(rows) != self.header.retry.rows:
             raise FleetError(f"{self.step.retried_path}: changed by another program: start over with --force")
         return rows
@@ -115,11 +117,14 @@ class Job:
         """The number of each row of the job and the record that it asks for, or why there is none."""
         return ((row, record) for row, record, _ in self.timed_records())
 
-    def timed_records(self) -> Iterator[tuple[int, Record | Failure, float | None]]:
-        """`records`, each with the seconds of audio that its row says it has."""
+    def timed_records(
+        self, wanted: Callable[[int], bool] = lambda row: True
+    ) -> Iterator[tuple[int, Record | Failure, float | None]]:
+        """`records` of the rows that are ``wanted``, each with the seconds of audio that its row says it has."""
         media_key, audio_root = self.media_key, self.header.audio_root
         for row, line in enumerate(self._lines_to_do()):
-            yield row, *timed_record_of(row, line, media_key, audio_root)
+            if wanted(row):
+                yield row, *timed_record_of(row, line, media_key, audio_root)
 
     def _lines_to_do(self) -> Iterable[bytes]:
         return self.lines() if self.header.retry is None else picked(self.lines(), self.retried())
@@ -198,6 +203,7 @@ def open_job(spec: JobSpec, before_new: Callable[[], object] = lambda: None) -> 
     columns = Columns(spec.output_key, spec.timestamps, spec.details)
     columns.check(spec.media_key)
     refused = frozenset() if spec.overwrite_column else frozenset(columns.names())
+    stamp = stamp_of(inputs)
     found = scan(inputs, ScanRules(spec.media_key, refused, spec.limit))
     check_writable(step.cache_path)
     header = JobHeader(
@@ -226,13 +232,25 @@ def open_job(spec: JobSpec, before_new: Callable[[], object] = lambda: None) -> 
     )
     standing = None if spec.force else _standing(step, header)
     if standing is not None:
-        return Job(step, _where_it_lies(step, standing, header.inputs))
+        return Job(step, _where_it_lies(step, standing, header.inputs), stamp)
     before_new()
     old = None if spec.reuse is None else reuse.open_old(Path(spec.reuse), header)
     with step.staging() as folder:
         reused = _prepare(Job(step, header), old, folder)
-        job = Job(step, _settle(step, header, folder, force=spec.force))
+        job = Job(step, _settle(step, header, folder, force=spec.force), stamp)
     return _finished(job) if reused == found.rows else job
+
+
+def stamp_of(inputs: Sequence[str | Path]) -> tuple[tuple[int, int, int] | None, ...]:
+    """What changes when somebody writes to these files: number, size and time of each; None for one that is gone."""
+    found: list[tuple[int, int, int] | None] = []
+    for path in inputs:
+        try:
+            told = Path(path).stat()
+            found.append((told.st_ino, told.st_size, told.st_mtime_ns))
+        except OSError:
+            found.append(None)
+    return tuple(found)
 
 
 def load_job(output: Path) -> Job | None:
@@ -278,8 +296,9 @@ def _check_made(source: Path, step: Step) -> None:
     if step.number == 1:
         return
     header = JobHeader.read(Step(step.cache_path, step.prefix, step.number - 1).header_path)
-    if header is not None and not header.complete and header.retry is None:
-        raise UsageError(f"{source}: is being made anew and not finished: run step {step.number - 2} to its end first")
+    if header is not None and not header.complete:
+        what = f"run step {step.number - 2}" if header.retry is None else "run its retry"
+        raise UsageError(f"{source}: is being made anew and not finished: {what} to its end first")
 
 
 def _where_it_lies(step: Step, standing: JobHeader, inputs: list[str]) -> JobHeader:

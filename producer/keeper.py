@@ -46,6 +46,11 @@ class FleetKeeper:
         self._thread.start()
 
     @property
+    def is_ready(self) -> bool:
+        """Whether the fleet is there, and was not given up."""
+        return self._ready.is_set() and self._failure is None and not self._stop.is_set()
+
+    @property
     def url(self) -> str:
         """The private broker's URL, once the fleet is there."""
         assert self._fleet is not None

@@ -100,17 +100,18 @@ class Reconciler:
         if still and now >= self._next_look:
             self._look_after(still)
 
-    def send(self, watched: Watched, *, just_scanned: bool = True) -> None:
-        """Send what a job lacks, now. Raises UsageError for what no live worker can do, RedisError.
+    def send(self, watched: Watched, *, just_scanned: bool = True) -> bool:
+        """Send what a job lacks, now; whether it is for this process to send.
 
-        An input that was not ``just_scanned`` is compared with the one that the job began with: answers know only the
-        number of their row.
+        It is not while a producer lives, or where one was stopped on purpose. Raises UsageError for what no live worker
+        can do, RedisError. An input that was not ``just_scanned`` is compared with the one that the job began with:
+        answers know only the number of their row.
         """
         lock = None
         if not self._is_producer:
             lock = watched.job.step.lock("producer")
             if watched.job.step.stopped_path.exists() or not lock.acquire():
-                return
+                return False
         try:
             stop = threading.Event()
             present = live_workers(self._redis)
@@ -137,6 +138,7 @@ class Reconciler:
         sender = _Sender(threading.Thread(target=work, name=f"send {watched.job.id}", daemon=True), stop)
         self._standings[watched.job.id] = _Standing(watched.count, time.monotonic(), sender)
         sender.thread.start()
+        return True
 
     def close(self) -> None:
         """Stop all senders; returns when they have ended."""
@@ -158,9 +160,9 @@ class Reconciler:
             answered = watched.answered()
             lacking = watched.job.rows - watched.count - sum(row not in answered for row in there[watched.job.id])
             if lacking > 0:
-                log.warning("job %s: %d rows are neither answered nor on their way", watched.job.id, lacking)
                 try:
-                    self.send(watched, just_scanned=False)
+                    if self.send(watched, just_scanned=False):
+                        log.warning("job %s: %d rows are neither answered nor on their way", watched.job.id, lacking)
                 except (FleetError, OSError) as error:
                     self._failed(watched.job, error)
 

@@ -10,23 +10,24 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import BinaryIO
 
 from producer.audio_files import Stamp, read_stamps, stamped, write_stamps
-from producer.cache import atomic_write
+from producer.cache import Step, atomic_write
 from producer.errors import UsageError
 from producer.failed import failed_row, step_lines
-from producer.header import Retry
+from producer.header import JobHeader, Retry
 from producer.job import SETTLE_SECONDS, Job, new_id
 
 
-def begin_retry(job: Job, reasons: Sequence[str] = ()) -> Job | None:
+def begin_retry(job: Job, reasons: Sequence[str] = (), before_new: Callable[[], object] = lambda: None) -> Job | None:
     """The job that does again the rows that failed (for one of ``reasons``), None where there are none.
 
-    One that was interrupted is resumed. Raises UsageError where the step is not finished, where a retry for other
-    reasons is, and where the input has changed.
+    One that was interrupted is resumed. ``before_new`` may refuse a new one. Raises UsageError where the step is not
+    finished, where a retry for other reasons is, where the input has changed, and where the next step is being made
+    from this one.
     """
     wanted = sorted(set(reasons))
     deadline = time.monotonic() + SETTLE_SECONDS
@@ -39,7 +40,7 @@ def begin_retry(job: Job, reasons: Sequence[str] = ()) -> Job | None:
             if not job.is_complete():
                 raise UsageError(f"{job.step.path}: not finished: run the command that makes it to its end first")
             if busy is None:
-                return _begin(job, wanted)
+                return _begin(job, wanted, before_new)
         if time.monotonic() > deadline:
             raise UsageError(f"{job.step.path}: {busy.holder()} is working on it: stop that one first")
         time.sleep(0.05)
@@ -50,13 +51,21 @@ def _resumed(job: Job, wanted: list[str]) -> Job:
     if standing != wanted:
         options = "".join(f" --reason {reason}" for reason in standing) or " no --reason"
         raise UsageError(f"{job.step.path}: a retry with{options} is not finished: end that one first")
+    job.check_input()
     return job
 
 
-def _begin(job: Job, wanted: list[str]) -> Job | None:
+def _begin(job: Job, wanted: list[str], before_new: Callable[[], object]) -> Job | None:
     """Name the rows to do in retried.txt, then make it so in the header. Hold the job's locks."""
     job.check_input()
     step = job.step
+    later = Step(step.cache_path, step.prefix, step.number + 1)
+    made = JobHeader.read(later.header_path)
+    if made is not None and not made.complete:  # its answers would be of another input
+        raise UsageError(
+            f"{later.path}: is being made from {step.path}: run the command that makes it to its end first, "
+            f"or remove {later.job_path}"
+        )
     found = _Found()
     with atomic_write(step.retried_path, mode=0o600) as output:
         found.sort(job, set(wanted), output)
@@ -66,6 +75,11 @@ def _begin(job: Job, wanted: list[str]) -> Job | None:
     if found.retried == 0:
         step.retried_path.unlink()
         return None
+    try:
+        before_new()
+    except BaseException:
+        step.retried_path.unlink()
+        raise
     retry = Retry(found.retried, wanted, found.kept.hexdigest(), found.kept_failed, dict(found.kept_reasons))
     header = replace(job.header, id=new_id(step), complete=False, retry=retry)
     job = replace(job, header=header)

@@ -221,7 +221,8 @@ def _transfer(
                 if limit is not None and progress.failed > limit:
                     raise TooManyFailedError(
                         f"{progress.failed} of {job.rows} rows failed, more than --max-failed {options.max_failed}: "
-                        f"{_reasons(progress)}. {progress.answered} answers are kept: a higher --max-failed resumes"
+                        f"{_reasons(progress)}. {progress.answered} answers are kept: "
+                        "a higher --max-failed (without --force) resumes"
                     )
         finally:
             reconciler.close()

@@ -71,7 +71,7 @@ def run_step(
             if spec.model not in (None, own_model):
                 raise UsageError(f"--model {spec.model}: the client's own fleet has {own_model or 'the default model'}")
             spec = dataclasses.replace(spec, model=own_model)
-        job = open_replacing(spec, connection.config)
+        job = open_replacing(spec, connection.config, connection.keeper.url if connection.keeper else None)
         with Display(None if progress else Console(quiet=True)) as display:
             limits = RunOptions(max_failed=max_failed)
             job = run_job(job, limits, connection.config, display, connection.keeper)
@@ -81,22 +81,32 @@ def run_step(
         return job.step.path
 
 
-def open_replacing(spec: JobSpec, config: Settings) -> Job:
+def open_replacing(spec: JobSpec, config: Settings, own_url: str | None = None) -> Job:
     """The job, and nothing left of the one that it replaces on the fleet.
 
-    Whether the fleet can do a new job is asked before anything is replaced. Raises UsageError.
+    Whether the fleet can do a new job is asked before anything is replaced. ``own_url``: the broker of the caller's own
+    fleet, if that is running. Raises UsageError.
     """
+    url = config.redis_url or own_url
+    # An own fleet was started with the job's model, whatever name the model gives itself.
+    model = None if config.redis_url is None else spec.model
 
-    def check_fleet() -> None:
-        if config.redis_url is not None:
-            with closing(reach(config.redis_url)) as redis:
-                queue_of_job(live_workers(redis), spec.task, canonical_language(spec.language), spec.model)
+    def ask() -> None:
+        if url is not None:
+            check_fleet(url, spec.task, canonical_language(spec.language), model)
 
     replaced = replace.standing(spec)
-    job = open_job(spec, check_fleet)
-    if replaced is not None and config.redis_url is not None:
-        replace.forget(connect(config.redis_url), replaced)
+    job = open_job(spec, ask)
+    if replaced is not None and url is not None:
+        with closing(connect(url)) as redis:
+            replace.forget(redis, replaced)
     return job
+
+
+def check_fleet(url: str, task: str, language: str, model: str | None) -> None:
+    """Raise UsageError where the broker does not answer, and for what no live worker of its fleet can do."""
+    with closing(reach(url)) as redis:
+        queue_of_job(live_workers(redis), task, language, model)
 
 
 def check_limit(max_failed: str | None) -> None:

@@ -6,6 +6,7 @@ columns stay here as they are and never change their type.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from producer.dataflow.paths import Format, Table
 from producer.errors import UsageError
 from producer.rows import RECORD_OPTIONS
 
+#: The input of a job; the star is its content.
+REQUESTS = "rows-*.jsonl"
 #: The columns of a transcription: one value a row, None where a row has none.
 Answers = dict[str, list[Any]]
 
@@ -152,11 +155,23 @@ def requests(holder: Holder, media_key: str, where: str) -> list[Row]:
     return rows
 
 
-def write_requests(path: Path, rows: list[Row]) -> None:
-    """Write the rows of the job, for this user alone."""
+def write_requests(folder: Path, rows: list[Row]) -> Path:
+    """Write the rows of a job into ``folder``, for this user alone; returns the file.
+
+    It is named after what is in it: one that a job is reading stays, whoever comes with other rows.
+    """
+    text = b"".join(json.dumps(row).encode("ascii") + b"\n" for row in rows)
+    path = folder / REQUESTS.replace("*", hashlib.sha256(text).hexdigest()[:16])
     with atomic_write(path, mode=0o600) as handle:
-        for row in rows:
-            handle.write(json.dumps(row).encode("ascii") + b"\n")
+        handle.write(text)
+    return path
+
+
+def remove_requests(folder: Path, but: Path) -> None:
+    """Remove what `write_requests` left for jobs before the one that ``but`` was written for."""
+    for path in folder.glob(REQUESTS):
+        if path != but:
+            path.unlink(missing_ok=True)
 
 
 def answers(path: Path, columns: Columns) -> Answers:

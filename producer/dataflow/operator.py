@@ -120,14 +120,14 @@ class WhisperTranscriptionGenerator:
 
     def _answers(self, spec: JobSpec, folder: Path, requests: list[Row]) -> holders.Answers:
         """What comes of ``requests`` in a job of their own, which lives in ``folder``."""
-        source = folder / "rows.jsonl"
-        holders.write_requests(source, requests)
+        source = holders.write_requests(folder, requests)
         job = self._finish(replace(spec, inputs=(str(source),), cache_path=str(folder), prefix="rows", step=0))
+        holders.remove_requests(folder, source)
         return holders.answers(job.step.path, _columns(spec))
 
     def _finish(self, spec: JobSpec) -> Job:
         """The job of ``spec``, done."""
-        job = open_replacing(spec, self.llm_serving.settings())
+        job = open_replacing(spec, self.llm_serving.settings(), self.llm_serving.own_url())
         with Display() as display:
             if job.is_complete():
                 display.waiting(f"{job.step.path} is complete already")

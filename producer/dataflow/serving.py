@@ -128,6 +128,11 @@ class LocalModelLLMServing_vllm:  # noqa: N801 - DataFlow's name
             return None if settings.engine == STANDIN else settings.model
         return self._check_workers(settings.redis_url)
 
+    def own_url(self) -> str | None:
+        """The broker of the own fleet, while that is running."""
+        keeper = self._own.keeper
+        return keeper.url if keeper is not None and keeper.is_ready else None
+
     def finish(self, job: Job, display: Display) -> Job:
         """Do what is left of ``job``; one after another. Raises FleetError; the same call later resumes."""
         settings = self.settings()

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
 from job_files import SPEECH, processes_at, read_rows, wait_for_none, write_rows
 
 from fleet import CLI, Fleet, ended, run_cli, wait_for
@@ -149,3 +150,40 @@ def test_names_of_nothing_are_refused(alone: dict[str, str], fleet: Fleet, tmp_p
         done = fleet.cli(command, "data_step1-12ab")
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert "whisper-fleet jobs" in done.stderr
+
+
+@pytest.mark.parametrize("trouble", ["no broker", "no model"])
+def test_a_retry_that_nobody_can_do_leaves_the_step_as_it_is(
+    standin_fleet: Fleet, tmp_path: Path, trouble: str
+) -> None:
+    """It could be given up with --force alone, which does all rows anew."""
+    options = ["--model", "standin"] if trouble == "no model" else []
+    source = gappy_set(tmp_path)
+    made = standin_fleet.cli("run", str(source), "--cache-path", str(tmp_path / "cache"), *options)
+    assert made.returncode == 0, made.stderr
+    path = tmp_path / "cache" / "data_step1.jsonl"
+    header = Step(tmp_path / "cache", "data", 1).header_path
+    if trouble == "no model":
+        header.write_text(header.read_text().replace('"model": "standin"', '"model": "large"'))
+    before = header.read_bytes()
+    elsewhere = {"REDIS_URL": "redis://127.0.0.1:1/0"} if trouble == "no broker" else {}
+
+    done = standin_fleet.cli("retry", str(path), **elsewhere)
+
+    assert done.returncode == 2, done.stderr
+    assert ("does not answer" if elsewhere else "no live worker has it") in done.stderr
+    assert header.read_bytes() == before
+
+
+def test_a_reason_that_no_row_has_is_named_with_those_there_are(standin_fleet: Fleet, tmp_path: Path) -> None:
+    source = gappy_set(tmp_path)
+    assert standin_fleet.cli("run", str(source), "--cache-path", str(tmp_path / "cache")).returncode == 0
+    shutil.copy(SPEECH, tmp_path / "late.wav")
+    path = str(tmp_path / "cache" / "data_step1.jsonl")
+    done = standin_fleet.cli("retry", path, "--reason", "timeout", "--reason", "file_not_found")
+    assert "no row failed for timeout: there are file_not_found" in done.stderr
+    assert "rows done again: 2," in done.stderr
+    nothing = standin_fleet.cli("retry", path, "--reason", "timeout")
+    assert (nothing.returncode, nothing.stdout) == (0, f"{path}\n")
+    assert "no row failed for timeout: there are " in nothing.stderr
+    assert "there is nothing to do" in nothing.stderr

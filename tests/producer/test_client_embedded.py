@@ -12,9 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 from job_files import read_rows, speech_rows, write_rows
+from redis import Redis
 
 from fleet import wait_for
-from producer import Client, FleetError, UsageError
+from producer import Client, FleetError, UsageError, replace, step
+from producer.job import Job, load_job
 
 ANSWER_SECONDS = 120.0
 STANDIN = {"WHISPER_ENGINE": "standin"}
@@ -74,6 +76,39 @@ def test_a_job_with_another_model_is_refused(client: Client, tmp_path: Path) -> 
         client.run_job(source, model="turbo", cache_path=tmp_path / "cache")
     with pytest.raises(UsageError, match="model turbo: no live worker has it"):
         client.transcribe("a.wav", model="turbo")
+
+
+def test_force_leaves_nothing_of_the_job_before_it_in_the_own_fleet(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows would be done first, for nobody."""
+    source, cache = speech_rows(tmp_path, 3), tmp_path / "cache"
+    client.run_job(source, cache_path=cache)
+    job = load_job(cache / "data_step1.jsonl")
+    assert job is not None
+    taken_back: list[str] = []
+    forget = replace.forget
+
+    def noted(redis: Redis, replaced: Job) -> None:
+        forget(redis, replaced)
+        taken_back.append(replaced.id)
+
+    monkeypatch.setattr(replace, "forget", noted)
+    # What the fleet cannot do is refused with the old step as it was
+    monkeypatch.setattr(step, "live_workers", lambda redis: [])
+    monkeypatch.setattr(step, "queue_of_job", refuse)
+    with pytest.raises(UsageError, match="nobody can"):
+        client.run_job(source, cache_path=cache, language="de", force=True)
+    assert job.reload() == job
+    assert taken_back == []
+    monkeypatch.undo()
+    monkeypatch.setattr(replace, "forget", noted)
+    client.run_job(source, cache_path=cache, language="de", force=True)
+    assert taken_back == [job.id]
+
+
+def refuse(*_: object) -> str:
+    raise UsageError("nobody can")
 
 
 def test_a_worker_that_ends_is_started_again_though_nobody_calls(

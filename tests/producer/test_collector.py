@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from fleet import Fleet
 from producer import registry
 from producer.collector import READ_COUNT, Collector
+from producer.errors import FleetError
 from producer.job import Job, JobSpec, open_job
 from producer.registry import Registration
 from workers import keys
@@ -98,6 +99,26 @@ def test_answers_in_any_order_become_the_step_file(redis: Redis, collector: Coll
     assert progress is not None
     assert progress.complete
     assert progress.step_path == str(job.step.path)
+
+
+def test_a_job_that_cannot_be_taken_over_takes_a_small_part_of_the_time(
+    redis: Redis, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its journal is read each time: minutes where it is long, in which no other job is served."""
+    job = new_job(tmp_path, rows=4)
+    registry.register(redis, job.registration())
+    opened: list[Path] = []
+
+    def damaged(path: Path, rows: int) -> None:
+        opened.append(path)
+        time.sleep(0.2)
+        raise FleetError(f"{path}:2: damaged")
+
+    monkeypatch.setattr("producer.collector.Journal.open", damaged)
+    began = time.monotonic()
+    while time.monotonic() - began < 1.5:
+        assert collector.adopt_registered() == []
+    assert len(opened) == 1, "the next try comes after twenty times as long"
 
 
 def test_of_a_rows_answers_the_first_counts(redis: Redis, collector: Collector, tmp_path: Path) -> None:

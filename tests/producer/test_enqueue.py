@@ -14,10 +14,12 @@ import pytest
 from job_files import answer, deliver, new_job, write_rows
 
 from fleet import Fleet, wait_for
+from producer import job as module_of_jobs
 from producer import registry
 from producer.cache import FileLock
 from producer.chunks import ChunkLimits
 from producer.enqueue import Enqueuer
+from producer.errors import UsageError
 from producer.follow import Follower
 from producer.in_flight import rows_in_flight, rows_uncollected
 from producer.job import Job, JobSpec, open_job
@@ -93,6 +95,12 @@ def write_journal(job: Job, rows: Iterable[int]) -> None:
 def messages(fleet: Fleet) -> list[dict[str, Any]]:
     """The queued messages, first sent first."""
     return [json.loads(message) for message in reversed(fleet.redis.lrange(BULK, 0, -1))]  # type: ignore[arg-type]
+
+
+def message_records(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The records of a queued message."""
+    (records,), _, _ = json.loads(base64.b64decode(message["body"]))
+    return list(records)
 
 
 def queued(fleet: Fleet, job: Job) -> Callable[[], set[int]]:
@@ -242,6 +250,78 @@ def test_a_window_that_redis_has_lost_is_sent_again(clean: Fleet, tmp_path: Path
         # When: rows are answered. Then: the window is as wide as before.
         sending.journal(range(1, 6))
         wait_for(lambda: queued(clean, job)() == set(range(2, 12)))
+
+
+def test_what_is_lost_is_sent_without_a_look_at_the_rows_after_it(
+    clean: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of millions: each is read and checked, while the fleet has nothing to do."""
+    job = new_job(tmp_path, rows=2000)
+    looked_at: list[int] = []
+    timed = module_of_jobs.timed_record_of
+
+    def noted(row: int, *others: Any) -> Any:
+        looked_at.append(row)
+        return timed(row, *others)
+
+    with Sending(clean, job, window_rows=6) as sending:
+        wait_for(lambda: len(queued(clean, job)()) == 6)
+        monkeypatch.setattr(module_of_jobs, "timed_record_of", noted)
+        clean.redis.delete(BULK)
+        wait_for(lambda: len(queued(clean, job)()) == 6)
+        assert set(looked_at) <= set(range(8)), "and the row or two that wait for room"
+        assert sending.enqueuer.sent == 6
+
+
+@pytest.mark.parametrize("appended", [True, False])
+def test_rows_of_an_input_that_is_written_over_meanwhile_are_not_sent(
+    clean: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, appended: bool
+) -> None:
+    """Answers know only the number of their row: put back, the old input would get other rows' texts."""
+    # Given a job of which a window is sent; its lines are of one length, so that each place in the file is a line's
+    source = write_rows(tmp_path / "data.jsonl", ({"audio": f"{row:04}.wav"} for row in range(3000)))
+    job = open_job(JobSpec((str(source),), cache_path=str(tmp_path / "cache")))
+    lines = source.read_bytes().splitlines(keepends=True)
+    sending = Sending(clean, job, window_rows=4)
+    failures: list[BaseException] = []
+    monkeypatch.setattr(threading, "excepthook", lambda told: failures.append(told.exc_value))
+    with sending:
+        wait_for(lambda: len(queued(clean, job)()) == 4)
+        # When other rows are written into the same file, or some behind them
+        with source.open("r+b") as handle:
+            handle.write(b"".join(lines if appended else reversed(lines)))
+            handle.seek(0, 2)
+            handle.write(lines[0] if appended else b"")
+        sending.journal(range(4))
+        # Then nothing is sent that is another's, and it says why
+        if appended:
+            wait_for(lambda: queued(clean, job)() == set(range(8)))
+        else:
+            wait_for(lambda: bool(failures))
+            assert "the input changed since the job" in str(failures[0])
+    paths = [message_records(message) for message in messages(clean)]
+    assert all(Path(record["audio"]).stem == f"{record.get('row', 0):04}" for found in paths for record in found)
+
+
+def test_rows_of_an_input_that_was_written_over_before_they_are_sent_are_not(clean: Fleet, tmp_path: Path) -> None:
+    """An own fleet takes minutes to load between the look at the input and the first row."""
+    source = write_rows(tmp_path / "data.jsonl", [{"audio": "1.wav"}, {"audio": None}])
+    job = open_job(JobSpec((str(source),), cache_path=str(tmp_path / "cache")))
+    write_rows(source, [{"audio": None}, {"audio": "2.wav"}])
+    with pytest.raises(UsageError, match="the input changed since"):
+        Sending(clean, job).enqueuer.send_all()
+    assert not clean.redis.exists(BULK, keys.results(job.id))
+
+
+@pytest.mark.parametrize("answers", [0, 3])
+def test_who_is_awaited_is_said(clean: Fleet, tmp_path: Path, caplog: pytest.LogCaptureFixture, answers: int) -> None:
+    """Nobody works on the rows, or nobody collects their answers: without a word it would look like a hang."""
+    job = new_job(tmp_path, rows=9)
+    with Sending(clean, job, window_rows=3):
+        wait_for(lambda: len(queued(clean, job)()) == 3)
+        deliver(clean.redis, job, *(answer(row) for row in range(answers)))
+        said = "3 answers wait for a collector" if answers else "no worker is live: rows wait in transcribe"
+        wait_for(lambda: said in caplog.text)
 
 
 def test_while_answers_wait_for_their_collector_nothing_is_lost(clean: Fleet, tmp_path: Path) -> None:

@@ -68,3 +68,15 @@ def test_a_journal_read_in_any_pieces_is_the_same(tmp_path_factory: pytest.TempP
         Journal.read_answered(path, 8, known)
         assert len(known) == data[:end].count(b"\n")
     assert all(row in known for row in range(8))
+
+
+def test_a_journal_that_may_not_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collector that runs as another user keeps its journals to itself."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    job = new_job(tmp_path, rows=2)
+    monkeypatch.setattr("producer.follow.Journal.read_answered", refused)
+    with pytest.raises(FleetError, match=r"journal\.jsonl: cannot be read \(Permission denied\): .* of another user"):
+        Follower(job).read()

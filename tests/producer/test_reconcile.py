@@ -204,7 +204,9 @@ def reconciler(fleet: Fleet) -> Iterator[Reconciler]:
     reconciling.close()
 
 
-def test_a_live_producer_is_left_to_it(fleet: Fleet, reconciler: Reconciler, tmp_path: Path) -> None:
+def test_a_live_producer_is_left_to_it(
+    fleet: Fleet, reconciler: Reconciler, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """And of several jobs each gets its own rows: one look finds what all of them lack."""
     watched, journals = [], []
     for name in ("ä.b", "whole", "busy"):
@@ -225,6 +227,8 @@ def test_a_live_producer_is_left_to_it(fleet: Fleet, reconciler: Reconciler, tmp
         wait_for(lambda: in_flight(lacking) == {1, 2})
         for _ in range(10):
             assert in_flight(busy) == in_flight(whole) == set()
+        assert f"{lacking.id}: 2 rows are neither answered nor on their way" in caplog.text
+        assert busy.id not in caplog.text, "its producer is about to send its rows: nothing is amiss"
     # When: its producer is gone. Then: its rows are sent too, and nothing is sent twice.
     wait_for(lambda: in_flight(busy) == {1, 2, 3})
     assert int(fleet.redis.llen(BULK)) == 5  # type: ignore[arg-type]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,6 +159,38 @@ def test_what_cannot_be_done_again_is_refused_in_words(tmp_path: Path) -> None:
         begin_retry(step)
     assert step.reload() == step
     assert not step.step.retried_path.exists()
+
+
+def test_a_step_that_the_next_one_is_made_from_stays_as_it_is(tmp_path: Path) -> None:
+    """Or all answers of the next one would be of an input that is gone."""
+    step = made_step(tmp_path)
+    again = {"step": 1, "task": "translate", "output_key": "english"}
+    # Given: the next step is begun. Then: its input is not made anew.
+    second = open_job(spec_of(tmp_path / "data.jsonl", **again))
+    with pytest.raises(UsageError, match=r"data_step2\.jsonl: is being made from .*data_step1\.jsonl"):
+        begin_retry(step)
+    assert step.reload() == step
+    # When: it is done. Then: it may be.
+    finished(second, [answer(row) for row in range(6)])
+    assert begin_retry(step) is not None
+    # And: the next step is not begun from what is about to be replaced.
+    with pytest.raises(UsageError, match="is being made anew and not finished: run its retry"):
+        open_job(spec_of(tmp_path / "data.jsonl", **again, force=True))
+
+
+def test_millions_of_rows_are_retried_in_bounded_memory(tmp_path: Path) -> None:
+    job = begin_retry(made_step(tmp_path))
+    assert job
+    assert job.header.retry
+    rows = 300_000
+    job.step.retried_path.write_text("".join(f"{row}\n" for row in range(rows)))
+    many = replace(job, header=replace(job.header, retry=replace(job.header.retry, rows=rows)))
+    tracemalloc.start()
+    try:
+        assert many.retried()[-1] == rows - 1
+        assert tracemalloc.get_traced_memory()[1] < 2.5 * 8 * rows
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_step_that_is_changed_meanwhile_is_left_alone(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from fleet import Fleet, clean_environment
 from producer.dataflow import FileStorage, LocalModelLLMServing_vllm, WhisperTranscriptionGenerator
 from producer.dataflow.operator import MADE, WRITING
 from producer.errors import UsageError
+from producer.job import load_job
 
 #: The steps of DataFlow's guide in a pipeline class; only the import is ours.
 GUIDE = """
@@ -217,6 +218,26 @@ def test_a_file_that_no_transcription_made_is_not_overwritten(
         assert path.read_bytes() == before
         generator.run(storage, force=True)
         assert path.read_bytes() != before
+
+
+def test_a_call_that_is_refused_leaves_the_rows_of_the_other_as_they_are(
+    generator: WhisperTranscriptionGenerator, folder: Path
+) -> None:
+    """The other may still be running: it compares them with what it was begun with before it writes its step."""
+    # Given a table whose job was made
+    write_rows(folder / "data.jsonl", [{"audio": "a.wav"}])
+    storage = FileStorage("data.jsonl", file_name_prefix="p", cache_type="json").step()
+    generator.run(storage)
+    job = load_job(folder / "cache" / "p_step1.rows" / "rows_step1.jsonl")
+    assert job is not None
+    # When the table has changed, and is refused at its place
+    write_rows(folder / "data.jsonl", [{"audio": "a.wav"}, {"audio": "a.wav"}])
+    with pytest.raises(UsageError, match="the input has changed"):
+        generator.run(storage)
+    # Then the first job's rows are there, and with force those of the second take their place
+    job.check_input()
+    generator.run(storage, force=True)
+    assert len(list((folder / "cache" / "p_step1.rows").glob("rows-*.jsonl"))) == 1
 
 
 def test_a_program_that_ends_while_it_writes_its_table_can_be_run_again(
