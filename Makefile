@@ -34,5 +34,6 @@ bench-quality: setup ## Compare error rates with bare vLLM and faster-whisper
 bench-rows: setup ## Measure what a row costs beside its transcription, in jobs of up to 10,000,000 rows
 	$(PYTHON) -m benchmarks.rows
 
-clean: ## Remove .venv, the caches of the tools and the demo's output
-	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis cache
+clean: ## Remove .venv, the caches of the tools and the demo's output (no other step file)
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis cache/samples_step1.*
+	@rmdir cache 2>/dev/null || true

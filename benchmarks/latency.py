@@ -179,11 +179,14 @@ def _two_jobs(fleet: EmbeddedFleet, folder: Path, rows: int) -> dict[str, Any]:
 
 
 def share(first: Sequence[tuple[float, int]], second: Sequence[tuple[float, int]]) -> float | None:
-    """The second job's part of all answers that came while both ran, after its first ones; None if they never did."""
+    """The second job's part of all answers that came while both ran, after its first ones.
+
+    0.0 if it got none before the first was done: it had begun long before. None if neither got any.
+    """
     since = next((when for when, answered in second if answered), float("inf"))
     until = min(first[-1][0], second[-1][0])
     if until <= since:
-        return None
+        return 0.0
     gained = [_at(job, until) - _at(job, since) for job in (first, second)]
     return round(gained[1] / sum(gained), 3) if sum(gained) else None
 

@@ -19,7 +19,7 @@ import typer
 from rich.table import Table
 
 from benchmarks.bars import Bar
-from benchmarks.outcome import RESULTS, report
+from benchmarks.outcome import RESULTS, report, tidy_when_ended
 from benchmarks.recordings import write_recording
 from benchmarks.standin_fleet import Clock, busy_cores, standin_fleet
 from producer.job import JobSpec, open_job
@@ -54,6 +54,7 @@ def main(
     results_folder: Annotated[Path, typer.Option("--results", help="Folder of the JSON report.")] = RESULTS,
 ) -> None:
     """Measure how much faster two workers are. Exit code 1 if they are not, or if the text is another."""
+    tidy_when_ended()
     runs: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="bench-long-") as temporary:
         folder = Path(temporary)

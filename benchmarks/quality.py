@@ -83,6 +83,8 @@ def main(
     path = results_folder / f"quality{kind}-{date[:10]}{'' if whole else '-partial'}.json"
     path.write_text(json.dumps(found, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     typer.echo(path)
+    if any(bar["met"] is False for bar in found["bars"]):
+        raise typer.Exit(1)
 
 
 def _systems(names: str) -> list[SystemName]:

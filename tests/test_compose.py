@@ -148,6 +148,17 @@ def test_every_setting_of_a_worker_exists(services: dict[str, Any], dockerfile: 
     assert {name for name in named if name.startswith("WHISPER_")} <= known
 
 
+def test_every_setting_is_handed_on_to_those_it_is_for(services: dict[str, Any]) -> None:
+    """One that is not is dropped without a word: a limit on what is fetched, for example."""
+    own = {"redis_url", "model_cache", *(name for name in Settings.model_fields if name.startswith("standin_"))}
+    producers = {"window_rows", "chunk_rows", "stall_seconds"}
+    workers = set(Settings.model_fields) - own - producers
+
+    for service, names in (dict.fromkeys(WORKERS, workers) | {"collector": producers}).items():
+        wanted = {f"WHISPER_{name.upper()}" for name in names}
+        assert not wanted - set(services[service]["environment"]), service
+
+
 def test_every_target_is_a_stage_that_runs_the_command_line_as_a_user(
     services: dict[str, Any], dockerfile: Dockerfile
 ) -> None:

@@ -209,3 +209,19 @@ def test_set_up_files_name_no_host_and_no_folder_of_one_machine(name: str) -> No
     assert not re.findall(r"https?:", text)
     assert not re.findall(r"[\w-]+\.(?:org|com|io|net|cn)\b", text)
     assert not re.findall(r"(?<![\w.])/(?:home|opt|root|work)/", text)
+
+
+def test_clean_leaves_the_users_own_step_files(tmp_path: Path) -> None:
+    """`run` writes into cache/, too, unless it is told otherwise."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in (".venv", "cache/samples_step1.job", "cache/mine_step1.job"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("samples", "mine"):
+        (tmp_path / "cache" / f"{name}_step1.jsonl").write_text("{}")
+
+    for _ in range(2):
+        subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["Makefile", "cache"]
+        assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["mine_step1.job", "mine_step1.jsonl"]
+    shutil.rmtree(tmp_path / "cache")
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
