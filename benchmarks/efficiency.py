@@ -8,12 +8,13 @@ inside. ``fleet``: a job on a worker that is ready; files, voice activity, retri
 hears the clips in an order of its own: a job that ends with a hard clip waits for its retries. An engine is as fast as
 its start was lucky (by 10 %), so all are started anew after three pairs, and each does some other clips before its
 first clock and before each of its turns: the fleet so many that none of the encodings which its engine keeps (for
-windows that are tried again) are of its turn before, the bare engine a batch, so as not to come from a rest. ``bare
-untuned`` takes its turn with ``bare``: the same arguments, but vLLM as it starts by itself, without what a worker does
-for its engine's speed besides (`benchmarks.untuned`). With ``--workers N`` the fleet has N workers that share the cores
-out among them, and ``bare apart`` takes its turn, too: N bare engines on the same shares, with every Nth clip each.
-faster-whisper (int8, all cores) runs once, at the end, over every third clip. Start-up is in no figure. The words that
-the fleet and faster-whisper got wrong in these are counted too: speed is worth nothing without the text.
+windows that are tried again) are of its turn before, the bare engine a batch, so as not to come from a rest. With
+``--untuned`` a third system takes its turn with ``bare``: ``bare untuned``, with the same arguments, but as vLLM starts
+by itself, without what a worker does for its engine's speed besides (`benchmarks.untuned`). With ``--workers N`` the
+fleet has N workers that share the cores out among them, and ``bare apart`` takes its turn: N bare engines on the same
+shares, with every Nth clip each. faster-whisper (int8, all cores) runs once, at the end, over every third clip.
+Start-up is in no figure. The words that the fleet and faster-whisper got wrong in these are counted too: speed is worth
+nothing without the text.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ BASELINE_STRIDE = 3
 #: How long that takes, in pairs.
 BASELINE_PAIRS = 0.7
 #: Least speed of the fleet, as a multiple of the other's.
-BARS = {"bare": 1.0, "bare untuned": 1.0, "faster-whisper": 1.8}
+BARS = {"bare": 1.0, "faster-whisper": 1.8}
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -72,7 +73,7 @@ def main(
     ),
     max_num_seqs: Annotated[int, typer.Option(min=1, help="Windows decoded together, by each engine.")] = CPU_SEQS,
     workers: Annotated[int, typer.Option(min=1, help="Workers of the fleet, each on its share of the cores.")] = 1,
-    untuned: Annotated[bool, typer.Option(help="The bare engine as vLLM starts it, too.")] = True,
+    untuned: Annotated[bool, typer.Option("--untuned", help="The bare engine as vLLM starts it, too.")] = False,
     minutes: Annotated[
         float | None, typer.Option(min=1.0, help="No pair begins that would not end in this time; the first does.")
     ] = None,
@@ -119,14 +120,12 @@ def main(
     options = engine.options | {"rounds": rounds, "rounds_done": done, "workers": workers}
     facts = {"clips": len(chosen), "windows": windows, "audio_seconds": round(seconds, 1), "baseline_clips": len(fewer)}
     judged = [
-        Bar(f"speed of the fleet to that of {name}", found["ratios"][name], bar, True)
-        for name, bar in BARS.items()
-        if name in found["ratios"]
+        Bar(f"speed of the fleet to that of {name}", found["ratios"][name], bar, True) for name, bar in BARS.items()
     ]
     if done < rounds:
         typer.echo(f"{minutes:g} minutes were enough for {done} of {rounds} pairs", err=True)
-    asked = (clips, done, quantization, max_num_seqs, untuned)
-    whole = asked == (CLIPS, ROUNDS, QUANTIZATION, CPU_SEQS, True) and len(chosen) >= CLIPS
+    asked = (clips, done, quantization, max_num_seqs)
+    whole = asked == (CLIPS, ROUNDS, QUANTIZATION, CPU_SEQS) and len(chosen) >= CLIPS
     part = "efficiency" if workers == 1 else f"efficiency-{workers}-workers"
     report(part, options | facts, judged, found | {"runs": runs}, [_table(found)], results_folder, whole=whole)
 
