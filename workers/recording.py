@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from workers.interface import WindowRequest, WindowResult
 from workers.joining import join_segments, joined_text
-from workers.messages import Failure, Transcript
+from workers.messages import Failure, Item, Record, Transcript
 from workers.pauses import Speech
 from workers.silence import Cuts, real_end, real_start
 
@@ -75,6 +75,24 @@ class Recording:
     def voters(self) -> list[Sent]:
         """The windows that decide on the language."""
         return self.windows[:VOTERS] if self.votes else []
+
+
+@dataclass(slots=True)
+class Files:
+    """A record's files on their way: the items of the first ones, and those that were begun after them."""
+
+    record: Record
+    items: list[Item] = field(default_factory=list)
+    #: Of each its channels, or the file as a whole.
+    begun: deque[list[Recording]] = field(default_factory=deque)
+
+    def first_is_done(self) -> bool:
+        """Whether the engine has answered all of the first of those."""
+        return bool(self.begun) and all(recording.done() for recording in self.begun[0])
+
+    def done(self) -> bool:
+        """Whether it has answered all of all."""
+        return all(recording.done() for channels in self.begun for recording in channels)
 
 
 @dataclass(frozen=True, slots=True)

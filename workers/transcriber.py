@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from workers.interface import Engine, WindowRequest, WindowResult
 from workers.languages import AUTO, canonical_language, language_code
 from workers.messages import ChannelTranscripts, Failure, Item, Options, Record, Span, Task, Transcript
 from workers.pauses import Speech, pauses_after
-from workers.recording import VOTERS, Recording, Sent, Vote, join, silence, vote
+from workers.recording import VOTERS, Files, Recording, Sent, Vote, join, silence, vote
 from workers.seek import SeekingDecoder
 from workers.settings import Settings
 from workers.spans import join_spans
@@ -105,21 +106,22 @@ class Transcriber:
         not delivered were not done.
         """
         room = threading.Semaphore(self._windows_per_task)
-        waiting: list[tuple[Record, list[list[Recording]]]] = []
-
-        def finish(record: Record, files: Sequence[list[Recording]]) -> None:
-            deliver(record, [self._item(channels, record, options) for channels in files])
-
+        waiting: deque[Files] = deque()
         for record in records:
-            files = [
-                self._begin_channels(_Asked(record, number, task, options, room, share, urgent))
-                for number in range(len(record.sources))
-            ]
-            waiting.append((record, files))
-            while waiting and all(recording.done() for channels in waiting[0][1] for recording in channels):
-                finish(*waiting.pop(0))
-        for record, files in waiting:
-            finish(record, files)
+            waiting.append(files := Files(record))
+            for number in range(len(record.sources)):
+                files.begun.append(self._begin_channels(_Asked(record, number, task, options, room, share, urgent)))
+                # What has voted is kept until its recording is done: of a record of hundreds not all at once.
+                while files.first_is_done() or len(files.begun) > 2 * self._windows_per_task:
+                    files.items.append(self._item(files.begun.popleft(), record, options))
+            while waiting and waiting[0].done():
+                self._finish(waiting.popleft(), options, deliver)
+        for files in waiting:
+            self._finish(files, options, deliver)
+
+    def _finish(self, files: Files, options: Options, deliver: Callable[[Record, list[Item]], None]) -> None:
+        files.items.extend(self._item(channels, files.record, options) for channels in files.begun)
+        deliver(files.record, files.items)
 
     def _begin_channels(self, asked: _Asked) -> list[Recording]:
         """Begin one file: as a whole, or each channel on its own. The first one tells how many there are."""

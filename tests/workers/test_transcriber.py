@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +14,11 @@ import pytest
 import soundfile
 
 from fleet import wait_for
-from scripted_engine import said, scripted, transcribed
+from scripted_engine import FACTS, ScriptedEngine, said, scripted, transcribed
 from workers.errors import EngineLostError, TranscriptionError
 from workers.interface import WindowRequest, WindowResult
-from workers.messages import Failure, Options, Record, Transcript
+from workers.languages import LANGUAGES
+from workers.messages import Failure, Item, Options, Record, Transcript
 from workers.pauses import SNAP_SECONDS
 from workers.runtime import Runtime
 from workers.settings import load_settings
@@ -256,6 +259,31 @@ def test_error_of_one_window_costs_its_recording_only(
 
     assert bad == failure
     assert isinstance(good, Transcript)
+
+
+def test_a_record_of_many_recordings_keeps_the_voters_of_some(standin_runtime: Runtime, train: str) -> None:
+    """Up to three windows of each, in case that they are outvoted: hundreds would fill the memory."""
+    kept: list[weakref.ref[object]] = []
+    most = 0
+
+    class Watched(ScriptedEngine):
+        def submit(self, request: WindowRequest) -> Future[WindowResult]:
+            nonlocal most
+            kept.append(weakref.ref(request.samples))
+            most = max(most, sum(one() is not None for one in kept))
+            try:
+                return super().submit(request)
+            finally:
+                self.requests.clear()
+
+    engine = Watched(said, replace(FACTS, languages=tuple(LANGUAGES)))
+    transcriber = Transcriber(engine, standin_runtime.pool, load_settings(), 2)
+    found: list[Item] = []
+    record = Record(audio=[train] * 60, row=0)
+    transcriber.transcribe([record], "transcribe", Options(language="auto"), lambda _, items: found.extend(items))
+
+    assert [item.text for item in found if isinstance(item, Transcript)] == ["window 0"] * 60
+    assert most <= 4, "each is done when the next is begun"
 
 
 @pytest.mark.parametrize("name", ["en_train.flac", "silence.flac"])
