@@ -22,10 +22,12 @@ from workers.languages import AUTO, canonical_language, language_code
 from workers.messages import ChannelTranscripts, Failure, Item, Options, Record, Span, Task, Transcript
 from workers.pauses import Speech, pauses_after
 from workers.recording import VOTERS, Files, Recording, Sent, Vote, join, silence, vote
+from workers.rooms import CHECK_SECONDS, Leave, Rooms
 from workers.seek import SeekingDecoder
 from workers.settings import Settings
 from workers.spans import join_spans
 from workers.speech_spans import WindowOptions
+from workers.undecided import Undecided
 from workers.windows import Window, speech_windows
 
 log = logging.getLogger(__name__)
@@ -33,8 +35,6 @@ log = logging.getLogger(__name__)
 #: Takes a record, spans of one of its recordings for others to do, and the language that was voted for, if it was.
 Share = Callable[[Record, list[Span], str | None], None]
 
-#: How often a thread that waits for the engine looks whether the worker is ending.
-CHECK_SECONDS = 0.5
 #: A record holds no more windows in the engine at once: 61 MB of audio.
 MOST_WINDOWS = 32
 
@@ -78,7 +78,7 @@ class Transcriber:
         # Twice the engine's batch waits or runs, so that it never runs dry, whichever threads these windows are of:
         # a thread that waits for room keeps a decode process, and others cannot read meanwhile. Calls as much again.
         wanted = max(2 * engine.facts.max_num_seqs, threads)
-        self._room, self._urgent_room = threading.Semaphore(wanted), threading.Semaphore(wanted)
+        self._rooms = Rooms(wanted, self._check_stopping)
         # Those that read long recordings fill it together.
         self._windows_per_task = max(2, min(-(-wanted // min(threads, pool.processes)), MOST_WINDOWS))
 
@@ -139,18 +139,21 @@ class Transcriber:
         try:
             language = self._check(record, asked.source, asked.task, options)
             recording.votes = language is None and canonical_language(record.language or options.language) == AUTO
-            with self._pool.open(
-                *(asked.source, record.start_s, record.end_s, asked.channel),
-                cut=asked.channel is None and not later,
-                later=later,
-                urgent=asked.urgent,
-            ) as stream:
-                self._read(recording, stream, asked, language)
-                recording.duration_s = stream.duration_s
-                recording.flags = stream.flags
-                recording.channels = stream.channels
-                if not later and BEYOND_END in stream.flags:
-                    raise TranscriptionError("bad_argument", f"the recording ends before start_s {record.start_s:g}")
+            with contextlib.closing(Undecided()) as undecided:
+                with self._pool.open(
+                    *(asked.source, record.start_s, record.end_s, asked.channel),
+                    cut=asked.channel is None and not later,
+                    later=later,
+                    urgent=asked.urgent,
+                ) as stream:
+                    self._read(recording, stream, asked, language, undecided)
+                    recording.duration_s = stream.duration_s
+                    recording.flags = stream.flags
+                    recording.channels = stream.channels
+                if undecided:
+                    self._decide(recording, asked, language, undecided)
+            if not later and BEYOND_END in recording.flags:
+                raise TranscriptionError("bad_argument", f"the recording ends before start_s {record.start_s:g}")
         except TranscriptionError as error:
             recording.failure = Failure.of(error)
         except EngineLostError:
@@ -160,21 +163,29 @@ class Transcriber:
             recording.failure = Failure(type="internal_error", message=f"{type(error).__name__}: {error}")
         return recording
 
-    def _read(self, recording: Recording, stream: AudioStream, asked: _Asked, language: str | None) -> None:
+    def _read(
+        self, recording: Recording, stream: AudioStream, asked: _Asked, language: str | None, undecided: Undecided
+    ) -> None:
         """Put the windows into the engine, span by span, or those of the first spans where the others are shared.
 
-        Spans go by themselves from the first cut on before which the language is known.
+        Spans go by themselves from the first cut on before which the language is known. Windows that are read before
+        that are left in ``undecided``, as far as there is room for them.
         """
         span, number, start_s, shared = recording, 0, asked.record.start_s or 0.0, False
         while True:
             for window in speech_windows(self._until_stopping(stream), self._window_options):
-                language = self._voted(recording, language)
+                if self._is_voting(recording, language):
+                    leave = self._rooms.enter_at_once(asked.room, urgent=asked.urgent)
+                    if leave is not None:
+                        undecided.add(window, start_s, leave)
+                        continue
+                language = self._decide(recording, asked, language, undecided)
                 shared = shared or self._share(recording, stream, asked, number, language)
                 voter = span.votes and len(span.windows) < VOTERS
                 span.windows.append(self._sent(window, start_s, asked, language, voter))
             if not stream.at_cut:
                 return
-            language = self._voted(recording, language)
+            language = self._decide(recording, asked, language, undecided)
             shared = shared or self._share(recording, stream, asked, number, language)
             if not stream.next_span(wanted=not shared):
                 return
@@ -183,9 +194,17 @@ class Transcriber:
                 span = Recording()
                 recording.rest.append(span)
 
-    def _voted(self, recording: Recording, language: str | None) -> str | None:
-        if language is None and recording.votes and len(recording.windows) >= VOTERS:
-            return self._vote(recording).language
+    def _is_voting(self, recording: Recording, language: str | None) -> bool:
+        """Whether the first windows decide on the language, and the engine has not answered them all."""
+        voters = recording.voters() if language is None else []
+        return len(voters) == VOTERS and not all(window.future.done() for window in voters)
+
+    def _decide(self, recording: Recording, asked: _Asked, language: str | None, undecided: Undecided) -> str | None:
+        """Wait for the vote, if there is one, and put what waited for it into the engine; returns the language."""
+        if language is None and len(recording.voters()) == VOTERS:
+            language = self._vote(recording).language
+        for window, start_s, leave in undecided.take():
+            recording.windows.append(self._sent(window, start_s, asked, language, False, leave))
         return language
 
     def _share(
@@ -203,8 +222,19 @@ class Transcriber:
         asked.share(asked.record, spans, language if recording.votes else None)
         return True
 
-    def _sent(self, window: Window, start_s: float, asked: _Asked, language: str | None, voter: bool) -> Sent:
-        """Put one window into the engine. ``start_s``: where its span starts in the recording."""
+    def _sent(
+        self,
+        window: Window,
+        start_s: float,
+        asked: _Asked,
+        language: str | None,
+        voter: bool,
+        leave: Leave | None = None,
+    ) -> Sent:
+        """Put one window into the engine. ``start_s``: where its span starts in the recording.
+
+        ``leave``: leaves the room that it has there; without it, room is waited for.
+        """
         record, options = asked.record, asked.options
         # With timestamps whether they are asked for or not: only they tell what the model left out.
         request = WindowRequest(
@@ -219,21 +249,19 @@ class Transcriber:
         # The same whoever does it: a span record has one recording, and starts where its span does.
         name = f"{asked.source}#{asked.channel}" if asked.channel else asked.source
         identity = f"{record.row}/{name}/{start_s:.2f}/{window.index}"
-        future = self._submit(request, window.speech, identity, asked.room)
+        future = self._submit(
+            request, window.speech, identity, leave or self._rooms.enter(asked.room, urgent=asked.urgent)
+        )
         kept = request if voter else None
         begin_s, end_s = window.start_s + start_s, window.end_s + start_s
         return Sent(begin_s, end_s, window.speech_s, future, kept, window.speech, identity, window.cuts)
 
-    def _submit(
-        self, request: WindowRequest, speech: Speech, identity: str, room: threading.Semaphore
-    ) -> Future[WindowResult]:
-        with contextlib.ExitStack() as left:
-            for one in (room, self._urgent_room if request.urgent else self._room):
-                while not one.acquire(timeout=CHECK_SECONDS):
-                    self._check_stopping()
-                left.callback(one.release)
+    def _submit(self, request: WindowRequest, speech: Speech, identity: str, leave: Leave) -> Future[WindowResult]:
+        try:
             future = self._decoder.submit(request, speech, identity)
-            leave = left.pop_all().close
+        except BaseException:
+            leave()
+            raise
         future.add_done_callback(lambda _: leave())
         return future
 

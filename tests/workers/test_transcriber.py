@@ -15,11 +15,13 @@ import soundfile
 
 from fleet import wait_for
 from scripted_engine import FACTS, ScriptedEngine, said, scripted, transcribed
+from workers.audio import AudioLimits, DecodePool
 from workers.errors import EngineLostError, TranscriptionError
 from workers.interface import WindowRequest, WindowResult
 from workers.languages import LANGUAGES
 from workers.messages import Failure, Item, Options, Record, Transcript
 from workers.pauses import SNAP_SECONDS
+from workers.recording import VOTERS
 from workers.runtime import Runtime
 from workers.settings import load_settings
 from workers.standin import StandInEngine
@@ -259,6 +261,110 @@ def test_error_of_one_window_costs_its_recording_only(
 
     assert bad == failure
     assert isinstance(good, Transcript)
+
+
+@pytest.fixture
+def pool_of_one() -> Iterator[DecodePool]:
+    pool = DecodePool(1, AudioLimits())
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def long_file(news: str, tmp_path: Path) -> str:
+    """140 seconds of speech: six windows or so."""
+    samples, rate = soundfile.read(news)
+    soundfile.write(tmp_path / "long.flac", np.concatenate([samples, samples]), rate)
+    return str(tmp_path / "long.flac")
+
+
+class OpenEngine(ScriptedEngine):
+    """Answers nothing before it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(said, replace(FACTS, languages=tuple(LANGUAGES)))
+        self.waiting: list[tuple[Future[WindowResult], WindowResult]] = []
+
+    def submit(self, request: WindowRequest) -> Future[WindowResult]:
+        answer = super().submit(request).result()
+        future: Future[WindowResult] = Future()
+        self.waiting.append((future, answer))
+        return future
+
+    def answer_all(self) -> None:
+        while self.waiting:
+            future, answer = self.waiting.pop(0)
+            future.set_result(answer)
+
+
+def test_a_vote_on_the_language_keeps_no_decode_process_from_others(
+    pool_of_one: DecodePool, train: str, long_file: str
+) -> None:
+    # Given a recording of many windows whose language is to be detected, and one place to decode
+    engine, found = OpenEngine(), dict[int | None, list[Item]]()
+    transcriber = Transcriber(engine, pool_of_one, load_settings(), 2)
+
+    def begin(record: Record, language: str) -> threading.Thread:
+        work = threading.Thread(
+            target=transcriber.transcribe,
+            args=(
+                [record],
+                "transcribe",
+                Options(language=language),
+                lambda one, items: found.update({one.row: items}),
+            ),
+        )
+        work.start()
+        return work
+
+    threads = [begin(Record(audio=long_file, row=0), "auto")]
+    wait_for(lambda: len(engine.waiting) == VOTERS)
+    # When another one comes, while the first windows are in the engine
+    threads.append(begin(Record(audio=train, row=1), "en"))
+    # Then it is read
+    wait_for(lambda: len(engine.waiting) == VOTERS + 1)
+    assert [request.language for request in engine.requests] == [None, None, None, "en"]
+    # and the rest of the first is heard in the language that won, in its order
+    engine.answer_all()
+    wait_for(lambda: len(engine.requests) >= VOTERS + 3)
+    while any(thread.is_alive() for thread in threads):
+        engine.answer_all()
+        threads[0].join(0.05)
+    (item,) = found[0]
+    assert isinstance(item, Transcript)
+    assert item.text == " ".join(f"window {number}" for number in range(len(engine.requests)) if number != VOTERS)
+    assert {request.language for request in engine.requests[VOTERS + 1 :]} == {"de"}
+    assert found[1]
+
+
+def test_a_recording_that_fails_while_its_language_is_voted_on_leaves_its_room(
+    pool_of_one: DecodePool, long_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[int] = []
+
+    def failing(*arguments: object) -> None:
+        waited.append(len(arguments[-1]))  # type: ignore[arg-type]
+        raise TranscriptionError("read_failed", "gone")
+
+    engine = OpenEngine()
+    transcriber = Transcriber(engine, pool_of_one, load_settings(), 2)
+    free = transcriber._rooms._of_jobs._value
+    monkeypatch.setattr(Transcriber, "_is_voting", lambda self, recording, _: len(recording.windows) == VOTERS)
+    decide = Transcriber._decide
+    monkeypatch.setattr(Transcriber, "_decide", lambda *of: failing(*of) if of[-1] else decide(*of))
+    found: list[Item] = []
+    work = threading.Thread(
+        target=transcriber.transcribe,
+        args=([Record(audio=long_file)], "transcribe", Options(language="auto"), lambda _, items: found.extend(items)),
+    )
+    work.start()
+    wait_for(lambda: bool(waited))
+    engine.answer_all()
+    work.join(60)
+
+    assert found == [Failure(type="read_failed", message="gone")]
+    assert waited[0] > 0
+    assert transcriber._rooms._of_jobs._value == free
 
 
 def test_a_record_of_many_recordings_keeps_the_voters_of_some(standin_runtime: Runtime, train: str) -> None:
