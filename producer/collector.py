@@ -100,7 +100,7 @@ class Collector:
                 return None
             journal = Journal.open(job.step.journal_path, job.rows)
             parts = PartStore(job.step.parts_path, job.rows, journal)
-            journal.append(parts.take([]))
+            journal.append(parts.standing())
             owned = OwnedJob(job, journal, parts, lock)
             self.announce(owned)
             owned.tried_seconds = time.monotonic() - began

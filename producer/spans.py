@@ -67,6 +67,7 @@ class PartStore:
     def take(self, answers: Iterable[bytes]) -> list[bytes]:
         """The answers that are whole, and those whose last parts are among these, as the journal takes them.
 
+        Of rows that have no part among these nothing is looked at: there may be as many as wait for their last part.
         Parts are on the disk when this returns. Raises FleetError where the disk is full or fails: then nothing counts.
         """
         whole: list[bytes] = []
@@ -81,10 +82,15 @@ class PartStore:
             for part, line in lines:
                 self._rows.setdefault(part.row, _Row()).add(part, (self._size, len(line)))
                 self._size += len(line)
-        return [*whole, *self._joined()]
+        return [*whole, *self._joined({part.row for part, _ in lines})]
 
-    def _joined(self) -> Iterator[bytes]:
-        for number, row in list(self._rows.items()):
+    def standing(self) -> list[bytes]:
+        """The answers whose parts are all in the file: a crash came before they were in the journal."""
+        return list(self._joined(list(self._rows)))
+
+    def _joined(self, numbers: Iterable[int]) -> Iterator[bytes]:
+        for number in numbers:
+            row = self._rows[number]
             if number in self._answered:
                 del self._rows[number]
             elif (awaited := row.whole()) is not None:

@@ -158,7 +158,7 @@ def test_nothing_is_done_until_something_changes(copy: Copy) -> None:
     # Given a finished set-up, newer than what it was made from
     copy.add("python", "exit 0", copy.root / ".venv" / "bin")
     stamp = copy.root / ".venv" / ".setup-stamp"
-    stamp.touch()
+    stamp.write_text(f"{copy.root.resolve()}\n")
     for source in (copy.root / "pyproject.toml", copy.root / ".ci" / "setup"):
         os.utime(source, (1_000_000_000, 1_000_000_000))
 
@@ -166,9 +166,21 @@ def test_nothing_is_done_until_something_changes(copy: Copy) -> None:
     done = copy.run()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
-    # But when the packages may have changed, it starts (and finds no uv on this PATH)
+    # But where it was moved or copied it starts (and finds no uv on this PATH): it holds the paths of where it was
+    elsewhere = copy.root.parent / "elsewhere"
+    shutil.copytree(copy.root, elsewhere)
+    command = [str(copy.path / "bash"), ".ci/setup"]
+    assert subprocess.run(command, cwd=elsewhere, env={"PATH": str(copy.path)}, capture_output=True).returncode == 1
+
+    # and so it does when the packages may have changed
     os.utime(stamp, (999_999_999, 999_999_999))
     assert copy.run().returncode == 1
+
+
+@pytest.mark.parametrize("tool", ["ruff", "mypy"])
+def test_what_may_refuse_the_code_is_of_one_version(tool: str) -> None:
+    """A new rule, or another style, would fail a clean clone in which nothing has changed."""
+    assert re.search(rf'"{tool}==[\d.]+\.\*"', (ROOT / "pyproject.toml").read_text())
 
 
 def test_ci_runs_make_test_in_the_repository(copy: Copy, tmp_path: Path) -> None:

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Callable
 
 #: IPv6 that carries an IPv4 address in its last 32 bits: NAT64 (RFC 6052), and the obsolete "compatible" form.
 _EMBEDDING = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
 #: NAT64 for a network of one's own (RFC 8215).
 _LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
+
+
+#: How long an address may be silent before the next one is tried.
+NEXT_SECONDS = 5.0
 
 
 class PrivateAddressError(Exception):
@@ -38,19 +43,30 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
-def connect(host: str, port: int, timeout_seconds: float, *, allow_private: bool) -> socket.socket:
+def connect(
+    host: str,
+    port: int,
+    timeout_seconds: float,
+    *,
+    allow_private: bool,
+    progress: Callable[[], None] = lambda: None,
+) -> socket.socket:
     """A connection to the first address of ``host`` that answers; only public ones are asked unless ``allow_private``.
 
-    Raises PrivateAddressError when there is no public one, OSError when the name is unknown or nobody answers.
+    ``progress`` is called before each. Those before the last have less time: where IPv6 leads nowhere a host may have
+    many that are silent. Raises PrivateAddressError when there is no public one, OSError when the name is unknown or
+    nobody answers.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     allowed = [entry for entry in found if allow_private or is_public(str(entry[4][0]))]
     if found and not allowed:
         raise PrivateAddressError
     failure: OSError = OSError(f"{host} has no address")
-    for family, kind, protocol, _, address in allowed:
+    for number, (family, kind, protocol, _, address) in enumerate(allowed, start=1):
+        progress()
+        seconds = timeout_seconds if number == len(allowed) else min(timeout_seconds, NEXT_SECONDS)
         try:
-            return _connected(socket.socket(family, kind, protocol), address, timeout_seconds)
+            return _connected(socket.socket(family, kind, protocol), address, seconds)
         except OSError as error:
             failure = error
     raise failure

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -80,10 +82,15 @@ class Block:
 
 
 def map_path(source: str, path_map: Mapping[str, str]) -> str:
-    """``source`` with the longest prefix that ``path_map`` knows replaced; ``/a`` leads ``/a/b``, not ``/ab``."""
-    for prefix in sorted(path_map, key=len, reverse=True):
-        if source == prefix or source.startswith(prefix if prefix.endswith("/") else prefix + "/"):
-            return path_map[prefix] + source[len(prefix) :]
+    """``source`` with the longest prefix that ``path_map`` knows replaced; ``/a`` leads ``/a/b``, not ``/ab``.
+
+    A ``file:`` URL that has none of them as it is written is looked up as the path that it stands for.
+    """
+    local = re.fullmatch(r"(?i:file://(?:localhost)?)(/.*)", source, re.DOTALL)
+    for name in (source, unquote(local[1])) if local else (source,):
+        for prefix in sorted(path_map, key=len, reverse=True):
+            if name == prefix or name.startswith(prefix if prefix.endswith("/") else prefix + "/"):
+                return path_map[prefix] + name[len(prefix) :]
     return source
 
 

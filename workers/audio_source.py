@@ -55,7 +55,8 @@ def local_file(source: str, limits: AudioLimits, progress: Progress) -> Iterator
         with _opened(path, source, limits) as descriptor:
             check_size(os.fstat(descriptor).st_size, source, limits)
             # By its name a file might be another one now, and ffmpeg and libsndfile take UTF-8 names only.
-            by_name = limits.audio_roots is None and _is_utf8(path)
+            # The former takes "raw" for a format of its own, whatever is in the file.
+            by_name = limits.audio_roots is None and _is_utf8(path) and _suffix(path).lower() != ".raw"
             yield LocalFile(path if by_name else f"/proc/self/fd/{descriptor}", descriptor, _suffix(path))
         return
     with _temporary_file() as file:
@@ -90,7 +91,7 @@ def _opened(path: str, source: str, limits: AudioLimits) -> Iterator[int]:
 
 def _temporary_file() -> IO[bytes]:
     try:
-        return tempfile.TemporaryFile()
+        return tempfile.TemporaryFile(buffering=0)  # on a full disk the write fails, not something after it
     except OSError as error:
         raise TransientError("read_failed", f"no temporary file for the download: {error.strerror or error}") from None
 

@@ -46,7 +46,9 @@ class Download:
         while chunk := read(_COPY_BYTES):
             copied += len(chunk)
             check_size(copied, self.source, self.limits)
-            self.file.write(chunk)
+            left = memoryview(chunk)
+            while left:  # a file without a buffer may take a part
+                left = left[self.file.write(left) :]
             self.check_time(copied)
             if copied - mark >= _STALL_BYTES:
                 mark, mark_time = copied, time.monotonic()

@@ -137,10 +137,6 @@ class FallbackDecoder:
         """Was it said, or only repeated from the prompt? Heard much the same without the prompt, it was said."""
 
         def compare(future: Future[WindowResult]) -> None:
-            error = future.exception()
-            if error is not None:
-                window.answer.set_exception(error)
-                return
             other = future.result()
             if _likeness(other.text, result.text) >= SAME_SPEECH:
                 window.answer.set_result(result)
@@ -150,7 +146,9 @@ class FallbackDecoder:
                 window.answer.set_result(replace(other, flags=flags, attempts=attempts))
 
         request = replace(window.request, prompt=None, urgent=True)
-        self.submit(request, window.speech_seconds, f"{window.identity}/no-prompt").add_done_callback(compare)
+        other = self.submit(request, window.speech_seconds, f"{window.identity}/no-prompt")
+        # Not in the engine's thread: two long texts take it a while.
+        other.add_done_callback(lambda future: self._later.run(window.answer, lambda: compare(future)))
 
 
 def echoes(text: str, prompt: str | None) -> bool:

@@ -81,6 +81,8 @@ def _fetch(download: Download) -> None:
 def _ask(connection: http.client.HTTPConnection, parts: SplitResult) -> http.client.HTTPResponse:
     path = quote(parts.path or "/", safe=_SAFE) + (f"?{quote(parts.query, safe=_SAFE)}" if parts.query else "")
     headers = dict(_HEADERS)
+    if parts.username is not None:  # of this URL alone: where it redirects to has its own, or none
+        headers["Authorization"] = _basic(parts)
     proxy = _proxy(parts)
     if proxy is not None and parts.scheme == "http":
         path = f"http://{parts.netloc.rpartition('@')[2]}{path}"
@@ -111,7 +113,7 @@ def _connection(parts: SplitResult, download: Download) -> http.client.HTTPConne
         return _proxied(host, port, parts, proxy, download)
     limits, seconds = download.limits, download.wait_seconds
     made: http.client.HTTPConnection
-    plain = connect(host, port, seconds, allow_private=limits.allow_private_addresses)
+    plain = connect(host, port, seconds, allow_private=limits.allow_private_addresses, progress=download.progress)
     if parts.scheme == "http":
         made, made_socket = http.client.HTTPConnection(host, port, timeout=seconds), plain
     else:
@@ -174,5 +176,10 @@ def _check_proxy(proxy: SplitResult, source: str, limits: AudioLimits) -> None:
 def _authorization(proxy: SplitResult) -> dict[str, str]:
     if not proxy.username:
         return {}
-    user = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-    return {"Proxy-Authorization": "Basic " + base64.b64encode(user.encode()).decode()}
+    return {"Proxy-Authorization": _basic(proxy)}
+
+
+def _basic(parts: SplitResult) -> str:
+    """The user and password that a URL names, as a header says them."""
+    user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return "Basic " + base64.b64encode(user.encode()).decode()

@@ -61,8 +61,9 @@ class WhisperRules(LogitsProcessor):
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self._device = device
         self._requests: dict[int, Request] = {}
-        # The pauses of the requests as they stand in the batch; None after a change of it.
+        # The pauses of the requests as they stand in the batch, None where none has any; and whether it has changed.
         self._pauses: torch.Tensor | None = None
+        self._changed = True
 
     def is_argmax_invariant(self) -> bool:
         """The rules change which token is best."""
@@ -71,7 +72,7 @@ class WhisperRules(LogitsProcessor):
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         """Follow the requests through the rows of the batch."""
         if process_dict_updates(self._requests, batch_update, self._request):
-            self._pauses = None
+            self._changed = True
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Mask what the requests with rules may not say next."""
@@ -80,8 +81,10 @@ class WhisperRules(LogitsProcessor):
         # vLLM puts a request that moved to another row at the end. In the order of rows a full batch needs no indices.
         indices, requests = zip(*sorted(self._requests.items()), strict=True)
         table = table_of(requests[0].rules, logits.device)
-        if self._pauses is None:
-            self._pauses = torch.stack([request.pauses for request in requests])
+        if self._changed:
+            have_pauses = any(request.rules.pauses for request in requests)
+            self._pauses = torch.stack([request.pauses for request in requests]) if have_pauses else None
+            self._changed = False
         rows = replace(rows_of(requests, logits.device), pauses=self._pauses)
         timed = any(request.rules.timestamps for request in requests)
         if len(indices) == logits.shape[0]:

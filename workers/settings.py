@@ -80,7 +80,9 @@ class Settings(BaseSettings):
         description="Tasks at once; of more than 2 one is for interactive calls only (half of max_num_seqs, and one).",
     )
     decode_processes: int | None = Field(
-        None, ge=1, description="Audio decode processes (default: cores, at most 8), and one for calls."
+        None,
+        ge=1,
+        description="Audio decode processes, and one for calls (cores, at most 8; beside a GPU twice them, 8 to 32).",
     )
     worker_restarts: int = Field(10, ge=0, description="Times in a row that a worker which failed is started again.")
     drain_seconds: float = Field(60, ge=0, description="Grace for running records after SIGTERM.")

@@ -37,6 +37,8 @@ Share = Callable[[Record, list[Span], str | None], None]
 
 #: A record holds no more windows in the engine at once: 61 MB of audio.
 MOST_WINDOWS = 32
+#: So many records fill the engine, if they are long.
+MOST_TOGETHER = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,9 @@ class Transcriber:
         # a thread that waits for room keeps a decode process, and others cannot read meanwhile. Calls as much again.
         wanted = max(2 * engine.facts.max_num_seqs, threads)
         self._rooms = Rooms(wanted, self._check_stopping)
-        # Those that read long recordings fill it together.
-        self._windows_per_task = max(2, min(-(-wanted // min(threads, pool.processes)), MOST_WINDOWS))
+        # Those that read long recordings fill it together, even if they are few.
+        together = min(threads, pool.processes, MOST_TOGETHER)
+        self._windows_per_task = max(2, min(-(-wanted // together), MOST_WINDOWS))
 
     def close(self) -> None:
         """Start no more retries; windows that wait for one are lost. Call it before the engine is closed."""

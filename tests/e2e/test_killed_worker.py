@@ -61,6 +61,7 @@ def named(processes: list[psutil.Process], name: str) -> list[psutil.Process]:
     return [one for one in processes if name in " ".join([one.name(), *one.cmdline()])]
 
 
+@pytest.mark.timeout(900)
 def test_killed_engine_is_replaced_and_killed_worker_leaves_nothing(
     pair: tuple[Fleet, psutil.Process], samples: Path
 ) -> None:

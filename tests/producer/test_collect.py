@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 from job_files import answer, deliver, new_job, read_rows, speech_rows
 
 from fleet import Fleet, ended, wait_for
+from patched_imports import patched_imports
 from producer import registry
 from producer.collect import _poll, serve
 from producer.collector import Collector
@@ -27,6 +27,21 @@ from producer.registry import Progress
 from workers.settings import load_settings
 
 ROWS = 60
+#: A collector that is killed as soon as it has journaled some rows.
+KILLED = """
+import os, signal
+
+def killed(module):
+    append = module.Journal.append
+    def appended(self, *answers):
+        new = append(self, *answers)
+        if self.answered >= 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return new
+    module.Journal.append = appended
+
+AFTER["producer.journal"] = killed
+"""
 
 
 def enqueued(fleet: Fleet, source: Path, cache: Path, **changes: str) -> Job:
@@ -49,8 +64,8 @@ def output_of(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 @contextlib.contextmanager
-def collecting(fleet: Fleet, *names: str) -> Iterator[subprocess.Popen[str]]:
-    with ended(fleet.start_cli("collect", *names)) as process:
+def collecting(fleet: Fleet, *names: str, **changes: str) -> Iterator[subprocess.Popen[str]]:
+    with ended(fleet.start_cli("collect", *names, **changes)) as process:
         yield process
 
 
@@ -63,9 +78,8 @@ def test_a_killed_collector_costs_nothing(slow_fleet: Fleet, standin_fleet: Flee
     arguments = ("enqueue", str(source), "--cache-path", str(tmp_path / "cache"))
     with ended(slow_fleet.start_cli(*arguments, WHISPER_WINDOW_ROWS="10")) as producer:
         job = wait_for(lambda: load_job(tmp_path / "cache" / "data_step1.jsonl"))
-        with collecting(slow_fleet, str(job.step.path)) as process:
-            wait_for(lambda: answered(job) >= 5)
-            os.kill(process.pid, signal.SIGKILL)
+        with collecting(slow_fleet, str(job.step.path), **patched_imports(tmp_path / "patch", KILLED)) as process:
+            assert process.wait(60) == -signal.SIGKILL
         assert 5 <= answered(job) < ROWS
         assert not job.step.path.exists()
         # When: a second collector goes on. Then: every row is there once.

@@ -269,6 +269,7 @@ def test_what_is_lost_is_sent_without_a_look_at_the_rows_after_it(
         monkeypatch.setattr(module_of_jobs, "timed_record_of", noted)
         clean.redis.delete(BULK)
         wait_for(lambda: len(queued(clean, job)()) == 6)
+        assert looked_at
         assert set(looked_at) <= set(range(8)), "and the row or two that wait for room"
         assert sending.enqueuer.sent == 6
 
@@ -307,7 +308,7 @@ def test_rows_of_an_input_that_was_written_over_before_they_are_sent_are_not(cle
     """An own fleet takes minutes to load between the look at the input and the first row."""
     source = write_rows(tmp_path / "data.jsonl", [{"audio": "1.wav"}, {"audio": None}])
     job = open_job(JobSpec((str(source),), cache_path=str(tmp_path / "cache")))
-    write_rows(source, [{"audio": None}, {"audio": "2.wav"}])
+    write_rows(source, [{"audio": None}, {"audio": "two.wav"}])
     with pytest.raises(UsageError, match="the input changed since"):
         Sending(clean, job).enqueuer.send_all()
     assert not clean.redis.exists(BULK, keys.results(job.id))

@@ -329,6 +329,11 @@ def test_limits_come_from_the_settings() -> None:
         ("/data/deep/x.wav", "/deep/x.wav"),
         ("s3://bucket/x.wav", "/bucket/x.wav"),
         ("x.wav", "x.wav"),
+        ("file:///data/a%20b.wav", "/mnt/a b.wav"),
+        ("file://localhost/data/deep/x.wav", "/deep/x.wav"),
+        ("FILE:///data/x.wav", "/mnt/x.wav"),
+        ("file:///elsewhere/a%20b.wav", "file:///elsewhere/a%20b.wav"),
+        ("file://host/data/x.wav", "file://host/data/x.wav"),
     ],
 )
 def test_map_path(source: str, mapped: str) -> None:

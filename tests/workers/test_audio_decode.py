@@ -144,6 +144,16 @@ class TestFormats:
         audio, _ = read(made.rename(tmp_path / "a.wav"))
         assert_sounds_like(audio, tone(2))
 
+    @pytest.mark.parametrize("name", ["a.raw", "a.RAW"])
+    def test_a_name_for_samples_without_a_header_does_not_matter_either(self, tmp_path: Path, name: str) -> None:
+        made = write(tmp_path / "a.wav", tone(2), 16_000)
+        audio, _ = read(made.rename(tmp_path / name))
+        assert_sounds_like(audio, tone(2))
+        made.write_bytes(np.random.default_rng(0).bytes(50_000))
+        with pytest.raises(TranscriptionError) as caught:
+            read(made.rename(tmp_path / name))
+        assert caught.value.type in ("not_audio", "no_audio_track")  # FFmpeg finds something in any bytes
+
     def test_file_name_that_is_no_utf8(self, tmp_path: Path) -> None:
         made = encode(tmp_path / "a.m4a", tone(1, 48_000), "aac")
         odd = made.rename(tmp_path / os.fsdecode(b"\xff\xfe.m4a"))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import io
+import socket
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,7 +18,8 @@ import trustme
 
 from example_names import resolve_examples
 from web_server import Route, WebServer, content, endless, redirect, serving
-from workers import http_source
+from workers import addresses, http_source
+from workers.addresses import connect
 from workers.audio import AudioLimits, DecodePool
 from workers.download import Download
 from workers.errors import TranscriptionError, TransientError
@@ -48,6 +52,9 @@ def web() -> Iterator[WebServer]:
         "/moved/for/ever": redirect("/%C3%BC?x=a b", 308),
         "/%C3%BC?x=a%20b": content(BODY),
         "/circle": redirect("/circle"),
+        "/secret.wav": locked(b"Basic " + base64.b64encode(b"ada:p@ss"), BODY),
+        "/moved/secret": redirect("/secret.wav"),
+        "/moved/elsewhere": redirect(lambda server: f"http://127.0.0.2:{server.port}/secret.wav"),
         "/private": redirect(lambda server: f"http://127.0.0.2:{server.port}/a.wav"),
         "/file": redirect("file:///etc/hostname"),
         "/bucket": redirect("s3://bucket/a.wav"),
@@ -74,6 +81,21 @@ def announced(length: int) -> Callable[[WebServer], Route]:
         request.wfile.write(BODY)
 
     return lambda _: route
+
+
+def locked(wanted: bytes, body: bytes) -> Callable[[WebServer], Route]:
+    """``body`` for who says the right word, 401 for others."""
+
+    def of(server: WebServer) -> Route:
+        def route(request: BaseHTTPRequestHandler) -> None:
+            if request.headers["Authorization"] != wanted.decode():
+                request.send_error(401)
+                return
+            content(body)(server)(request)
+
+        return route
+
+    return of
 
 
 def raw(answer: bytes) -> Callable[[WebServer], Route]:
@@ -111,6 +133,47 @@ def test_content_comes_whole(web: WebServer, path: str) -> None:
 def test_host_is_named_as_in_the_url(web: WebServer) -> None:
     fetched(f"http://LOCALHOST:{web.port}/a.wav")
     assert web.asked == [("/a.wav", f"localhost:{web.port}")]
+
+
+def test_a_user_and_password_are_sent_to_their_host_alone(web: WebServer) -> None:
+    name = f"http://ada:p%40ss@127.0.0.1:{web.port}"
+    assert fetched(f"{name}/secret.wav") == BODY
+    # A redirect within the host leads to a URL that names them too, one to another host to none
+    assert fetched(f"{name}/moved/secret") == BODY
+    with pytest.raises(TranscriptionError, match="HTTP 401"):
+        fetched(f"{name}/moved/elsewhere")
+    with pytest.raises(TranscriptionError, match="HTTP 401"):
+        fetched(f"http://127.0.0.1:{web.port}/secret.wav")
+
+
+def test_silent_addresses_leave_time_for_one_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """IPv6 that leads nowhere: each of a host's addresses there is silent."""
+    monkeypatch.setattr(addresses, "NEXT_SECONDS", 0.2)
+    told: list[None] = []
+    with contextlib.ExitStack() as stack:
+        good = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        silent = []
+        for _ in range(3):
+            full = stack.enter_context(socket.socket())
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            for _ in range(3):  # its queue is full
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    waiting.connect(full.getsockname())
+            silent.append(full.getsockname())
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in (*silent, good.getsockname())]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        made = connect("host", 80, 60.0, allow_private=True, progress=lambda: told.append(None))
+        assert made.getpeername() == good.getsockname()
+        made.close()
+    assert len(told) == 4
+
+
+def test_a_full_disk_is_a_reason_to_try_again(web: WebServer) -> None:
+    with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(TransientError, match="No space left"):
+        http_source.fetch(Download(f"http://127.0.0.1:{web.port}/a.wav", full, OPEN, lambda: None))
 
 
 def test_redirects_are_counted(web: WebServer) -> None:
