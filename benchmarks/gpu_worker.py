@@ -13,7 +13,7 @@ import soundfile
 from benchmarks.gpu_gauges import Steps
 from benchmarks.gpu_runs import LANGUAGE, NO_WEIGHTS, TEXT_TOKENS, Request, Tell, log_mel_ms, measured
 from workers.audio import AudioLimits, DecodePool
-from workers.device import usable_cores
+from workers.device import decode_processes
 from workers.engine import VllmEngine
 from workers.interface import Engine, EngineFacts, WindowRequest, WindowResult
 from workers.messages import Failure, Item, Options, Record
@@ -29,7 +29,7 @@ FORCED_TOKENS = 2
 def worker(request: Request, settings: Settings, tell: Tell) -> None:
     """The worker's path at each concurrency. Raises RuntimeError if a clip gives no transcript."""
     sampling = {"max_tokens": FORCED_TOKENS + TEXT_TOKENS, "ignore_eos": True, "repetition_detection": None}
-    pool = DecodePool(settings.decode_processes or min(8, len(usable_cores())), AudioLimits.from_settings(settings))
+    pool = DecodePool(decode_processes(settings), AudioLimits.from_settings(settings))
     engine = VllmEngine(settings, engine_args=NO_WEIGHTS, sampling=sampling)
     try:
         steps = Steps()

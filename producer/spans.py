@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 _MARK = b'"part":'
 
 
+#: Rows in memory from which on those are forgotten that are answered.
+LEAST_SWEEP_ROWS = 1000
+
+
 @dataclass(slots=True)
 class _Row:
     """Where in the file a row's parts are: what begins its answer, by the spans that it awaits, and the spans."""
@@ -58,6 +62,7 @@ class PartStore:
         self._answered = answered
         self._rows: dict[int, _Row] = {}
         self._size = 0
+        self._sweep_at = LEAST_SWEEP_ROWS
         for line in self._lines():
             part = self._read(line)
             if part is not None:
@@ -70,6 +75,7 @@ class PartStore:
         Of rows that have no part among these nothing is looked at: there may be as many as wait for their last part.
         Parts are on the disk when this returns. Raises FleetError where the disk is full or fails: then nothing counts.
         """
+        self._forget_answered()
         whole: list[bytes] = []
         lines: list[tuple[PartResult, bytes]] = []
         for answer in answers:
@@ -84,6 +90,12 @@ class PartStore:
                 self._size += len(line)
         return [*whole, *self._joined({part.row for part, _ in lines})]
 
+    def _forget_answered(self) -> None:
+        """Now and then: a row that is given as whole may be given again, where the journal could not take it."""
+        if len(self._rows) >= self._sweep_at:
+            self._rows = {number: row for number, row in self._rows.items() if number not in self._answered}
+            self._sweep_at = max(LEAST_SWEEP_ROWS, 2 * len(self._rows))
+
     def standing(self) -> list[bytes]:
         """The answers whose parts are all in the file: a crash came before they were in the journal."""
         return list(self._joined(list(self._rows)))
@@ -92,8 +104,8 @@ class PartStore:
         for number in numbers:
             row = self._rows[number]
             if number in self._answered:
-                del self._rows[number]
-            elif (awaited := row.whole()) is not None:
+                continue
+            if (awaited := row.whole()) is not None:
                 yield self._join(number, row, awaited)
 
     def _join(self, number: int, row: _Row, awaited: tuple[Span, ...]) -> bytes:

@@ -18,6 +18,8 @@ _LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
 
 #: How long an address may be silent before the next one is tried.
 NEXT_SECONDS = 5.0
+#: A host may name more; the last of them, which is of another family where there are two, is asked in any case.
+MOST_ADDRESSES = 8
 
 
 class PrivateAddressError(Exception):
@@ -62,13 +64,17 @@ def connect(
     if found and not allowed:
         raise PrivateAddressError
     failure: OSError = OSError(f"{host} has no address")
-    for number, (family, kind, protocol, _, address) in enumerate(allowed, start=1):
+    asked = [*allowed[: MOST_ADDRESSES - 1], allowed[-1]] if len(allowed) > MOST_ADDRESSES else allowed
+    for number, (family, kind, protocol, _, address) in enumerate(asked, start=1):
         progress()
-        seconds = timeout_seconds if number == len(allowed) else min(timeout_seconds, NEXT_SECONDS)
+        seconds = timeout_seconds if number == len(asked) else min(timeout_seconds, NEXT_SECONDS)
         try:
-            return _connected(socket.socket(family, kind, protocol), address, seconds)
+            made = _connected(socket.socket(family, kind, protocol), address, seconds)
         except OSError as error:
             failure = error
+        else:
+            made.settimeout(timeout_seconds)
+            return made
     raise failure
 
 

@@ -75,9 +75,10 @@ def gpu_batch(memory_bytes: int | None, utilization: float = 0.9, ranks: int = 1
     return Batch(max(8, min(seqs, MOST_SEQS)), 8 if seqs >= 32 else 4)
 
 
-def decode_processes(device: Device, cores: int) -> int:
-    """How many processes decode audio, by default. Beside a GPU more than there are cores: many wait for storage."""
-    return min(8, cores) if device == "cpu" else min(32, max(8, 2 * cores))
+def decode_processes(settings: Settings) -> int:
+    """How many processes decode audio. Beside a GPU by default more than there are cores: many wait for storage."""
+    cores, beside_gpu = len(usable_cores()), settings.engine == "vllm" and device_kind() == "cuda"
+    return settings.decode_processes or (min(32, max(8, 2 * cores)) if beside_gpu else min(8, cores))
 
 
 def usable_cores() -> list[int]:

@@ -57,13 +57,18 @@ def fetch(download: Download) -> None:
 
 def _fetch(download: Download) -> None:
     url, limit = download.source, download.limits.max_redirects
+    known: dict[tuple[str, str | None, int | None], str] = {}
     for _ in range(limit + 1):
         parts = check_url(url, download.limits)
+        place = (parts.scheme, parts.hostname, parts.port)
+        if parts.username is not None:
+            known[place] = _basic(parts)
         if parts.scheme not in _PORTS:  # a bucket that is allowed, but not by way of a redirect
             message = f"{shown(download.source)}: redirects to a {parts.scheme}:// URL"
             raise TranscriptionError("unsupported_source", message)
         with closing(_connection(parts, download)) as connection:
-            with _ask(connection, parts) as answer:
+            # To where a URL named them, also when it redirects to itself without; to nobody else.
+            with _ask(connection, parts, known.get(place)) as answer:
                 if answer.status not in _REDIRECTS:
                     _save(answer, download)
                     return
@@ -78,11 +83,13 @@ def _fetch(download: Download) -> None:
     raise TranscriptionError("fetch_failed", message)
 
 
-def _ask(connection: http.client.HTTPConnection, parts: SplitResult) -> http.client.HTTPResponse:
+def _ask(
+    connection: http.client.HTTPConnection, parts: SplitResult, authorization: str | None
+) -> http.client.HTTPResponse:
     path = quote(parts.path or "/", safe=_SAFE) + (f"?{quote(parts.query, safe=_SAFE)}" if parts.query else "")
     headers = dict(_HEADERS)
-    if parts.username is not None:  # of this URL alone: where it redirects to has its own, or none
-        headers["Authorization"] = _basic(parts)
+    if authorization is not None:
+        headers["Authorization"] = authorization
     proxy = _proxy(parts)
     if proxy is not None and parts.scheme == "http":
         path = f"http://{parts.netloc.rpartition('@')[2]}{path}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from workers.delivery import Deliveries
-from workers.device import decode_processes, device_kind, usable_cores
+from workers.device import decode_processes
 from workers.loading import Loading
 from workers.marks import TaskMarks
 from workers.redis_client import connect
@@ -68,7 +68,7 @@ def build(
         # Renewed from here on: what a fresh worker knows of the others has to be of some age.
         marks = TaskMarks(redis, stopping, settings)
         with parts.part(DECODERS):
-            processes = settings.decode_processes or decode_processes(device_kind(), len(usable_cores()))
+            processes = decode_processes(settings)
             pool = DecodePool(processes, AudioLimits.from_settings(settings))
         undo.callback(pool.close)
         marks.start()

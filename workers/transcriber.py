@@ -176,7 +176,7 @@ class Transcriber:
         """
         span, number, start_s, shared = recording, 0, asked.record.start_s or 0.0, False
         while True:
-            for window in speech_windows(self._until_stopping(stream), self._window_options):
+            for window in speech_windows(self._blocks(stream, recording, asked, undecided), self._window_options):
                 if self._is_voting(recording, language):
                     leave = self._rooms.enter_at_once(asked.room, urgent=asked.urgent)
                     if leave is not None:
@@ -281,10 +281,14 @@ class Transcriber:
                     return future.result()
                 self._check_stopping()
 
-    def _until_stopping(self, blocks: Iterable[Block]) -> Iterator[Block]:
-        """``blocks``: hours of them may have no window."""
+    def _blocks(
+        self, blocks: Iterable[Block], recording: Recording, asked: _Asked, undecided: Undecided
+    ) -> Iterator[Block]:
+        """``blocks``: hours of them may have no window. What waits for a vote does not wait for the next one."""
         for block in blocks:
             self._check_stopping()
+            if undecided and not self._is_voting(recording, None):
+                self._decide(recording, asked, None, undecided)
             yield block
 
     def _check_stopping(self) -> None:

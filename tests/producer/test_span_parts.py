@@ -97,6 +97,18 @@ def test_parts_are_kept_over_a_crash(tmp_path: Path) -> None:
     assert len(path.read_bytes().splitlines()) == 8
 
 
+def test_rows_that_are_answered_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.spans.LEAST_SWEEP_ROWS", 4)
+    answered: set[int] = set()
+    store = PartStore(tmp_path / "parts.jsonl", 200, answered)
+    for row in range(200):
+        assert only(store.take(all_parts(row=row))).row == row
+        # Until the journal has it, it is given again
+        assert only(store.take(all_parts(row=row)[:1])).row == row
+        answered.add(row)
+        assert len(store._rows) <= 4
+
+
 def test_the_first_failure_is_that_of_the_row(tmp_path: Path) -> None:
     store = PartStore(tmp_path / "parts.jsonl", ROWS, ())
     late, early = Failure(type="quarantined", message="late"), Failure(type="not_audio", message="early")

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.device import MOST_SEQS, Batch, batch, cpu_binding, device_kind, gpu_batch, usable_cores
+from workers import device
+from workers.device import (
+    MOST_SEQS,
+    Batch,
+    batch,
+    cpu_binding,
+    decode_processes,
+    device_kind,
+    gpu_batch,
+    usable_cores,
+)
 from workers.errors import ModelLoadError
 from workers.settings import load_settings
 
@@ -98,3 +108,24 @@ def test_what_is_set_wins_over_the_devices_default() -> None:
         assert batch(load_settings()) == Batch(16, 1)
     assert batch(load_settings(engine="standin")) == Batch(8, 1)
     assert batch(load_settings(engine="standin", max_num_seqs=3)) == Batch(3, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cores", "settings", "expected"),
+    [
+        ("cpu", 2, {}, 2),
+        ("cpu", 64, {}, 8),
+        ("cuda", 2, {}, 8),
+        ("cuda", 12, {}, 24),
+        ("cuda", 64, {}, 32),
+        ("cuda", 2, {"engine": "standin"}, 2),
+        ("cuda", 2, {"decode_processes": 3}, 3),
+    ],
+)
+def test_decode_processes_beside_a_gpu_are_more_than_cores(
+    kind: str, cores: int, settings: dict[str, object], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "device_kind", lambda: kind)
+    monkeypatch.setattr(device, "usable_cores", lambda: list(range(cores)))
+
+    assert decode_processes(load_settings(**settings)) == expected

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import soundfile
 
 from fleet import wait_for
 from scripted_engine import FACTS, ScriptedEngine, said, scripted, transcribed
-from workers.audio import AudioLimits, DecodePool
+from workers.audio import AudioLimits, Block, DecodePool
 from workers.errors import EngineLostError, TranscriptionError
 from workers.interface import WindowRequest, WindowResult
 from workers.languages import LANGUAGES
@@ -335,6 +336,46 @@ def test_a_vote_on_the_language_keeps_no_decode_process_from_others(
     assert item.text == " ".join(f"window {number}" for number in range(len(engine.requests)) if number != VOTERS)
     assert {request.language for request in engine.requests[VOTERS + 1 :]} == {"de"}
     assert found[1]
+
+
+def test_what_waits_for_a_vote_does_not_wait_for_the_next_window(
+    pool_of_one: DecodePool, long_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a recording that says nothing more after its first windows, for half an hour, and is slow to read
+    samples, rate = soundfile.read(long_file)
+    soundfile.write(tmp_path / "quiet.flac", np.concatenate([samples, np.zeros(1800 * rate)]), rate)
+    engine, first, second = OpenEngine(), threading.Event(), threading.Event()
+    transcriber = Transcriber(engine, pool_of_one, load_settings(split_seconds=0, span_seconds=86_400), 2)
+    blocks = Transcriber._blocks
+
+    def slow(self: Transcriber, stream: Iterable[Block], *others: Any) -> Iterator[Block]:
+        def held() -> Iterator[Block]:
+            for number, one in enumerate(stream):
+                if held_at := {40: first, 44: second}.get(number):  # all speech has been read by then
+                    assert held_at.wait(60)
+                yield one
+
+        return blocks(self, held(), *others)
+
+    monkeypatch.setattr(Transcriber, "_blocks", slow)
+    work = threading.Thread(
+        target=transcriber.transcribe,
+        args=([Record(audio=str(tmp_path / "quiet.flac"))], "transcribe", Options(language="auto"), lambda *_: None),
+    )
+    work.start()
+    try:
+        wait_for(lambda: len(engine.waiting) == VOTERS)
+        # When the vote is over, and another block comes
+        engine.answer_all()
+        first.set()
+        # Then what was read goes into the engine while the rest is read
+        wait_for(lambda: len(engine.requests) > VOTERS)
+    finally:
+        first.set()
+        second.set()
+        while work.is_alive():
+            engine.answer_all()
+            work.join(0.05)
 
 
 def test_a_recording_that_fails_while_its_language_is_voted_on_leaves_its_room(
