@@ -41,13 +41,14 @@ from benchmarks.systems import Answer, EngineChoice, FleetUnderTest, fleet, run_
 from producer.shares import core_shares
 from tests.asterisk import LANGUAGES, FetchError
 from workers.device import CPU_SEQS, usable_cores
+from workers.dtype import computes_int8
 from workers.models import Quantization
 from workers.vllm_options import CPU_KEPT_ENCODINGS
 
 CLIPS, ROUNDS = 300, 5
 ASTERISK_WORDS = 1000
-#: As faster-whisper's weights and activations.
-QUANTIZATION: Quantization = "int8"
+#: As faster-whisper's weights and activations, where vLLM can.
+QUANTIZATION: Quantization = "int8" if computes_int8() else "none"
 #: Pairs that share one start of the engines.
 PAIRS_PER_START = 3
 #: Heard by each worker beyond so many other clips as its engine keeps encodings, as not all get as many.

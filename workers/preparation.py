@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from workers import startup
 from workers.device import device_kind
+from workers.dtype import check_quantization
 from workers.forked_engine import import_ahead
 from workers.models import ResolvedModel, resolve_model
 from workers.settings import Settings
@@ -14,6 +15,7 @@ from workers.vllm_options import preloads_openmp, prepare_environment
 def prepare(settings: Settings, parts: Startup) -> ResolvedModel:
     """Find the model's files and import vLLM, on a CPU for the engine's processes too. Raises ModelLoadError."""
     device = device_kind()
+    check_quantization(settings.quantization)
     with parts.part(startup.MODEL):
         model = resolve_model(settings.model, device, settings.model_cache, settings.quantization)
     prepare_environment(settings, device)

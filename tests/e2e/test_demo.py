@@ -14,6 +14,7 @@ import pytest
 from fleet import clean_environment, run_cli
 from rows import SAMPLES, read_rows
 from scoring import word_error_rate
+from workers.dtype import computes_int8
 
 ROOT = SAMPLES.parent.parent
 
@@ -111,6 +112,7 @@ def test_two_tensor_parallel_ranks_hear_nearly_the_same(demo: Outcome, tmp_path:
     assert word_error_rate(*texts) < 0.1
 
 
+@pytest.mark.skipif(not computes_int8(), reason="this CPU has no VNNI: a worker refuses eight bits")
 def test_eight_bit_layers_hear_nearly_the_same(demo: Outcome, tmp_path: Path) -> None:
     rounded = run_demo(tmp_path, WHISPER_QUANTIZATION="int8", WHISPER_MODEL_CACHE=str(tmp_path))
     assert list((tmp_path / "whisper-fleet" / "models").glob("whisper-base-*-int8"))

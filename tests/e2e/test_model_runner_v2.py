@@ -66,7 +66,7 @@ ROWS = [
 V1_HEARD = [
     ("en", [(0.03, 0.83, "Good morning."), (1.7, 5.22, "The sun is warm and we will walk in the park today.")]),
     ("en", [(0.06, 2.88, "a train to London leaves at 10 in the morning.")]),
-    ("fr", [(0.03, 3.8, "Bonjour, je voudrais vous café s'il vous plait."), (3.84, 4.74, "Merci beaucoup.")]),
+    ("fr", [(0.03, 3.01, "Bonjour, je voudrais vous café s'il vous plait."), (3.84, 4.74, "Merci beaucoup.")]),
 ]
 
 

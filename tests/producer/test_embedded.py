@@ -130,7 +130,7 @@ def test_data_that_valkey_cannot_read_are_set_aside(
     with Valkey(folder) as valkey, contextlib.closing(connect(valkey.url)) as client:
         assert client.dbsize() == 0
         client.set("key", "new")
-    (said,) = [record.getMessage() for record in caplog.records]
+    (said,) = [one.getMessage() for one in caplog.records if one.name.startswith("producer")]
     assert said.startswith("the private Valkey could not read its data, which are set aside in ")
     assert "valkey.log" in said
     (aside,) = folder.glob(f"{DATA_FOLDER}.unreadable-*")

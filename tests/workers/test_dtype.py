@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cpu_build import only_on_x86_64
-from workers.dtype import check_cpu_dtype, cpu_dtype, engine_dtype
+from workers import dtype as module
+from workers.dtype import check_cpu_dtype, check_quantization, computes_int8, cpu_dtype, engine_dtype
 from workers.errors import ModelLoadError
 
 
@@ -83,3 +84,31 @@ def test_amds_kernels_load_and_vllm_takes_them_where_they_are_for() -> None:
     cpuinfo = Path("/proc/cpuinfo").read_text()
     amd = "AuthenticAMD" in cpuinfo and "avx512" in cpuinfo
     assert said.stdout.split() == ["True", str(amd)], said.stderr
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "exact"),
+    [
+        ("GenuineIntel", "fpu avx2 avx512f avx512_vnni", True),
+        ("GenuineIntel", "fpu avx2 avx_vnni", True),
+        ("GenuineIntel", "fpu avx512f amx_int8", True),
+        ("AuthenticAMD", "fpu avx2 avx512_vnni", True),
+        ("AuthenticAMD", "fpu avx2", False),
+        ("GenuineIntel", "fpu avx2 avx512f", False),
+        ("ARM", "", True),  # not x86, where Linux says it in other words
+    ],
+)
+def test_eight_bits_are_refused_where_they_come_out_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str, flags: str, exact: bool
+) -> None:
+    cpuinfo = written(tmp_path, vendor, flags)
+    monkeypatch.setattr(module, "device_kind", lambda: "cpu")
+    assert computes_int8(cpuinfo) is exact
+    check_quantization("none", cpuinfo)
+    if exact:
+        check_quantization("int8", cpuinfo)
+        return
+    with pytest.raises(ModelLoadError, match="WHISPER_QUANTIZATION is int8, which this CPU"):
+        check_quantization("int8", cpuinfo)
+    monkeypatch.setattr(module, "device_kind", lambda: "cuda")
+    check_quantization("int8", cpuinfo)

@@ -14,6 +14,7 @@ from vllm.platforms import current_platform
 
 from cpu_build import only_on_a_cpu
 from workers import int8_kernel
+from workers.dtype import computes_int8
 
 WIDTH, OUT = 64, 32
 
@@ -55,6 +56,7 @@ def test_the_kernel_for_tiles_is_for_models_of_16_bits(dtype: torch.dtype, taken
 
 
 @only_on_a_cpu
+@pytest.mark.skipif(not computes_int8(), reason="this CPU has no VNNI: a worker refuses eight bits")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_vllms_own_layer_multiplies_batches_of_whispers_type(dtype: torch.dtype, default_dtype: Any) -> None:
     # Given one of vLLM's layers of eight bits, as it is built while a model of this type loads
