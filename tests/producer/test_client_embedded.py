@@ -12,11 +12,17 @@ from pathlib import Path
 import psutil
 import pytest
 from job_files import read_rows, speech_rows, write_rows
-from redis import Redis
 
 from fleet import wait_for
-from producer import Client, FleetError, UsageError, replace, step
-from producer.job import Job, load_job
+from producer import Client, FleetError, UsageError
+from producer.enqueue import enqueuer_for
+from producer.follow import Follower
+from producer.in_flight import rows_in_flight
+from producer.job import JobSpec, load_job, open_job
+from workers import keys
+from workers.app import create_app
+from workers.presence import live_workers
+from workers.settings import load_settings
 
 ANSWER_SECONDS = 120.0
 STANDIN = {"WHISPER_ENGINE": "standin"}
@@ -79,36 +85,49 @@ def test_a_job_with_another_model_is_refused(client: Client, tmp_path: Path) -> 
 
 
 def test_force_leaves_nothing_of_the_job_before_it_in_the_own_fleet(
-    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, tmp_path: Path, before: set[int]
 ) -> None:
     """Its rows would be done first, for nobody."""
+    # Given a job whose rows wait in the queue of a worker that stands still
+    source, cache = speech_rows(tmp_path, 12), tmp_path / "cache"
+    opened = client._connection.open()
+    old = open_job(JobSpec((str(source),), cache_path=str(cache)))
+    (worker,) = workers_of(before)
+    worker.suspend()
+    again = threading.Thread(target=client.run_job, args=(source,), kwargs={"cache_path": cache, "force": True})
+    try:
+        config = load_settings(REDIS_URL=opened.url, chunk_rows=1)
+        answered, present = Follower(old).read, live_workers(opened.redis)
+        with contextlib.closing(create_app(config, set_as_current=False)) as app:
+            enqueuer_for(old, app, opened.redis, present, config, answered, threading.Event()).send_all()
+        assert len(rows_in_flight(opened.redis, "transcribe", old.id)) >= 11, "one is on its way to the worker"
+        # When another takes its place
+        again.start()
+        # Then they are taken back before the worker goes on
+        wait_for(lambda: not rows_in_flight(opened.redis, "transcribe", old.id))
+    finally:
+        worker.resume()
+        again.join(ANSWER_SECONDS)
+    assert len(read_rows(cache / "data_step1.jsonl")) == 12
+
+
+def test_what_the_own_fleet_cannot_do_leaves_the_old_step_as_it_was(client: Client, tmp_path: Path) -> None:
     source, cache = speech_rows(tmp_path, 3), tmp_path / "cache"
     client.run_job(source, cache_path=cache)
     job = load_job(cache / "data_step1.jsonl")
     assert job is not None
-    taken_back: list[str] = []
-    forget = replace.forget
-
-    def noted(redis: Redis, replaced: Job) -> None:
-        forget(redis, replaced)
-        taken_back.append(replaced.id)
-
-    monkeypatch.setattr(replace, "forget", noted)
-    # What the fleet cannot do is refused with the old step as it was
-    monkeypatch.setattr(step, "live_workers", lambda redis: [])
-    monkeypatch.setattr(step, "queue_of_job", refuse)
-    with pytest.raises(UsageError, match="nobody can"):
-        client.run_job(source, cache_path=cache, language="de", force=True)
+    # Given that a worker with another model takes from the same queue: a step is made by one
+    redis = client._connection.open().redis
+    (present,) = live_workers(redis)
+    other = present.model_copy(update={"name": "other@here", "model": "other"})
+    redis.set(keys.worker(other.name), other.model_dump_json())
+    try:
+        with pytest.raises(UsageError, match="a step is made by one model"):
+            client.run_job(source, cache_path=cache, language="de", force=True)
+    finally:
+        redis.delete(keys.worker(other.name))
     assert job.reload() == job
-    assert taken_back == []
-    monkeypatch.undo()
-    monkeypatch.setattr(replace, "forget", noted)
-    client.run_job(source, cache_path=cache, language="de", force=True)
-    assert taken_back == [job.id]
-
-
-def refuse(*_: object) -> str:
-    raise UsageError("nobody can")
+    assert job.is_complete()
 
 
 def test_a_worker_that_ends_is_started_again_though_nobody_calls(

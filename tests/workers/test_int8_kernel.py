@@ -56,7 +56,6 @@ def test_the_kernel_for_tiles_is_for_models_of_16_bits(dtype: torch.dtype, taken
 
 
 @only_on_a_cpu
-@pytest.mark.skipif(not computes_int8(), reason="this CPU has no VNNI: a worker refuses eight bits")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_vllms_own_layer_multiplies_batches_of_whispers_type(dtype: torch.dtype, default_dtype: Any) -> None:
     # Given one of vLLM's layers of eight bits, as it is built while a model of this type loads
@@ -90,8 +89,10 @@ def test_vllms_own_layer_multiplies_batches_of_whispers_type(dtype: torch.dtype,
         x = torch.randn(shape, dtype=torch.float32, generator=generator).to(dtype)
         found = kernel.apply_weights(layer, x, layer.bias)
 
-        # Then it gives the product, but for the rounding to eight bits
+        # Then it gives the product, but for the rounding to eight bits: on CPUs for which a worker takes it, and on
+        # no others (or they are refused for nothing)
         assert found.shape == (*shape[:-1], OUT)
         assert found.dtype is dtype
         expected = x.float() @ expected_weight.t() + 1
-        assert (found.float() - expected).abs().mean() < 0.02 * expected.abs().mean()
+        exact = bool((found.float() - expected).abs().mean() < 0.02 * expected.abs().mean())
+        assert exact is computes_int8()
