@@ -20,7 +20,8 @@ from producer.chunks import Chunk, ChunkLimits, window_rows_for
 from producer.errors import FleetError
 from producer.follow import RowSet
 from producer.in_flight import rows_on_their_way, task_id
-from producer.job import Job, stamp_of
+from producer.inputs import stamp_of
+from producer.job import Job
 from producer.routing import queue_of_job, queues_for
 from workers import keys
 from workers.app import PRIORITY_BULK

@@ -158,3 +158,15 @@ def iter_lines(paths: Sequence[Path]) -> Iterator[tuple[Path, int, bytes]]:
 def read_rows(paths: Sequence[Path], limit: int | None = None) -> Iterator[bytes]:
     """The rows alone, at most ``limit`` of them: what `scan` counted, in the same order."""
     return (line for _, _, line in islice(iter_lines(paths), limit))
+
+
+def stamp_of(inputs: Sequence[str | Path]) -> tuple[tuple[int, int, int] | None, ...]:
+    """What changes when somebody writes to these files: number, size and time of each; None for one that is gone."""
+    found: list[tuple[int, int, int] | None] = []
+    for path in inputs:
+        try:
+            told = Path(path).stat()
+            found.append((told.st_ino, told.st_size, told.st_mtime_ns))
+        except OSError:
+            found.append(None)
+    return tuple(found)

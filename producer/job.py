@@ -10,10 +10,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import secrets
-import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,20 +23,18 @@ from producer.audio_files import read_stamps, stamped, write_stamps
 from producer.cache import Step, check_writable, disk_errors
 from producer.columns import Columns
 from producer.errors import FleetError, UsageError
-from producer.header import INPUT_CHANGED, JobHeader, differences
-from producer.inputs import default_prefix, expand_inputs, read_rows
+from producer.header import JobHeader
+from producer.inputs import default_prefix, expand_inputs, read_rows, stamp_of
 from producer.journal import Journal
 from producer.merge import Kept, picked, write_step
 from producer.registry import Progress, Registration
 from producer.rows import ScanRules, scan, timed_record_of
 from producer.spec import JobSpec, audio_root
+from producer.standing import settle, standing_header
 from workers.languages import canonical_language
 from workers.messages import TASKS, Failure, Options, Record, Task
 
 __all__ = ["Job", "JobSpec", "load_job", "new_id", "open_job"]
-
-#: Another starter of the same job needs no longer to write its header.
-SETTLE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,27 +227,15 @@ def open_job(spec: JobSpec, before_new: Callable[[], object] = lambda: None) -> 
         audio_root=audio_root(spec, step, step0),
         output=str(step.path),
     )
-    standing = None if spec.force else _standing(step, header)
+    standing = None if spec.force else standing_header(step, header)
     if standing is not None:
         return Job(step, _where_it_lies(step, standing, header.inputs), stamp)
     before_new()
     old = None if spec.reuse is None else reuse.open_old(Path(spec.reuse), header)
     with step.staging() as folder:
         reused = _prepare(Job(step, header), old, folder)
-        job = Job(step, _settle(step, header, folder, force=spec.force), stamp)
+        job = Job(step, settle(step, header, folder, force=spec.force), stamp)
     return _finished(job) if reused == found.rows else job
-
-
-def stamp_of(inputs: Sequence[str | Path]) -> tuple[tuple[int, int, int] | None, ...]:
-    """What changes when somebody writes to these files: number, size and time of each; None for one that is gone."""
-    found: list[tuple[int, int, int] | None] = []
-    for path in inputs:
-        try:
-            told = Path(path).stat()
-            found.append((told.st_ino, told.st_size, told.st_mtime_ns))
-        except OSError:
-            found.append(None)
-    return tuple(found)
 
 
 def load_job(output: Path) -> Job | None:
@@ -317,50 +302,6 @@ def _where_it_lies(step: Step, standing: JobHeader, inputs: list[str]) -> JobHea
             standing = dataclasses.replace(standing, inputs=inputs)
             standing.write(step.header_path)
         return standing
-
-
-def _settle(step: Step, header: JobHeader, folder: Path, *, force: bool) -> JobHeader:
-    """The header that holds: the one on disk if it is of the same job, else this one, with the files of ``folder``."""
-    deadline = time.monotonic() + SETTLE_SECONDS
-    while True:
-        with step.lock("producer") as producing, step.lock("collector") as collecting:
-            busy = next((lock for lock in (producing, collecting) if not lock.acquire()), None)
-            # Looked at again under the locks: another starter of the same job may have been faster.
-            standing = None if force else _standing(step, header)
-            if standing is not None:
-                return standing
-            if busy is None:
-                step.forget()
-                with disk_errors(step.job_path):
-                    for path in folder.iterdir():
-                        path.replace(step.job_path / path.name)
-                header.write(step.header_path)
-                return header
-        if force or time.monotonic() > deadline:
-            raise UsageError(f"{step.path}: {busy.holder()} is working on it: stop that one first")
-        time.sleep(0.05)
-
-
-def _standing(step: Step, header: JobHeader) -> JobHeader | None:
-    """The header on disk that ``header`` resumes, None where a new job starts. Raises UsageError for another job's."""
-    old = JobHeader.read(step.header_path)
-    if old is None:
-        if step.path.exists():
-            raise UsageError(
-                f"{step.path}: exists, and no job of this cache made it: overwrite it with --force, or use another "
-                "--prefix"
-            )
-        return None
-    changes = differences(old, header)
-    if changes:
-        only_input = len(changes) == 1 and changes[0].startswith(INPUT_CHANGED)
-        advice = f" (and keep answers with --reuse {step.path})" if only_input and step.path.exists() else ""
-        raise UsageError(
-            f"{step.path}: made by a job with other options: {'; '.join(changes)}. "
-            f"Start over with --force{advice}, or write elsewhere with --prefix"
-        )
-    needs_step = old.complete or old.retry is not None
-    return old if step.path.exists() or not needs_step else None
 
 
 def _now() -> str:

@@ -19,7 +19,8 @@ from producer.cache import Step, atomic_write
 from producer.errors import UsageError
 from producer.failed import failed_row, step_lines
 from producer.header import JobHeader, Retry
-from producer.job import SETTLE_SECONDS, Job, new_id
+from producer.job import Job, new_id
+from producer.standing import SETTLE_SECONDS
 
 
 def begin_retry(job: Job, reasons: Sequence[str] = (), before_new: Callable[[], object] = lambda: None) -> Job | None:

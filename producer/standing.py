@@ -1,0 +1,57 @@
+"""Which job an output path belongs to: the one that stands there, or the one that is about to begin."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from producer.cache import Step, disk_errors
+from producer.errors import UsageError
+from producer.header import INPUT_CHANGED, JobHeader, differences
+
+#: Another starter of the same job needs no longer to write its header.
+SETTLE_SECONDS = 5.0
+
+
+def settle(step: Step, header: JobHeader, folder: Path, *, force: bool) -> JobHeader:
+    """The header that holds: the one on disk if it is of the same job, else this one, with the files of ``folder``."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while True:
+        with step.lock("producer") as producing, step.lock("collector") as collecting:
+            busy = next((lock for lock in (producing, collecting) if not lock.acquire()), None)
+            # Looked at again under the locks: another starter of the same job may have been faster.
+            standing = None if force else standing_header(step, header)
+            if standing is not None:
+                return standing
+            if busy is None:
+                step.forget()
+                with disk_errors(step.job_path):
+                    for path in folder.iterdir():
+                        path.replace(step.job_path / path.name)
+                header.write(step.header_path)
+                return header
+        if force or time.monotonic() > deadline:
+            raise UsageError(f"{step.path}: {busy.holder()} is working on it: stop that one first")
+        time.sleep(0.05)
+
+
+def standing_header(step: Step, header: JobHeader) -> JobHeader | None:
+    """The header on disk that ``header`` resumes, None where a new job starts. Raises UsageError for another job's."""
+    old = JobHeader.read(step.header_path)
+    if old is None:
+        if step.path.exists():
+            raise UsageError(
+                f"{step.path}: exists, and no job of this cache made it: overwrite it with --force, or use another "
+                "--prefix"
+            )
+        return None
+    changes = differences(old, header)
+    if changes:
+        only_input = len(changes) == 1 and changes[0].startswith(INPUT_CHANGED)
+        advice = f" (and keep answers with --reuse {step.path})" if only_input and step.path.exists() else ""
+        raise UsageError(
+            f"{step.path}: made by a job with other options: {'; '.join(changes)}. "
+            f"Start over with --force{advice}, or write elsewhere with --prefix"
+        )
+    needs_step = old.complete or old.retry is not None
+    return old if step.path.exists() or not needs_step else None
