@@ -11,9 +11,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from producer import registry
-from producer.collector import TRY_SHARE, Collector, OwnedJob
+from producer.collector import TRY_SHARE, Collector
 from producer.errors import FleetError, UsageError
 from producer.job import Job, load_job
+from producer.owned import OwnedJob
 from producer.reconcile import Reconciler, Watched
 from producer.registry import Progress
 from workers.app import create_app

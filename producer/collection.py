@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from redis import Redis
 
 from producer import registry
-from producer.collector import Collector, OwnedJob
+from producer.collector import Collector
 from producer.follow import Follower, RowSet
 from producer.job import Job
+from producer.owned import OwnedJob
 from producer.reconcile import Watched
 from producer.registry import Progress
 
@@ -35,6 +36,11 @@ class Collection:
         if self.owned is None:
             self.owned = self.collector.add(self.job)
         return self.owned is not None
+
+    @property
+    def writing(self) -> bool:
+        """Whether the step file is being written here."""
+        return self.owned is not None and self.owned.merging is not None
 
     def poll(self, seconds: float = POLL_SECONDS) -> int:
         """Wait up to ``seconds`` for answers; returns how many came here. Raises FleetError and RedisError."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,11 +20,11 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
 from producer import registry
-from producer.cache import FileLock
+from producer.aside import THREADS, Piece, Stopped, never
 from producer.errors import FleetError
 from producer.job import Job, load_job
 from producer.journal import Journal
-from producer.registry import Progress
+from producer.owned import OwnedJob
 from producer.spans import PartStore
 from workers import keys
 
@@ -33,46 +35,23 @@ READ_COUNT = 500
 GATHER_SECONDS = 0.05
 #: How often a job's registration and progress are repeated, which a flushed Redis has lost.
 ANNOUNCE_SECONDS = 5.0
-#: The share of the time that tries to go on with a job that cannot may take: all other jobs wait meanwhile.
+#: The share of the time that tries to go on with a job that cannot may take.
 TRY_SHARE = 0.05
-
-
-@dataclass(slots=True, eq=False)
-class OwnedJob:
-    """A job whose lock this process holds."""
-
-    job: Job
-    journal: Journal
-    parts: PartStore
-    lock: FileLock
-    #: Whether its step file is written.
-    complete: bool = field(default=False)
-    #: Why it cannot go on now (a full disk, a changed input).
-    error: FleetError | None = field(default=None)
-    #: Seconds that its last try to go on took, reading its journal included: nobody else was served in these.
-    tried_seconds: float = field(default=0.0)
-
-    def progress(self) -> Progress:
-        """How far it is."""
-        journal = self.journal
-        return Progress(
-            rows=journal.rows,
-            answered=journal.answered,
-            failed=journal.failed,
-            reused=journal.reused,
-            audio_seconds=journal.audio_seconds,
-            reasons=journal.reasons,
-            complete=self.complete,
-            step_path=str(self.job.step.path),
-        )
+#: A journal is opened, and a step file written, within this time, or the other jobs are served meanwhile.
+AT_ONCE_SECONDS = 0.5
 
 
 class Collector:
-    """Serves any number of jobs with one Redis connection. One thread; call ``poll`` until nothing is left."""
+    """Serves any number of jobs with one Redis client. Call ``poll`` until nothing is left, all from one thread.
+
+    What takes long where a job is large, reading its journal and writing its step file, is done beside that thread.
+    """
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._owned: dict[str, OwnedJob] = {}
+        self._opening: dict[str, Piece[OwnedJob | None]] = {}
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="collector")
         self._paused_until: dict[str, float] = {}
         self._next_announcement = self._next_read = 0.0
         self._said: dict[str, str] = {}
@@ -84,6 +63,12 @@ class Collector:
 
     def add(self, job: Job) -> OwnedJob | None:
         """Take a job over: lock it, read its journal, register it. None where another has it, or it is complete."""
+        owned = self._open(job, never)
+        if owned is not None:
+            self._owned[job.id] = owned
+        return owned
+
+    def _open(self, job: Job, stopped: Stopped) -> OwnedJob | None:
         lock = job.step.lock("collector")
         if not lock.acquire():
             return None
@@ -98,7 +83,7 @@ class Collector:
                 registry.forget(self._redis, job.id)
                 lock.release()
                 return None
-            journal = Journal.open(job.step.journal_path, job.rows)
+            journal = Journal.open(job.step.journal_path, job.rows, stopped)
             parts = PartStore(job.step.parts_path, job.rows, journal)
             journal.append(parts.standing())
             owned = OwnedJob(job, journal, parts, lock)
@@ -109,7 +94,6 @@ class Collector:
                 journal.close()
             lock.release()
             raise
-        self._owned[job.id] = owned
         return owned
 
     def announce(self, owned: OwnedJob) -> None:
@@ -129,20 +113,30 @@ class Collector:
         return self.adopt(known)
 
     def adopt(self, jobs: Iterable[Job]) -> list[OwnedJob]:
-        """Take over those of ``jobs`` that this process can write and nobody serves; returns the new ones."""
-        adopted = []
+        """Take over those of ``jobs`` that this process can write and nobody serves; returns the new ones.
+
+        One whose journal takes long to read is given by a later call, whichever jobs that one is for.
+        """
+        begun = []
         for job in jobs:
-            if job.id in self._owned or self._paused_until.get(job.id, 0.0) > time.monotonic():
-                continue
-            began = time.monotonic()
-            with self._reporting(job.id):
-                owned = self.add(job)
-                if owned is not None:
-                    log.info("job %s: %d of %d rows answered", job.id, owned.journal.answered, owned.journal.rows)
-                    adopted.append(owned)
-                continue
-            self._paused_until[job.id] = time.monotonic() + (time.monotonic() - began) / TRY_SHARE
-        return adopted
+            paused = self._paused_until.get(job.id, 0.0) > time.monotonic()
+            if not (job.id in self._owned or job.id in self._opening or paused):
+                self._opening[job.id] = Piece(self._threads, partial(self._open, job))
+                begun.append(self._opening[job.id])
+        Piece.wait_all(begun, AT_ONCE_SECONDS)
+        ended = [job for job, opening in self._opening.items() if opening.wait()]
+        return [owned for owned in map(self._opened, ended) if owned is not None]
+
+    def _opened(self, job: str) -> OwnedJob | None:
+        opening = self._opening.pop(job)
+        with self._reporting(job):
+            owned = opening.result()
+            if owned is not None:
+                self._owned[job] = owned
+                log.info("job %s: %d of %d rows answered", job, owned.journal.answered, owned.journal.rows)
+            return owned
+        self._paused_until[job] = time.monotonic() + opening.seconds / TRY_SHARE
+        return None
 
     def poll(self, block_seconds: float = 1.0) -> int:
         """Move what has arrived into the journals, and write the steps that are complete; returns the new answers.
@@ -157,33 +151,48 @@ class Collector:
                 if not owned.complete:
                     self.announce(owned)
             self._next_announcement = time.monotonic() + ANNOUNCE_SECONDS
-        streams = {keys.results(id): "0" for id, owned in self._owned.items() if not owned.complete}
         new = 0
-        if streams and not self._finish_complete():
-            time.sleep(max(0.0, min(block_seconds, self._next_read - time.monotonic())))
-            # Journaled entries are deleted, so whatever a stream holds is still to be done: always read from its start.
-            answer = self._redis.xread(cast("Any", streams), count=READ_COUNT, block=max(1, int(block_seconds * 1000)))
-            by_stream = dict(cast("Any", answer or ()))
-            for owned in self.jobs:
-                entries = by_stream.get(keys.results(owned.job.id).encode())
-                if entries:
-                    with _failing(owned):
-                        new += self._take(owned, _flat(entries))
-            self._next_read = time.monotonic() + (GATHER_SECONDS if new < READ_COUNT // 2 else 0.0)
-            self._finish_complete()
+        if not self._write_complete():
+            # Journaled entries are deleted, so what a stream holds is still to be done: always read from its start.
+            streams = {keys.results(id): "0" for id, owned in self._owned.items() if not owned.answered}
+            if streams:
+                time.sleep(max(0.0, min(block_seconds, self._next_read - time.monotonic())))
+                new = self._read(streams, block_seconds)
+                self._next_read = time.monotonic() + (GATHER_SECONDS if new < READ_COUNT // 2 else 0.0)
+            else:
+                Piece.wait_all(self._merging(), block_seconds)
+            self._write_complete()
         return new
+
+    def _read(self, streams: dict[str, str], block_seconds: float) -> int:
+        answer = self._redis.xread(cast("Any", streams), count=READ_COUNT, block=max(1, int(block_seconds * 1000)))
+        by_stream = dict(cast("Any", answer or ()))
+        new = 0
+        for owned in self.jobs:
+            entries = by_stream.get(keys.results(owned.job.id).encode())
+            if entries:
+                with _failing(owned):
+                    new += self._take(owned, _flat(entries))
+        return new
+
+    def _merging(self) -> list[Piece[Job]]:
+        return [owned.merging for owned in self.jobs if owned.merging is not None]
 
     def release(self, owned: OwnedJob, pause_seconds: float = 0.0) -> None:
         """Give a job back; its journal stays as it is. It is not adopted again before ``pause_seconds`` are over."""
         self._paused_until[owned.job.id] = time.monotonic() + pause_seconds
         self._owned.pop(owned.job.id, None)
-        owned.journal.close()
-        owned.lock.release()
+        owned.let_go()
 
     def close(self) -> None:
         """Give all jobs back."""
+        for opening in self._opening.values():
+            if (owned := opening.end()) is not None:
+                self.release(owned)
+        self._opening.clear()
         for owned in self.jobs:
             self.release(owned)
+        self._threads.shutdown(wait=False)
 
     def _take(self, owned: OwnedJob, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> int:
         new = owned.journal.append(owned.parts.take(fields.get(keys.RESULT_FIELD, b"") for _, fields in entries))
@@ -193,23 +202,31 @@ class Collector:
             pipe.execute()
         return new
 
-    def _finish_complete(self) -> bool:
-        """Write the steps whose rows are all answered; whether one is written now."""
-        answered = [owned for owned in self.jobs if not owned.complete and owned.journal.answered == owned.journal.rows]
+    def _write_complete(self) -> bool:
+        """Have the steps written whose rows are all answered, beside this thread; whether one is complete now."""
+        answered = [owned for owned in self.jobs if owned.answered and not owned.complete and owned.error is None]
+        begun = []
         for owned in answered:
-            if owned.error is not None:
-                continue
-            began = time.monotonic()
-            with _failing(owned):
-                if not owned.job.is_finished():
-                    owned.job = owned.job.finish(owned.journal)
-                with _unless_full():
-                    registry.publish(self._redis, owned.job.id, replace(owned.progress(), complete=True))
-                registry.forget(self._redis, owned.job.id)
-                owned.complete = True
-                log.info("job %s: complete, %s", owned.job.id, owned.job.step.path)
-            owned.tried_seconds += time.monotonic() - began
+            if owned.merging is None:
+                owned.merging = Piece(self._threads, owned.merge)
+                begun.append(owned.merging)
+        Piece.wait_all(begun, AT_ONCE_SECONDS)
+        for owned in answered:
+            merging = owned.merging
+            if merging is not None and merging.wait():
+                owned.merging = None
+                owned.tried_seconds += merging.seconds
+                with _failing(owned):
+                    owned.job = merging.result()
+                    self._say_complete(owned)
         return any(owned.complete for owned in answered)
+
+    def _say_complete(self, owned: OwnedJob) -> None:
+        with _unless_full():
+            registry.publish(self._redis, owned.job.id, replace(owned.progress(), complete=True))
+        registry.forget(self._redis, owned.job.id)
+        owned.complete = True
+        log.info("job %s: complete, %s", owned.job.id, owned.job.step.path)
 
     @contextmanager
     def _reporting(self, job: str) -> Iterator[None]:

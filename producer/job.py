@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from producer import reuse
+from producer.aside import Stopped, never, while_wanted
 from producer.audio_files import read_stamps, stamped, write_stamps
 from producer.cache import Step, check_writable, disk_errors
 from producer.columns import Columns
@@ -154,13 +155,16 @@ class Job:
         header = JobHeader.read(self.step.header_path)
         return self if header is None else dataclasses.replace(self, header=header)
 
-    def finish(self, journal: Journal) -> Job:
-        """Write the step file, and then say in the header that it is final. The journal has served its time."""
+    def finish(self, journal: Journal, stopped: Stopped = never) -> Job:
+        """Write the step file, and then say in the header that it is final. The journal has served its time.
+
+        Raises StoppedError soon after ``stopped``, with nothing changed.
+        """
         retry = self.header.retry
         kept = None if retry is None else Kept(read_rows([self.step.path]), self.retried(), retry.kept_sha256)
         drop = self.columns.family() if self.header.options["overwrite_column"] else ()
         write_step(
-            *(self.step.path, self.lines(), journal, self.columns, self.media_key, drop),
+            *(self.step.path, while_wanted(self.lines(), stopped), journal, self.columns, self.media_key, drop),
             sha256=self.header.sha256,
             kept=kept,
         )

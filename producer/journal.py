@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from producer.aside import Stopped, never, while_wanted
 from producer.cache import disk_errors, fsync_folder
 from producer.columns import is_failure, parts_of
 from producer.errors import FleetError
@@ -31,7 +32,7 @@ Value = TypeVar("Value")
 class Journal:
     """The answers of a job with ``rows`` rows; 8 bytes of memory a row. One owner writes it, under the job's lock.
 
-    Not thread-safe: one thread appends and reads lines; others may look at the counters.
+    Not thread-safe: one thread at a time appends and reads lines; others may look at the counters.
     """
 
     def __init__(self, path: Path, rows: int, fd: int) -> None:
@@ -51,17 +52,17 @@ class Journal:
         self._offsets = array("q", [_UNANSWERED]) * rows
 
     @classmethod
-    def open(cls, path: Path, rows: int) -> Journal:
+    def open(cls, path: Path, rows: int, stopped: Stopped = never) -> Journal:
         """Open or create the journal at ``path`` and read what is there.
 
         A last line that a crash cut off is removed. Raises FleetError that names the line for any other damage, and
-        for rows that the input does not have.
+        for rows that the input does not have, and StoppedError soon after ``stopped``.
         """
         with disk_errors(path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             journal = cls(path, rows, fd)
             try:
-                for answer, offset, size in _answers(path, rows, read_answer):
+                for answer, offset, size in while_wanted(_answers(path, rows, read_answer), stopped):
                     if answer.row not in journal:
                         journal._count(answer, offset)
                     journal._size = offset + size

@@ -12,13 +12,14 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from producer.collection import POLL_SECONDS, Collection
-from producer.collector import Collector, OwnedJob
+from producer.collector import Collector
 from producer.display import Display
 from producer.embedded import EmbeddedFleet
 from producer.errors import FleetError, UsageError
 from producer.follow import Follower
 from producer.job import Job
 from producer.journal import Journal
+from producer.owned import OwnedJob
 from producer.reconcile import Reconciler, producing
 from producer.registry import Progress
 from workers.app import create_app
@@ -149,7 +150,7 @@ def _take(collection: Collection, *, private: bool, own: bool) -> None:
     Answers that an earlier run left there count; its messages do not: their rows are sent again.
     """
     if collection.take():
-        while collection.poll(0.001):
+        while collection.poll(0.001) or collection.writing:
             pass
     if private:
         _check_alone(collection.job, collection.owned)
@@ -213,7 +214,9 @@ def _transfer(
                     continue
                 if failures:
                     raise failures[0]
-                if progress.answered or present:
+                if progress.answered == progress.rows:
+                    display.waiting(f"writing {job.step.path}")
+                elif progress.answered or present:
                     display.progress(progress)
                 elif time.monotonic() - said >= AWAIT_SECONDS:
                     _say_who_is_awaited(redis, url, display)

@@ -23,7 +23,6 @@ from producer.collector import Collector
 from producer.enqueue import enqueuer_for
 from producer.follow import Follower
 from producer.job import Job, JobSpec, load_job, open_job
-from producer.journal import Journal
 from workers import keys
 from workers.app import PRIORITY_BULK, create_app
 from workers.messages import RowResult, Transcript
@@ -147,9 +146,9 @@ def _time_merge(figures: Figures) -> None:
     """Count the merge by itself: the collector does it within a poll."""
     finish = Job.finish
 
-    def timed(self: Job, journal: Journal) -> Job:
+    def timed(self: Job, *arguments: Any) -> Job:
         with figures.phase("merge"):
-            return finish(self, journal)
+            return finish(self, *arguments)
 
     Job.finish = timed  # type: ignore[method-assign]
 

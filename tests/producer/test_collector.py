@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +15,13 @@ from job_files import answer, deliver, failed_answer, finished, new_job, read_ro
 from redis import Redis
 from redis.exceptions import RedisError
 
-from fleet import Fleet
+from fleet import Fleet, wait_for
 from producer import registry
+from producer.aside import Stopped, StoppedError
 from producer.collector import READ_COUNT, Collector
 from producer.errors import FleetError
 from producer.job import Job, JobSpec, open_job
+from producer.journal import Journal
 from producer.registry import Registration
 from workers import keys
 
@@ -109,7 +111,7 @@ def test_a_job_that_cannot_be_taken_over_takes_a_small_part_of_the_time(
     registry.register(redis, job.registration())
     opened: list[Path] = []
 
-    def damaged(path: Path, rows: int) -> None:
+    def damaged(path: Path, rows: int, stopped: object) -> None:
         opened.append(path)
         time.sleep(0.2)
         raise FleetError(f"{path}:2: damaged")
@@ -119,6 +121,108 @@ def test_a_job_that_cannot_be_taken_over_takes_a_small_part_of_the_time(
     while time.monotonic() - began < 1.5:
         assert collector.adopt_registered() == []
     assert len(opened) == 1, "the next try comes after twenty times as long"
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not done in a hundredth of a second is done beside the loop."""
+    monkeypatch.setattr("producer.collector.AT_ONCE_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_other_jobs_are_served_while_a_step_file_is_written(
+    redis: Redis, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Minutes, where it has ten million rows."""
+    large, small = new_job(tmp_path / "large", rows=3), new_job(tmp_path / "small", rows=2)
+    written, finish = threading.Event(), Job.finish
+
+    def slow_for_large(job: Job, journal: Journal, stopped: Stopped) -> Job:
+        if job.id == large.id:
+            assert written.wait(30)
+        return finish(job, journal, stopped)
+
+    monkeypatch.setattr(Job, "finish", slow_for_large)
+    first, second = collector.add(large), collector.add(small)
+    assert first is not None
+    assert second is not None
+    deliver(redis, large, answer(0), answer(1), answer(2))
+    assert poll_all(collector) == 3
+    assert (first.merging is not None, first.complete) == (True, False)
+
+    deliver(redis, small, answer(0))
+    assert poll_all(collector) == 1
+    deliver(redis, large, answer(2, "again"))
+    deliver(redis, small, answer(1))
+    wait_for(lambda: (poll_all(collector), second.complete)[1])
+    assert (texts(small), first.complete) == (["text 0", "text 1"], False)
+
+    written.set()
+    wait_for(lambda: (poll_all(collector), first.complete)[1])
+    assert texts(large) == ["text 0", "text 1", "text 2"]
+    assert not redis.exists(keys.results(large.id))
+
+
+@pytest.mark.usefixtures("at_once")
+def test_other_jobs_are_served_while_a_journal_is_read(
+    redis: Redis, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, small = new_job(tmp_path / "large", rows=3), new_job(tmp_path / "small", rows=2)
+    registry.register(redis, large.registration())
+    registry.register(redis, small.registration())
+    read, opened = threading.Event(), Journal.open
+
+    def slow_for_large(path: Path, rows: int, stopped: Stopped) -> Journal:
+        if rows == large.rows:
+            assert read.wait(30)
+        return opened(path, rows, stopped)
+
+    monkeypatch.setattr("producer.collector.Journal.open", slow_for_large)
+    wait_for(lambda: [owned.job.id for owned in collector.adopt_registered()] == [small.id])
+    deliver(redis, small, answer(1), answer(0))
+    assert poll_all(collector) == 2
+    wait_for(lambda: (poll_all(collector), small.reload().is_finished())[1])
+    assert not large.step.lock("collector").acquire(), "it is this collector's already"
+
+    read.set()
+    wait_for(lambda: [owned.job.id for owned in collector.adopt([])] == [large.id])
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("doing", ["opening", "merging"])
+def test_a_collector_that_ends_leaves_what_it_is_at(
+    doing: str, redis: Redis, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait until ten million rows are read or written, and the next one begins where it was."""
+    job = new_job(tmp_path, rows=4)
+    begun = threading.Event()
+
+    def endless(rows: Iterable[object], stopped: Stopped) -> Iterator[object]:
+        begun.set()
+        while not stopped():
+            time.sleep(0.01)
+        raise StoppedError
+
+    if doing == "merging":
+        collector.add(job)
+        monkeypatch.setattr("producer.job.while_wanted", endless)
+        deliver(redis, job, *map(answer, range(4)))
+        assert poll_all(collector) == 4
+    else:
+        monkeypatch.setattr("producer.journal.while_wanted", endless)
+        assert collector.adopt([job]) == []
+    assert begun.wait(30)
+    collector.close()
+    monkeypatch.undo()
+
+    assert not list(job.step.path.parent.glob(f"*{job.step.path.name}*.tmp")), "a half-written step file"
+    after = Collector(redis)
+    owned = after.add(job)
+    assert owned is not None, "the lock was given back"
+    deliver(redis, job, *map(answer, range(4)))
+    wait_for(lambda: (poll_all(after), owned.complete)[1])
+    assert texts(job) == [f"text {row}" for row in range(4)]
+    after.close()
 
 
 def test_of_a_rows_answers_the_first_counts(redis: Redis, collector: Collector, tmp_path: Path) -> None:

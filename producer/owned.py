@@ -1,0 +1,61 @@
+"""A job that this process serves: its files, under its lock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from producer.aside import Piece, Stopped
+from producer.cache import FileLock
+from producer.errors import FleetError
+from producer.job import Job
+from producer.journal import Journal
+from producer.registry import Progress
+from producer.spans import PartStore
+
+
+@dataclass(slots=True, eq=False)
+class OwnedJob:
+    """A job whose lock this process holds."""
+
+    job: Job
+    journal: Journal
+    parts: PartStore
+    lock: FileLock
+    #: Whether its step file is written.
+    complete: bool = field(default=False)
+    #: Why it cannot go on now (a full disk, a changed input).
+    error: FleetError | None = field(default=None)
+    #: Seconds that its last try to go on took, reading its journal included.
+    tried_seconds: float = field(default=0.0)
+    #: Its step file being written: nothing else is done with the job meanwhile.
+    merging: Piece[Job] | None = field(default=None)
+
+    @property
+    def answered(self) -> bool:
+        """Whether all its rows are."""
+        return self.journal.answered == self.journal.rows
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        journal = self.journal
+        return Progress(
+            rows=journal.rows,
+            answered=journal.answered,
+            failed=journal.failed,
+            reused=journal.reused,
+            audio_seconds=journal.audio_seconds,
+            reasons=journal.reasons,
+            complete=self.complete,
+            step_path=str(self.job.step.path),
+        )
+
+    def merge(self, stopped: Stopped) -> Job:
+        """Its step file written, if it is not. Raises what `Job.finish` does."""
+        return self.job if self.job.is_finished() else self.job.finish(self.journal, stopped)
+
+    def let_go(self) -> None:
+        """End what is done with it, and leave it to others."""
+        if self.merging is not None:
+            self.merging.end()
+        self.journal.close()
+        self.lock.release()
