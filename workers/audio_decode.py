@@ -8,10 +8,8 @@ what the other cannot read. Everything is a stream: memory is a few blocks, howe
 from __future__ import annotations
 
 import errno
-import os
 import re
 from collections.abc import Generator, Iterator
-from contextlib import suppress
 
 import soundfile
 
@@ -28,6 +26,7 @@ from workers.decode_job import (
 from workers.download import Progress
 from workers.errors import TranscriptionError
 from workers.ffmpeg import ffmpeg_pieces
+from workers.joined import is_joined
 from workers.pcm import BLOCK_SECONDS, Floats, Piece, blocks, picked, resampled
 from workers.source_errors import os_error, shown
 
@@ -37,11 +36,8 @@ UNKNOWN_FRAMES = 2**62
 LIBSNDFILE_SYSTEM_ERROR = 2
 #: SFE_BAD_FILE of its common.h, "File does not exist": it means mp3 files without a whole frame; ours is there.
 LIBSNDFILE_BAD_FILE = 7
-#: A FLAC file may hold so much behind its last frame: what libsndfile reads ahead, and tags.
-BEHIND_FLAC_BYTES = 2**15
-#: Of an Ogg page (RFC 3533): what it begins with, the size of its header, the serial number of its stream in it.
-OGG_PAGE, OGG_PAGE_HEADER, OGG_SERIAL = b"OggS", 27, slice(14, 18)
-LONGEST_OGG_PAGE = 65_307
+#: What it says of the size of the sound in WAV, AIFF, W64, RF64 and AU files that hold less.
+_TOLD_BYTES = re.compile(r"^\s*(?:data|SSND|riff|Riff size|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
 class _Sequential(soundfile.SoundFile):  # type: ignore[misc]  # it has no types
@@ -92,8 +88,7 @@ def decoded(file: LocalFile, job: DecodeJob) -> Generator[Floats, None, AudioEnd
 def _decoded(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
     """The pieces of whichever decoder gets further into the file's first seconds."""
     sound, container = _libsndfile(file, job), ffmpeg_pieces(file, job)
-    mp3 = _is_mp3(file.path)
-    container_first = mp3 or is_chained_ogg(file.descriptor)
+    container_first = _is_mp3(file.path) or is_joined(file.descriptor)
     first, second = (container, sound) if container_first else (sound, container)
     head, reason = _head(first)
     if reason is None and (head or job.start_s):
@@ -130,23 +125,6 @@ def _is_mp3(path: str) -> bool:
             return bool(sound.format == "MP3")
     except soundfile.LibsndfileError:
         return False
-
-
-def is_chained_ogg(descriptor: int) -> bool:
-    """Whether an Ogg file has more than one stream, one behind the other most often (a radio's titles, joined notes).
-
-    libsndfile ends with the first, and tells its length as the file's.
-    """
-    try:
-        begin = os.pread(descriptor, OGG_PAGE_HEADER, 0)
-        if not begin.startswith(OGG_PAGE):
-            return False
-        length = LONGEST_OGG_PAGE + OGG_PAGE_HEADER
-        end = os.pread(descriptor, length, max(0, os.fstat(descriptor).st_size - length))
-    except OSError:  # whoever decodes it says what is the matter with the storage
-        return False
-    last = end.rfind(OGG_PAGE, 0, len(end) - OGG_PAGE_HEADER + len(OGG_PAGE))
-    return last >= 0 and end[last:][OGG_SERIAL] != begin[OGG_SERIAL]
 
 
 def _head(pieces: Iterator[Piece]) -> tuple[list[Piece], str | None]:
@@ -206,12 +184,10 @@ def _libsndfile(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
                 job.advance()
                 if position > start:
                     yield rate, picked(frames[-(position - start) :], job.channel)
-            if (known and stop - position > LENGTH_TOLERANCE_SECONDS * rate) or _wav_cut_short(sound):
+            if (known and stop - position > LENGTH_TOLERANCE_SECONDS * rate) or _cut_short(sound):
                 job.flags.add("truncated")
             elif damaged:
                 job.flags.add("damaged")
-            elif known and stop == total and sound.format == "FLAC" and _flac_goes_on(file.path, total):
-                raise FaultError("the file goes on behind the length that it tells")
     except soundfile.LibsndfileError as error:
         if error.code == LIBSNDFILE_SYSTEM_ERROR:  # a read failed: the storage's fault, not the format's
             raise os_error(OSError(errno.EIO, error.error_string), job.source) from None
@@ -236,17 +212,7 @@ def _behind_damage(file: LocalFile, job: DecodeJob, position: int, rate: int) ->
     return count
 
 
-def _flac_goes_on(path: str, frames: int) -> bool:
-    """Whether there is more behind the last of the frames that a FLAC file tells of: libsndfile ends there."""
-    with suppress(soundfile.LibsndfileError), soundfile.SoundFile(os.open(path, os.O_RDONLY)) as sound:
-        sound.seek(frames - 1)
-        sound.read(1)
-        descriptor = sound.name
-        return os.fstat(descriptor).st_size - os.lseek(descriptor, 0, os.SEEK_CUR) > BEHIND_FLAC_BYTES
-    return False
-
-
-def _wav_cut_short(sound: soundfile.SoundFile) -> bool:
-    """Whether a WAV file holds fewer bytes than it says; recorders that stream say 0 or about 2**31 or 2**32."""
-    told = re.search(r"^data : (\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE)
+def _cut_short(sound: soundfile.SoundFile) -> bool:
+    """Whether a file holds fewer bytes than its header says; recorders that stream say 0 or about 2**31 or 2**32."""
+    told = _TOLD_BYTES.search(sound.extra_info)
     return told is not None and int(told[2]) < int(told[1]) < 0x7FFF0000

@@ -14,11 +14,12 @@ import numpy as np
 import soundfile
 
 from workers.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ
-from workers.audio_decode import UNKNOWN_FRAMES, decoded, is_chained_ogg
+from workers.audio_decode import UNKNOWN_FRAMES, decoded
 from workers.audio_source import LocalFile
 from workers.decode_job import DecodeJob, FaultError
 from workers.errors import TranscriptionError
 from workers.ffmpeg import told_seconds
+from workers.joined import is_joined
 from workers.source_errors import SCHEME
 from workers.voice_activity import VoiceActivity
 
@@ -111,7 +112,7 @@ def _cut_near(file: LocalFile, job: DecodeJob, mark: float) -> float | None:
 
 def _told_seconds(file: LocalFile) -> float:
     """How long the file says it is, as those say whose word counts in decoding; 0.0 where nobody does."""
-    if is_chained_ogg(file.descriptor):
+    if is_joined(file.descriptor):
         return 0.0
     try:
         with soundfile.SoundFile(file.path) as sound:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -12,6 +13,7 @@ from typing import cast
 import av
 import av.error
 import numpy as np
+from av.stream import Discard
 
 from workers.audio import BEYOND_END
 from workers.audio_source import LocalFile
@@ -30,6 +32,8 @@ TIMED_CONTAINERS = EXACT_CONTAINERS | {"flac"}
 PAUSE_SECONDS = 0.25
 #: More than this is no pause where the length of the file is not known.
 MOST_PAUSE_SECONDS = 3600.0
+#: 01:59:59.980000000
+_MATROSKA_END = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 #: The encoder's delay, of at most 4095 samples, is within these packets of at least 576.
 START_PACKETS = 9
 
@@ -65,7 +69,7 @@ def told_seconds(file: LocalFile) -> float:
             return 0.0
         stream = cast(av.AudioStream, track)
         if not EXACT_CONTAINERS.isdisjoint(container.format.name.split(",")):
-            return float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
+            return _written_seconds(container, stream)
         if container.format.name == "mp3":
             told_s = _told_seconds(file, stream.codec_context, next(container.demux(stream)))
             return min(told_s, longest_s(file.descriptor))
@@ -86,11 +90,17 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
         raise FaultError(f"{name} with a codec that it does not know")
     stream = cast(av.AudioStream, track)
     stream.codec_context.thread_count = 1
+    tracks = [other for other in container.streams.audio if other.codec_context is not None]
+    if len(tracks) > 1:
+        job.flags.add("other_tracks")
+    for other in container.streams:
+        if other.index != stream.index:  # a video is not read for its sound
+            other.discard = Discard.all
     tick_s = stream.time_base or Fraction(1, av.time_base)
     exact = not EXACT_CONTAINERS.isdisjoint(name.split(","))
     timed = not TIMED_CONTAINERS.isdisjoint(name.split(","))
-    known_s = float(stream.duration * tick_s) if exact and stream.duration else 0.0
-    until_s = known_s or (container.duration or 0) / av.time_base  # Matroska tells no length of a track
+    known_s = _written_seconds(container, stream) if exact else 0.0
+    until_s = known_s or (container.duration or 0) / av.time_base
     job.check_length(known_s)
     packets: Iterator[av.Packet[av.AudioStream]] = container.demux(stream)
     tags: Tags | None = None
@@ -112,21 +122,27 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
         job.check_length(min(known_s, longest_s(file.descriptor)))
         if job.start_s > RUN_UP_SECONDS:  # a place to seek would be a guess
             position_s = _passed_over(packets, job.start_s - RUN_UP_SECONDS, float(tick_s), job)
+    ahead_s = 0.0
     for frames in _alike(_frames(packets, tags, job, flac=name == "flac"), job, timed=timed):
         rate = frames[0].sample_rate
         time_s = None if not timed or frames[0].time is None else float(frames[0].time) - first_s
         if position_s is None:
             # Where the run-up lies in a pause, what is found comes after it.
             position_s = min(time_s or 0.0, job.start_s)
+        if exact and time_s is not None:
+            # More sound than its times have room for (parts of a live stream, put together as they were): all of it
+            # before the end by these times is before the end, or it would be in no span.
+            ahead_s = max(0.0, position_s - time_s)
+        end_s = job.end_s + ahead_s
         pieces = chain(_pause(position_s, time_s, until_s, rate), (mono(frames, job.channel) for _ in range(1)))
         for samples in pieces:
             begin = max(0, round((job.start_s - position_s) * rate))
-            stop = samples.size if job.end_s == float("inf") else max(0, round((job.end_s - position_s) * rate))
+            stop = samples.size if end_s == float("inf") else max(0, round((end_s - position_s) * rate))
             position_s += samples.size / rate
             job.advance()
             if begin < samples.size:
                 yield rate, samples[begin:stop]
-            if position_s >= job.end_s:
+            if position_s >= end_s:
                 return
     told_s = float(stream.duration * tick_s) if stream.duration else 0.0
     if not job.start_s and not position_s and told_s > LENGTH_TOLERANCE_SECONDS:
@@ -137,6 +153,19 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
         job.flags.add(BEYOND_END)
     elif known_s - (position_s or 0.0) > LENGTH_TOLERANCE_SECONDS:
         job.flags.add("truncated")
+
+
+def _written_seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float:
+    """How long the track is by an exact container, 0.0 where it does not say."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    # Matroska tells the whole file's length, and most who write it where each track ends.
+    ends = _MATROSKA_END.fullmatch(stream.metadata.get("DURATION", ""))
+    if ends is not None:
+        hours, minutes, seconds = ends.groups()
+        begin_s = float((stream.start_time or 0) * (stream.time_base or 0))
+        return max(0.0, int(hours) * 3600 + int(minutes) * 60 + float(seconds) - begin_s)
+    return (container.duration or 0) / av.time_base if len(container.streams) == 1 else 0.0
 
 
 def _told_seconds(file: LocalFile, codec: av.AudioCodecContext, first: av.Packet[av.AudioStream]) -> float:

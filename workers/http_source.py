@@ -14,6 +14,8 @@ import http.client
 import socket
 import ssl
 import urllib.request
+import zlib
+from collections.abc import Callable
 from contextlib import closing
 from functools import cache
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
@@ -27,10 +29,13 @@ from workers.urls import check_url
 
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-#: 4xx answers that ask for another try: request timeout, too early, too many requests.
-_RETRY = frozenset({408, 425, 429})
+#: Answers that ask for another try: accepted but not there yet, request timeout, too early, too many requests.
+_RETRY = frozenset({202, 408, 425, 429})
 #: Stays as it is in a path or query; spaces and non-ASCII letters, which people paste, are escaped.
 _SAFE = "%/:=&?~#+!$,;'@()*[]"
+#: Content codings of RFC 9110 that zlib undoes.
+_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
+_ZIPPED = frozenset({"gzip", "x-gzip", "deflate"})
 _HEADERS = {"Accept-Encoding": "identity", "Connection": "close", "User-Agent": "whisper-fleet"}
 
 
@@ -100,16 +105,47 @@ def _ask(
 
 def _save(answer: http.client.HTTPResponse, download: Download) -> None:
     name = shown(download.source)
-    if not 200 <= answer.status < 300:
+    if not 200 <= answer.status < 300 or answer.status in _RETRY:
         kind = TransientError if answer.status >= 500 or answer.status in _RETRY else TranscriptionError
         raise kind("fetch_failed", f"{name}: HTTP {answer.status} {printable(answer.reason)[:100]}")
     download.progress()
     announced = answer.length or 0
     if announced:
         check_size(announced, download.source, download.limits)
-    copied = download.copy(answer.read1)
+    encoding = answer.getheader("Content-Encoding", "identity").strip().lower()
+    if encoding in _ZIPPED:  # not asked for: it is stored so, and given as it is
+        download.copy(_unzipped(answer.read1))
+        copied = announced - (answer.length or 0)
+    elif encoding in ("", "identity"):
+        copied = download.copy(answer.read1)
+    else:
+        raise TranscriptionError("fetch_failed", f"{name}: comes encoded as {printable(encoding)[:100]}: not supported")
     if copied < announced:
         raise TransientError("fetch_failed", f"{name}: the connection ended after {copied} of {announced} bytes")
+
+
+def _unzipped(read: Callable[[int], bytes]) -> Callable[[int], bytes]:
+    """What ``read`` gives, unzipped, at most as many bytes at once as are asked for. Raises OSError for damage."""
+    unzip = zlib.decompressobj(_GZIP_OR_ZLIB)
+
+    def some(most: int) -> bytes:
+        nonlocal unzip
+        while True:
+            zipped = (unzip.unused_data if unzip.eof else unzip.unconsumed_tail) or read(most)
+            if unzip.eof and zipped:  # gzip files may lie one behind the other
+                unzip = zlib.decompressobj(_GZIP_OR_ZLIB)
+            if not zipped:
+                if unzip.eof:
+                    return b""
+                raise OSError("its gzip encoding ends early")
+            try:
+                plain = unzip.decompress(zipped, most)
+            except zlib.error as error:
+                raise OSError(f"its gzip encoding is damaged ({error})") from None
+            if plain:
+                return plain
+
+    return some
 
 
 def _connection(parts: SplitResult, download: Download) -> http.client.HTTPConnection:

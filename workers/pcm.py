@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import av
 
 BLOCK_SECONDS = 10
+#: Channels whose mean has a smaller share of the loudest one's power are each other's opposites (a crossed wire).
+CANCELLED = 1 / 400
 
 Floats = npt.NDArray[np.float32]
 #: A rate in Hz and mono samples at that rate.
@@ -49,11 +51,15 @@ def picked(frames: npt.NDArray[Any], channel: int | None) -> Floats:
 
 
 def mean(frames: npt.NDArray[Any]) -> Floats:
-    """Frames of float[n, channels] as float32[n]."""
+    """Frames of float[n, channels] as float32[n]; the loudest channel where nothing is left of it in the mean."""
     if frames.shape[1] == 1:  # ten times as fast as a mean of one
         means: Floats = frames[:, 0].astype(np.float32)
     else:
         means = frames.mean(axis=1, dtype=np.float32)
+        powers = np.einsum("ij,ij->j", frames, frames)
+        loudest = int(np.argmax(powers))
+        if np.dot(means, means) < CANCELLED * powers[loudest]:
+            means = frames[:, loudest].astype(np.float32)
     if not np.isfinite(means).all():  # float files may hold anything; one such sample would spoil the resampler's rest
         means = np.nan_to_num(frames, nan=0.0, posinf=0.0, neginf=0.0).mean(axis=1, dtype=np.float32)
         means = np.nan_to_num(means, nan=0.0, posinf=0.0, neginf=0.0)

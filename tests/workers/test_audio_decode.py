@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -18,10 +19,11 @@ import pytest
 import soundfile
 
 from workers.audio import SAMPLE_RATE_HZ, AudioLimits
-from workers.audio_decode import is_chained_ogg, open_audio
-from workers.audio_source import LocalFile
+from workers.audio_decode import open_audio
+from workers.audio_source import LocalFile, local_file
 from workers.decode_job import AudioEnd
 from workers.errors import TranscriptionError, TransientError
+from workers.ffmpeg import told_seconds
 from workers.pcm import Floats, resampled
 from workers.source_errors import os_error, shown
 
@@ -256,10 +258,78 @@ class TestSpans:
             stop = None if end_s is None else int(end_s * SAMPLE_RATE_HZ)
             np.testing.assert_array_equal(part, whole[int(start_s * SAMPLE_RATE_HZ) : stop])
 
+    def test_sound_that_its_times_have_no_room_for_is_in_a_span(self, tmp_path: Path) -> None:
+        """Pieces of a live stream, put together as they were: each is a little longer than its times say."""
+        path, noise = tmp_path / "a.mp4", np.random.default_rng(1).choice([-1, 1], SAMPLE_RATE_HZ * 40)
+        values = (noise * np.repeat(np.arange(1, 41), SAMPLE_RATE_HZ) * 500).astype(np.int16)
+        with av.open(str(path), "w") as container:
+            track = container.add_stream("flac", rate=SAMPLE_RATE_HZ, layout="mono")
+            track.codec_context.format = "s16"
+            for number, some in enumerate(values.reshape(-1, 1, 320)):
+                frame = av.AudioFrame.from_ndarray(some, format="s16", layout="mono")
+                frame.sample_rate = SAMPLE_RATE_HZ
+                frame.pts, frame.time_base = 320 * number, Fraction(1, SAMPLE_RATE_HZ)
+                for packet in track.encode(frame):
+                    packet.pts = packet.dts = packet.pts * 9 // 10
+                    container.mux(packet)
+            for packet in track.encode(None):
+                if packet.size:
+                    packet.pts = packet.dts = packet.pts * 9 // 10
+                    container.mux(packet)
+        whole, _ = read(path)
+        assert whole.size == pytest.approx(40 * SAMPLE_RATE_HZ, abs=SAMPLE_RATE_HZ)
+        cuts = [0.0, 12.0, 24.0, None]
+        parts = [read(path, start_s, end_s)[0] for start_s, end_s in pairwise(cuts)]
+        assert sum(part.size for part in parts) == pytest.approx(whole.size, abs=0.5 * SAMPLE_RATE_HZ)
+
     @pytest.mark.parametrize("name", ["a.wav", "a.mp3", "a.m4a", "a.aac"])
     def test_span_after_the_end_is_empty_and_says_so(self, formats: Callable[[str], Path], name: str) -> None:
         audio, end = read(formats(name), 40.0, 50.0)
         assert (audio.size, end.flags) == (0, ("span_beyond_end",))
+
+
+class TestVideos:
+    def test_only_the_sound_of_a_video_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        made, noise = tmp_path / "film.mp4", np.random.default_rng(0)
+        with av.open(str(made), "w") as container:
+            pictures, sound = (
+                container.add_stream("mpeg4", rate=25),
+                container.add_stream("aac", rate=16_000, layout="mono"),
+            )
+            pictures.width, pictures.height, pictures.pix_fmt, pictures.bit_rate = 320, 240, "yuv420p", 10**8
+            for second in range(8):
+                for _ in range(25):
+                    values = noise.integers(0, 255, (240, 320, 3), dtype=np.uint8)
+                    container.mux(pictures.encode(av.VideoFrame.from_ndarray(values, format="rgb24")))
+                frame = av.AudioFrame.from_ndarray(tone(1)[None], format="fltp", layout="mono")
+                frame.sample_rate, frame.pts = SAMPLE_RATE_HZ, second * SAMPLE_RATE_HZ
+                container.mux(sound.encode(frame))
+            container.mux([*pictures.encode(None), *sound.encode(None)])
+        taken: list[int] = []
+
+        class CountedFile(io.FileIO):
+            def read(self, size: int = -1) -> bytes:
+                content = super().read(size)
+                taken.append(len(content))
+                return content
+
+        monkeypatch.setattr(LocalFile, "open", lambda file: CountedFile(file.path))
+        assert read(made)[1].duration_s == pytest.approx(8, abs=0.1)
+        assert made.stat().st_size > 4_000_000
+        assert sum(taken) < made.stat().st_size / 2
+
+    @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+    def test_other_tracks_are_not_passed_over_in_silence(self, tmp_path: Path, name: str) -> None:
+        made = tmp_path / name
+        with av.open(str(made), "w") as container:
+            tracks = [container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono") for _ in range(2)]
+            for track, hz in zip(tracks, (440.0, 600.0), strict=True):
+                frame = av.AudioFrame.from_ndarray(tone(5, hz=hz)[None], format="fltp", layout="mono")
+                frame.sample_rate, frame.pts = SAMPLE_RATE_HZ, 0
+                container.mux([*track.encode(frame), *track.encode(None)])
+        audio, end = read(made)
+        assert end.flags == ("other_tracks",)
+        assert_sounds_like(audio, tone(5))
 
 
 class TestDamage:
@@ -359,8 +429,44 @@ class TestDamage:
         assert part.size == pytest.approx(5 * SAMPLE_RATE_HZ, abs=32)
         assert np.sqrt(np.mean((part - audio[15 * SAMPLE_RATE_HZ :][: part.size])[800:-800] ** 2)) < 0.03
 
-    def test_storage_that_fails_is_no_chained_file(self) -> None:
-        assert not is_chained_ogg(-1)
+    @pytest.mark.parametrize(("first_s", "second_s"), [(20, 10), (10, 20), (15, 15), (3, 30), (30, 3)])
+    def test_flac_files_that_were_joined_are_read_to_the_end(self, tmp_path: Path, first_s: int, second_s: int) -> None:
+        """libFLAC ends with the first, and where it seeks, it may find itself in the second."""
+        sound = tone(first_s + second_s) + np.random.default_rng(0).normal(
+            0, 0.01, (first_s + second_s) * SAMPLE_RATE_HZ
+        ).astype(np.float32)
+        cut = first_s * SAMPLE_RATE_HZ
+        first = write(tmp_path / "first.flac", sound[:cut], SAMPLE_RATE_HZ)
+        second = write(tmp_path / "second.flac", sound[cut:], SAMPLE_RATE_HZ)
+        joined = tmp_path / "joined.flac"
+        joined.write_bytes(first.read_bytes() + second.read_bytes())
+        audio, end = read(joined)
+        assert end == AudioEnd(first_s + second_s, ())
+        np.testing.assert_allclose(audio, sound, atol=1e-4)
+        for start_s, end_s in ((first_s - 1.5, first_s + 1.5), (1.0, 2.0), (first_s + 1.0, None)):
+            part, _ = read(joined, start_s, end_s)
+            stop = None if end_s is None else int(end_s * SAMPLE_RATE_HZ)
+            np.testing.assert_allclose(part, sound[int(start_s * SAMPLE_RATE_HZ) : stop], atol=1e-4)
+
+    @pytest.mark.parametrize("suffix", ["aiff", "w64", "au", "rf64"])
+    def test_other_files_that_are_cut_off_say_so(self, tmp_path: Path, suffix: str) -> None:
+        made = write(
+            tmp_path / f"a.{suffix}", tone(30), SAMPLE_RATE_HZ, **{"format": suffix} if suffix == "rf64" else {}
+        )
+        assert read(made)[1] == AudioEnd(30.0, ())
+        os.truncate(made, made.stat().st_size // 2)
+        _, end = read(made)
+        assert end.duration_s == pytest.approx(15, abs=0.1)
+        assert end.flags == ("truncated",)
+
+    @pytest.mark.parametrize(("name", "video"), [("a.webm", False), ("a.mkv", False), ("a.mkv", True)])
+    def test_a_download_of_half_a_matroska_file_says_so(self, tmp_path: Path, name: str, video: bool) -> None:
+        made = encode(tmp_path / name, tone(30, 48_000), "libopus" if name == "a.webm" else "aac", video=video)
+        assert read(made)[1].flags == ()
+        with local_file(str(made), LIMITS, lambda: None) as file:
+            assert told_seconds(file) == pytest.approx(30, abs=0.1)
+        os.truncate(made, made.stat().st_size // 2)
+        assert read(made)[1].flags == ("truncated",)
 
     def test_flac_in_ogg_falls_back_to_ffmpeg(self, tmp_path: Path) -> None:
         audio, end = read(encode(tmp_path / "a.ogg", tone(12, 48_000), "flac"))

@@ -124,3 +124,19 @@ def test_one_channel_is_taken_as_it_is(dtype: type) -> None:
 
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, np.nan_to_num(values[:, 0], nan=0.0).astype(np.float32))
+
+
+@pytest.mark.parametrize("channels", [2, 6])
+def test_channels_that_cancel_each_other_are_heard(channels: int) -> None:
+    """A crossed wire: the mean of such a recording is silence."""
+    voice = np.random.default_rng(0).normal(0, 0.1, 8000)
+    values = np.zeros((8000, channels))
+    values[:, 0], values[:, 1] = 0.999 * voice, -voice
+    np.testing.assert_array_equal(mean(values), -voice.astype(np.float32))
+
+
+@pytest.mark.parametrize("channels", [2, 8, 16])
+def test_a_voice_in_one_channel_is_heard_in_the_mean(channels: int) -> None:
+    values = np.zeros((8000, channels))
+    values[:, -1] = np.random.default_rng(0).normal(0, 0.1, 8000)
+    np.testing.assert_allclose(mean(values), values[:, -1] / channels, atol=1e-6)

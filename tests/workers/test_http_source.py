@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import io
 import socket
 import ssl
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
@@ -68,6 +70,13 @@ def web() -> Iterator[WebServer]:
         "/long": announced(10**12),
         "/odd": announced(-5),
         "/garbage": raw(b"SSH-2.0-OpenSSH\r\n\r\n"),
+        "/zipped": encoded("gzip", gzip.compress(BODY[:100]) + gzip.compress(BODY[100:])),
+        "/deflated": encoded("Deflate", zlib.compress(BODY)),
+        "/zipped/cut": encoded("gzip", gzip.compress(BODY)[:-20]),
+        "/zipped/bad": encoded("gzip", BODY),
+        "/zipped/bomb": encoded("gzip", gzip.compress(bytes(10**7))),
+        "/brotli": encoded("br", BODY),
+        "/pending": raw(b"HTTP/1.1 202 Accepted\r\nContent-Length: 7\r\n\r\npending"),
         "/status": raw(b"HTTP/1.1 418 \x1b[31mred\r\n\r\n"),
     }
     with serving(routes, address="0.0.0.0") as server:
@@ -80,6 +89,17 @@ def announced(length: int) -> Callable[[WebServer], Route]:
         request.send_header("Content-Length", str(length))
         request.end_headers()
         request.wfile.write(BODY)
+
+    return lambda _: route
+
+
+def encoded(coding: str, body: bytes) -> Callable[[WebServer], Route]:
+    def route(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Encoding", coding)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body)
 
     return lambda _: route
 
@@ -250,6 +270,22 @@ def test_endless_streams_end(web: WebServer) -> None:
     permanent(web.url + "/drip", "fetch_timeout", "_DOWNLOAD_TIMEOUT_", replace(OPEN, download_timeout_seconds=0.3))
     permanent(web.url + "/drip", "too_large", "WHISPER_MAX_AUDIO_BYTES", replace(OPEN, max_audio_bytes=10**6))
     permanent(web.url + "/long", "too_large", "1000000000000 bytes")
+
+
+def test_what_is_stored_zipped_comes_unzipped(web: WebServer) -> None:
+    """As browsers show it: some storage gives it so whatever is asked for."""
+    assert fetched(web.url + "/zipped") == BODY
+    assert fetched(web.url + "/deflated") == BODY
+    for path, words in (("/zipped/cut", "ends early"), ("/zipped/bad", "damaged")):
+        error = error_of(web.url + path)
+        assert (error.type, isinstance(error, TransientError), words in error.message) == ("fetch_failed", True, True)
+    permanent(web.url + "/zipped/bomb", "too_large", "WHISPER_MAX_AUDIO_BYTES", replace(OPEN, max_audio_bytes=10**6))
+    permanent(web.url + "/brotli", "fetch_failed", "comes encoded as br")
+
+
+def test_what_is_not_there_yet_is_asked_for_again(web: WebServer) -> None:
+    error = error_of(web.url + "/pending")
+    assert (error.type, isinstance(error, TransientError)) == ("fetch_failed", True)
 
 
 def test_odd_answers(web: WebServer) -> None:
