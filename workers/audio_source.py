@@ -11,7 +11,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, BinaryIO
 from urllib.parse import unquote
 
@@ -19,6 +19,7 @@ from workers import http_source, storage_source
 from workers.audio import AudioLimits
 from workers.download import Download, Progress, check_size
 from workers.errors import TranscriptionError, TransientError
+from workers.mp3 import Places
 from workers.roots import check_opened, check_path
 from workers.source_errors import SCHEME, os_error, shown
 from workers.urls import WEB_SCHEMES
@@ -28,11 +29,15 @@ _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}$")
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A checked file. ``path``: where to open it, ``descriptor``: it itself, ``suffix``: its name's, or empty."""
+    """A checked file. ``path``: where to open it, ``descriptor``: it itself, ``suffix``: its name's, or empty.
+
+    ``places``: of a file that tells no times, where it has been read already.
+    """
 
     path: str
     descriptor: int
     suffix: str
+    places: Places = field(default_factory=Places, compare=False)
 
     def open(self) -> BinaryIO:
         """The file from its start, with its suffix in its name and nothing else of it."""

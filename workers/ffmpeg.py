@@ -20,7 +20,7 @@ from workers.audio_source import LocalFile
 from workers.decode_job import LENGTH_TOLERANCE_SECONDS, RUN_UP_SECONDS, DecodeJob, FaultError, piece_frames
 from workers.errors import TranscriptionError
 from workers.flac import begins_late
-from workers.mp3 import SYNC_BYTE, Tags, longest_s, told_frames
+from workers.mp3 import SYNC_BYTE, Places, Tags, longest_s, told_frames
 from workers.pcm import Floats, Piece, mono
 from workers.source_errors import os_error, shown
 
@@ -120,8 +120,13 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
         packets = chain([first], packets)
         known_s = _told_seconds(file, stream.codec_context, first)
         job.check_length(min(known_s, longest_s(file.descriptor)))
-        if job.start_s > RUN_UP_SECONDS:  # a place to seek would be a guess
-            position_s = _passed_over(packets, job.start_s - RUN_UP_SECONDS, float(tick_s), job)
+        if job.start_s > RUN_UP_SECONDS:  # a place to seek would be a guess, but for one where it was read before
+            run_up_s = job.start_s - RUN_UP_SECONDS
+            place = file.places.before(run_up_s)
+            if place is not None:
+                container.seek(place[1], unsupported_byte_offset=True)
+                packets = container.demux(stream)
+            position_s = _passed_over(packets, place, run_up_s, float(tick_s), file.places, job)
     ahead_s = 0.0
     for frames in _alike(_frames(packets, tags, job, flac=name == "flac"), job, timed=timed):
         rate = frames[0].sample_rate
@@ -174,19 +179,30 @@ def _told_seconds(file: LocalFile, codec: av.AudioCodecContext, first: av.Packet
     return frames * codec.frame_size / codec.sample_rate if codec.sample_rate else 0.0
 
 
-def _passed_over(packets: Iterator[av.Packet[av.AudioStream]], until_s: float, tick_s: float, job: DecodeJob) -> float:
-    """Take an MP3's packets up to ``until_s``; the seconds of sound in them, as if all had been decoded.
+def _passed_over(
+    packets: Iterator[av.Packet[av.AudioStream]],
+    place: tuple[float, int] | None,
+    until_s: float,
+    tick_s: float,
+    places: Places,
+    job: DecodeJob,
+) -> float:
+    """Take an MP3's packets up to ``until_s``; the seconds of sound before there, as if all had been decoded.
 
-    Most are not, which takes a tenth of the time. The others may hold less sound than they say: the encoder's delay
-    at the start, its padding at the end of the first of joined files, and what has something before its frame.
+    ``place``: the first packet's, None at the file's start. Most packets are not decoded, which takes a tenth of the
+    time. The others may hold less sound than they say: the encoder's delay at the start, its padding at the end of the
+    first of joined files, and what has something before its frame.
     """
-    passed_s = 0.0
+    passed_s = 0.0 if place is None else place[0]
     for number, packet in enumerate(packets):
         job.advance()
         begin = bytes(memoryview(packet)[:2]) if packet.size else b""
         # Two bytes of ones begin a frame of layer I, or a hole.
         odd = not begin or begin[0] != SYNC_BYTE or begin[-1] == SYNC_BYTE or packet.has_sidedata("skip_samples")
-        if number >= START_PACKETS and not odd:
+        # At a place ffmpeg takes the first frame for the file's, and would have a delay taken off it.
+        plain = number == 0 or not odd if place is not None else number >= START_PACKETS and not odd
+        if plain:
+            places.note(passed_s, packet.pos)
             passed_s += (packet.duration or 0) * tick_s
         else:
             passed_s += sum(frame.samples / frame.sample_rate for frame in _decoded(packet)[0])

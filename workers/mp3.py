@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+import sys
+from bisect import bisect_right
+from dataclasses import dataclass, field
 
 #: The largest frame, and so the longest length header: 320 kbit/s at 32 kHz, with its padding byte.
 MAX_FRAME_BYTES = 1441
@@ -12,6 +14,8 @@ MAX_FRAME_BYTES = 1441
 MIN_BYTES_PER_SECOND = 1000
 #: A frame begins with eleven set bits (ISO/IEC 11172-3, 2.4.1.3).
 SYNC_BYTE = 0xFF
+#: How far apart places are that are remembered: a frame is passed over in 25 us.
+PLACES_APART_SECONDS = 30.0
 #: An ID3v1 tag.
 ID3V1_BYTES = 128
 
@@ -72,3 +76,24 @@ class Tags:
         if at:
             self.end = begin + at
         return at > 0 or behind_a_tag or any(tag in content for tag in _OTHER_TAGS)
+
+
+@dataclass(slots=True)
+class Places:
+    """Where frames of an MP3 lie: the seconds of sound before each and its byte, in order, some way apart.
+
+    Nothing in the file tells that; who has come by once need not read all that is before it again.
+    """
+
+    found: list[tuple[float, int]] = field(default_factory=list)
+
+    def note(self, seconds: float, byte: int | None) -> None:
+        """A frame that begins at ``byte`` and needs none before it to be told apart."""
+        last_s = self.found[-1][0] if self.found else 0.0
+        if byte is not None and seconds >= last_s + PLACES_APART_SECONDS:
+            self.found.append((seconds, byte))
+
+    def before(self, seconds: float) -> tuple[float, int] | None:
+        """The last place that is not behind ``seconds``."""
+        count = bisect_right(self.found, (seconds, sys.maxsize))
+        return self.found[count - 1] if count else None

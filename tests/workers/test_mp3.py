@@ -14,8 +14,12 @@ from hypothesis import strategies as st
 from test_audio_decode import LIMITS, assert_sounds_like, error_of, read, tone
 
 from workers.audio import SAMPLE_RATE_HZ, AudioLimits
-from workers.audio_decode import open_audio
+from workers.audio_decode import decoded, open_audio
+from workers.audio_source import LocalFile, local_file
+from workers.cuts import find_cuts
+from workers.decode_job import DecodeJob
 from workers.mp3 import MAX_FRAME_BYTES, Tags
+from workers.pcm import Floats
 
 RATE_HZ = 44_100
 #: The encoder's delay and padding where no header tells of them.
@@ -184,3 +188,51 @@ class TestDamage:
     def test_span_after_the_end_is_empty_and_says_so(self, tmp_path: Path) -> None:
         made = write(tmp_path / "a.mp3", mp3(0, 20) + mp3(20, 45))
         assert read(made, 50.0, 60.0, LIMITS)[1].flags == ("span_beyond_end",)
+
+
+class TestPlaces:
+    """A long MP3 tells no times: where it was read before, nobody walks there from its start again."""
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            mp3(0, 60),
+            mp3(0, 60, header=False),
+            mp3(0, 20, 160, header=False) + mp3(20, 60, 32, header=False),
+            mp3(0, 30) + ID3V1 + PICTURE_TAG + mp3(30, 60),
+            mp3(0, 30)[:-5000] + NOISE[:5000] + mp3(29, 60),
+        ],
+        ids=["header", "bare", "rates", "joined", "damaged"],
+    )
+    def test_spans_are_the_same_from_a_place_as_from_the_start(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+    ) -> None:
+        monkeypatch.setattr("workers.mp3.PLACES_APART_SECONDS", 2.0)
+        made = write(tmp_path / "a.mp3", content)
+        spans = [(55.0, 58.0), (14.5, 16.0), (31.0, 33.0), (40.25, 41.0), (2.0, 4.0)]
+        with local_file(str(made), LIMITS, lambda: None) as known:
+            for start_s, end_s in spans:
+                with local_file(str(made), LIMITS, lambda: None) as fresh:
+                    found, expected = samples(known, start_s, end_s), samples(fresh, start_s, end_s)
+                np.testing.assert_array_equal(found, expected)
+                assert found.size == (end_s - start_s) * SAMPLE_RATE_HZ
+            assert len(known.places.found) > 15
+
+    def test_to_find_the_cuts_the_file_is_passed_once(self, tmp_path: Path) -> None:
+        made = write(tmp_path / "a.mp3", mp3(0, 240, 64))
+        packets = 0
+
+        def count() -> None:
+            nonlocal packets
+            packets += 1
+
+        with local_file(str(made), LIMITS, lambda: None) as file:
+            job = DecodeJob(str(made), AudioLimits(span_seconds=24.0), count, 0.0, float("inf"), None)
+            _, cuts = find_cuts(file, job)
+        assert len(cuts) >= 8
+        assert packets < 2.0 * 240 * RATE_HZ / 1152, "twice near the marks, once between"
+
+
+def samples(file: LocalFile, start_s: float, end_s: float) -> Floats:
+    blocks = decoded(file, DecodeJob(file.path, LIMITS, lambda: None, start_s, end_s, None))
+    return np.concatenate([*blocks, np.zeros(0, dtype=np.float32)])
