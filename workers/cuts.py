@@ -21,6 +21,7 @@ from workers.errors import TranscriptionError
 from workers.ffmpeg import told_seconds
 from workers.joined import is_joined
 from workers.source_errors import SCHEME
+from workers.urls import WEB_SCHEMES
 from workers.voice_activity import VoiceActivity
 
 #: A cut is no farther from its mark; with short spans a quarter of a span.
@@ -31,7 +32,7 @@ WARM_UP_SECONDS = 5.0
 LONG_PAUSE_SECONDS = 2.0
 #: A frame with a lower speech probability is a pause (Silero: 0.15 below its threshold for speech).
 QUIET = 0.35
-#: Most spans of a recording, and of one that every worker has to fetch for itself.
+#: Most spans of a recording, and of one in storage, which every worker has to fetch for itself.
 MOST_SPANS = 24
 MOST_REMOTE_SPANS = 4
 #: No speech codec makes so few bytes: a file that is too small for two spans is not looked into.
@@ -51,7 +52,8 @@ def find_cuts(file: LocalFile, job: DecodeJob) -> tuple[float, list[float]]:
     end_s = min(told_s, job.end_s)
     job.check_length(told_s)
     scheme = SCHEME.match(job.source)
-    most = MOST_SPANS if scheme is None or scheme.group(1).lower() == "file" else MOST_REMOTE_SPANS
+    here = scheme is None or scheme.group(1).lower() in ("file", *WEB_SCHEMES)
+    most = MOST_SPANS if here else MOST_REMOTE_SPANS
     cuts: list[float] = []
     for mark in marks(job.start_s, end_s, span_seconds, most):
         cut = _cut_near(file, job, mark)

@@ -28,6 +28,7 @@ from workers.settings import Settings
 from workers.spans import join_spans
 from workers.speech_spans import WindowOptions
 from workers.undecided import Undecided
+from workers.urls import is_web
 from workers.windows import Window, speech_windows
 
 log = logging.getLogger(__name__)
@@ -213,10 +214,15 @@ class Transcriber:
     def _share(
         self, recording: Recording, stream: AudioStream, asked: _Asked, number: int, language: str | None
     ) -> bool:
-        """Whether the spans after span ``number`` are now done by others; not before the language is known."""
+        """Whether the spans after span ``number`` are now done by others; not before the language is known.
+
+        Of the web all is done here: who fetches it again may get another recording, or none.
+        """
         starts = stream.cuts[number:]
         undecided = recording.votes and language is None
         if asked.share is None or undecided or not starts or not 0 < self._split_seconds < stream.told_s:
+            return False
+        if is_web(asked.record.sources[asked.number]):
             return False
         ends = (*starts[1:], asked.record.end_s)
         spans = [

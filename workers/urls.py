@@ -7,10 +7,16 @@ from urllib.parse import SplitResult, urlsplit
 
 from workers.audio import AudioLimits
 from workers.errors import TranscriptionError
-from workers.source_errors import shown
+from workers.source_errors import SCHEME, shown
 
 #: What `workers.http_source` fetches.
 WEB_SCHEMES = ("http", "https")
+
+
+def is_web(source: str) -> bool:
+    """Whether ``source`` is an http or https URL: each fetch may give something else (advertisements), or fail."""
+    scheme = SCHEME.match(source)
+    return scheme is not None and scheme.group(1).lower() in WEB_SCHEMES
 
 
 def check_url(url: str, limits: AudioLimits) -> SplitResult:

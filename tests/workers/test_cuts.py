@@ -161,7 +161,7 @@ def test_a_short_recording_is_not_cut_nor_is_a_short_part_of_a_long_one(folder: 
 
 
 def test_a_span_is_longer_where_there_would_be_too_many(folder: Path) -> None:
-    job = DecodeJob("https://example.org/long.flac", AudioLimits(span_seconds=10.0), lambda: None, 0.0, 1e9, None)
+    job = DecodeJob("s3://bucket/long.flac", AudioLimits(span_seconds=10.0), lambda: None, 0.0, 1e9, None)
     with local_file(str(folder / "long.flac"), job.limits, job.progress) as file:
         _, cuts = find_cuts(file, job)
     assert len(cuts) == MOST_REMOTE_SPANS - 1 < len(cuts_of(folder / "long.flac", span_seconds=10.0)) < MOST_SPANS

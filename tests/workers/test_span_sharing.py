@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import soundfile
 
 from benchmarks.recordings import speech_pattern
 from scripted_engine import FACTS, ScriptedEngine
+from web_server import content, serving
 from workers.audio import SAMPLE_RATE_HZ, AudioLimits, DecodePool
 from workers.interface import WindowRequest, WindowResult, WindowSegment
 from workers.messages import Item, Options, Record, Span, Transcript
@@ -166,3 +168,15 @@ def test_a_span_and_split_channels_are_not_shared(pool: DecodePool, recordings: 
     fleet.items(Record(audio=path, row=0, span_of=0, end_s=119.0), Options(language="en"), shares=True)
     fleet.items(Record(audio=path, row=0), Options(language="en", channels="split"), shares=True)
     assert fleet.shared == []
+
+
+def test_what_is_fetched_from_the_web_is_not_shared(pool: DecodePool, recordings: Path) -> None:
+    """The next fetch may give other advertisements, or none at all to an address that was signed for an hour."""
+    sound = (recordings / "speech.flac").read_bytes()
+    expected = Fleet(pool).items(Record(audio=str(recordings / "speech.flac"), row=0), Options(), shares=False)
+    open_pool = DecodePool(1, AudioLimits(span_seconds=SPAN_SECONDS, allow_private_addresses=True))
+    with serving({"/a.flac": content(sound)}) as web, closing(open_pool):
+        fleet = Fleet(open_pool)
+        items = fleet.items(Record(audio=f"{web.url}/a.flac", row=0), Options(), shares=True)
+        assert (fleet.shared, len(web.asked)) == ([], 1)
+    assert items == expected
