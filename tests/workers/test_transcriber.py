@@ -164,6 +164,28 @@ def test_language_and_task_that_the_model_does_not_know(standin_runtime: Runtime
     assert engine.requests == [], "refused before any work"
 
 
+def test_a_job_of_another_model_is_left_to_other_workers(standin_runtime: Runtime, train: str) -> None:
+    """A worker that joined its queue later: no step has texts of two models."""
+    engine = scripted(model="openai/whisper-base")
+
+    ((other,),) = transcribed(standin_runtime, [Record(audio=train, row=3)], engine, model="whisper-small")
+    assert isinstance(other, Failure)
+    assert (other.type, other.transient) == ("other_model", True)
+    assert other.message == "the job is for the model whisper-small, not for openai/whisper-base"
+    assert engine.requests == []
+
+    for record, model in (
+        (Record(audio=train, row=3), "whisper-base"),
+        (Record(audio=train, row=3), "/models/base"),
+        (Record(audio=train, row=3), None),
+        (Record(audio=train), "whisper-small"),
+    ):
+        ((own,),) = transcribed(standin_runtime, [record], engine, model=model)
+        assert isinstance(own, Transcript), (record, model)
+    ((own,),) = transcribed(standin_runtime, [Record(audio=train, row=3)], model="whisper-base")
+    assert isinstance(own, Transcript), "the stand-in stands for any"
+
+
 @pytest.mark.parametrize(
     ("own", "common", "asked"), [("German", "zh", "de"), (None, "chinese", "zh"), (None, "auto", None)]
 )
