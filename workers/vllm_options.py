@@ -5,6 +5,7 @@ Holds for vLLM 0.26 to 0.33. Imports nothing of it.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from importlib import metadata
@@ -14,6 +15,8 @@ from typing import Any
 from workers.device import CPU_MALLOC, Device, batch, cpu_binding, device_kind, usable_cores
 from workers.dtype import engine_dtype
 from workers.settings import Settings
+
+log = logging.getLogger(__name__)
 
 #: Which of its two model runners vLLM takes on a GPU: each has its own kind of logits processor.
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
@@ -72,9 +75,17 @@ def _preload_openmp() -> None:
     library = intel_openmp()
     if library is None or preloads_openmp():
         return
-    if set(str(library)) & set(" :"):  # the loader splits there, and vLLM would bind threads that are none
+    if not is_preloadable(library):  # and vLLM would bind threads that are none
+        log.warning(
+            "%s is not preloaded, as a space or colon is in its path: the engine is slower than it could be", library
+        )
         return
     os.environ["LD_PRELOAD"] = f"{os.environ.get('LD_PRELOAD', '')}:{library}".removeprefix(":")
+
+
+def is_preloadable(library: Path) -> bool:
+    """Whether the loader takes a path as one: it splits at spaces and colons."""
+    return not set(str(library)) & set(" :")
 
 
 def preloads_openmp() -> bool:

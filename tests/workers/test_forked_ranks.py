@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cpu_build import only_on_x86_64
+from cpu_build import only_with_openmp
 from workers.forked_ranks import METHOD
 from workers.vllm_options import intel_openmp
 
@@ -70,7 +70,7 @@ def told(tmp_path: Path, **environment: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-@only_on_x86_64
+@only_with_openmp
 def test_ranks_are_copies_that_end_with_the_engines_process(tmp_path: Path) -> None:
     first, second, other = told(tmp_path, LD_PRELOAD=str(intel_openmp()))
 
@@ -81,7 +81,7 @@ def test_ranks_are_copies_that_end_with_the_engines_process(tmp_path: Path) -> N
     assert other == "1"
 
 
-@only_on_x86_64
+@only_with_openmp
 def test_a_copy_that_ends_takes_the_note_of_its_openmp_along(tmp_path: Path) -> None:
     library = str(intel_openmp())
 
@@ -91,7 +91,7 @@ def test_a_copy_that_ends_takes_the_note_of_its_openmp_along(tmp_path: Path) -> 
     assert note == "True False", "it was there, and is not left"
 
 
-@only_on_x86_64
+@only_with_openmp
 @pytest.mark.parametrize(
     ("preloaded", "method"),
     [

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cpu_build import only_on_x86_64
+from cpu_build import only_with_openmp
 from fleet import wait_for
 from workers import guard
 from workers.vllm_options import intel_openmp
@@ -212,7 +212,7 @@ def test_what_ranks_share_has_no_name_that_could_stay_behind() -> None:
             name.unlink(missing_ok=True)
 
 
-@only_on_x86_64
+@only_with_openmp
 def test_intels_openmp_leaves_no_note_behind() -> None:
     # Given a process that computes with Intel's OpenMP
     library = intel_openmp()

@@ -71,13 +71,14 @@ def test_a_cpu_engine_waits_in_intels_openmp(
 @pytest.mark.usefixtures("clean_environment")
 @pytest.mark.parametrize("folder", ["with a space", "with:a colon"])
 def test_a_path_that_the_loader_would_split_is_not_preloaded(
-    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(vllm_options, "intel_openmp", lambda: tmp_path / folder / "libiomp5.so")
 
     prepare_environment(load_settings(), "cpu")
 
     assert "LD_PRELOAD" not in os.environ
+    assert f"{folder}/libiomp5.so is not preloaded" in caplog.text
 
 
 @pytest.mark.usefixtures("clean_environment")
