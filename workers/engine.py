@@ -176,6 +176,7 @@ class VllmEngine:
             llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         try:
             await llm.collective_rpc("order_encodings")
+            await llm.collective_rpc("gather_rows_together")
             if device_kind() == "cpu":
                 await llm.collective_rpc("keep_encodings", args=(CPU_KEPT_ENCODINGS * arguments["max_num_seqs"],))
         except Exception:

@@ -31,6 +31,7 @@ from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.request import Request
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+from vllm.v1.sample.sampler import Sampler
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from cpu_build import only_on_a_cpu
@@ -38,7 +39,7 @@ from workers import int8_kernel
 from workers.cpu_ranks import CpuRanks
 from workers.interface import turn_s
 from workers.logits_processor import WhisperRules
-from workers.ranks import Ranks
+from workers.ranks import GATHER_PARAMETERS, Ranks
 from workers.settings import load_settings
 from workers.vllm_options import engine_arguments
 from workers.vllm_requests import LOOP_PATTERN_TOKENS, LOOP_REPEATS
@@ -125,6 +126,13 @@ def test_the_order_of_encodings_is_made_where_the_runner_looks_for_it() -> None:
     # And the encodings are given out by row.
     assert "for req_index in active_indices" in inspect.getsource(cross_attention._get_cross_slot_mapping)
     assert not {name for name in dir(Ranks) if not name.startswith("__")} & set(dir(Worker))
+
+
+def test_what_windows_ask_for_is_gathered_where_it_was_replaced() -> None:
+    # An instance's own attribute: the sampler is a module, and looks its method up anew.
+    assert tuple(inspect.signature(Sampler().gather_specific_token_logprobs).parameters) == GATHER_PARAMETERS
+    assert "self.gather_specific_token_logprobs(" in inspect.getsource(Sampler.forward)
+    assert "self.sampler = Sampler(" in inspect.getsource(GPUModelRunner.__init__)
 
 
 @only_on_a_cpu
