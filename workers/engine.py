@@ -39,6 +39,7 @@ from workers.preparation import prepare
 from workers.progress import Progress
 from workers.settings import Settings
 from workers.socket_names import short_lived_sockets
+from workers.soundness import Soundness
 from workers.startup import Startup
 from workers.vllm_options import CPU_KEPT_ENCODINGS, engine_arguments
 from workers.vllm_requests import Inputs, find_tokens, sampling_of
@@ -73,6 +74,7 @@ class VllmEngine:
         self._lost: str | None = None
         self._in_flight: set[Future[WindowResult]] = set()
         self._progress = Progress(batch(settings).max_num_seqs)
+        self._soundness = Soundness()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="vllm-loop", daemon=True).start()
         # Their names go with the first answer: a process that is ready may have sockets that are not connected yet.
@@ -245,6 +247,12 @@ class VllmEngine:
             raise TransientError("engine_error", "the engine gave up on a window")
         logprobs = [{id: entry.logprob for id, entry in step.items()} for step in result.logprobs]
         flags = ("repetition",) if result.finish_reason == "repetition" else ()
+        try:
+            self._soundness.check(result.token_ids, logprobs, decoding.rules_of(request, self._tokens))
+        except EngineLostError as error:
+            log.critical("The engine is to be given up: %s.", error)
+            self._lost = self._lost or str(error)
+            raise
         return decoding.parse_output(
             result.token_ids,
             logprobs,

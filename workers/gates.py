@@ -68,7 +68,7 @@ class Gates:
             return Verdict.REPETITIVE
         if not result.text:
             return Verdict.EMPTY if speech_seconds >= CLEAR_SPEECH_SECONDS else Verdict.SILENCE
-        if result.avg_logprob < self.logprob:
+        if not result.avg_logprob >= self.logprob:  # no number is not good either
             return Verdict.SILENCE if result.no_speech_prob > self.no_speech else Verdict.LOW_CONFIDENCE
         return Verdict.GOOD
 

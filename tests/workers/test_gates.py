@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +44,8 @@ A_BIT = 1e-9
         ({"avg_logprob": -1.0 - A_BIT}, Verdict.LOW_CONFIDENCE),
         ({"avg_logprob": -1.0 - A_BIT, "no_speech_prob": 0.6}, Verdict.LOW_CONFIDENCE),
         ({"avg_logprob": -1.0 - A_BIT, "no_speech_prob": 0.6 + A_BIT}, Verdict.SILENCE),
+        ({"avg_logprob": math.nan}, Verdict.LOW_CONFIDENCE),
+        ({"avg_logprob": math.nan, "no_speech_prob": math.nan}, Verdict.LOW_CONFIDENCE),
         ({"text": ""}, Verdict.EMPTY),
         ({"text": "", "avg_logprob": -3.0, "no_speech_prob": 0.99}, Verdict.EMPTY),
     ],
