@@ -42,7 +42,7 @@ class Table:
         """The table for ``rules``."""
 
         def ids(values: Sequence[int]) -> torch.Tensor:
-            return torch.tensor(values, dtype=torch.long, device=device)
+            return to_device(torch.tensor(values, dtype=torch.long), device)
 
         control = range(rules.end_of_text + 1, rules.no_timestamps + 1)
         return cls(

@@ -301,3 +301,19 @@ def decoded(seed: int, spread: float, bias: float) -> list[int]:
         assert result[best] > -math.inf, "something can always be said"
         said.append(best)
     return said
+
+
+def test_a_table_comes_to_the_device_without_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made there of a list, it is a copy from pageable memory: CUDA waits for it, in the middle of a step."""
+    plain, copied = torch.tensor, []
+
+    def tensor(values: Sequence[int], *, dtype: torch.dtype) -> torch.Tensor:  # refuses a device
+        copied.append(values)
+        return plain(values, dtype=dtype)
+
+    monkeypatch.setattr(torch, "tensor", tensor)
+
+    table = Table.of(TIMED, torch.device("cpu"))
+
+    assert len(copied) == 4
+    assert table.suppressed.tolist() == sorted({*TIMED.suppressed, *range(END + 1, NO_TIMESTAMPS + 1)})
