@@ -14,6 +14,7 @@ from celery import bootsteps, signals
 from workers import exit_codes, keys, runtime
 from workers.app import task_threads
 from workers.broker_check import ask_broker
+from workers.device import batch
 from workers.drain import Ending, ended_at_once, handle_signals, wait_for_threads
 from workers.errors import ModelLoadError, SettingsError
 from workers.messages import Message
@@ -73,7 +74,9 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
         self._presence = _publisher(config, keys.worker(name), presence)
         self._presence.start()
-        log.info("engine ready: %s on %s", engine.facts.model, engine.facts.device)
+        facts, windows = engine.facts, batch(config)
+        sizes = f"{windows.max_num_seqs} windows at once, {windows.encode_batch} of them encoded together"
+        log.info("engine ready: %s on %s, %s", facts.model, facts.device, sizes)
         connecting = self._parts.begin(CONNECT)
 
         def ready(**_: Any) -> None:

@@ -58,7 +58,8 @@ def batch(settings: Settings) -> Batch:
     elif device_kind() == "cpu":
         default = Batch(CPU_SEQS, CPU_ENCODE_BATCH)
     else:
-        default = gpu_batch(gpu_memory_bytes(), settings.gpu_memory_utilization, settings.tensor_parallel_size)
+        ranks = settings.tensor_parallel_size
+        default = gpu_batch(gpu_memory_bytes(ranks), settings.gpu_memory_utilization, ranks)
     return Batch(settings.max_num_seqs or default.max_num_seqs, settings.encode_batch or default.encode_batch)
 
 

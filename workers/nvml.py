@@ -52,11 +52,15 @@ def visible_handles(library: Any) -> list[Any]:
 
 
 @cache
-def gpu_memory_bytes() -> int | None:
-    """Memory of the smallest GPU that this process may use; None where it cannot be asked."""
+def gpu_memory_bytes(ranks: int = 1) -> int | None:
+    """Memory of the smallest GPU of an engine of so many ranks, which takes the first that this process may use.
+
+    None where it cannot be asked.
+    """
     if (library := nvml()) is None:
         return None
     try:
-        return min(int(library.nvmlDeviceGetMemoryInfo(handle).total) for handle in visible_handles(library))
+        handles = visible_handles(library)[:ranks]
+        return min(int(library.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles)
     except library.NVMLError:
         return None

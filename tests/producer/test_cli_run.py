@@ -138,6 +138,7 @@ def test_a_second_starter_of_a_run_follows_it(alone: dict[str, str], tmp_path: P
     assert len(read_rows(path)) == 8
     (log,) = path.with_suffix(".job").glob("*.log")
     assert log.read_text().count("engine ready") == 1
+    assert "8 windows at once, 1 of them encoded together" in log.read_text()
 
 
 def test_a_model_that_is_not_there_ends_the_run(alone: dict[str, str], tmp_path: Path) -> None:

@@ -110,6 +110,15 @@ def test_what_is_set_wins_over_the_devices_default() -> None:
     assert batch(load_settings(engine="standin", max_num_seqs=3)) == Batch(3, 1)
 
 
+def test_a_small_gpu_that_no_rank_is_on_makes_no_batch_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a large GPU and a small one
+    monkeypatch.setattr(device, "device_kind", lambda: "cuda")
+    monkeypatch.setattr(device, "gpu_memory_bytes", lambda ranks: min([141, 4][:ranks]) * 2**30)
+
+    assert batch(load_settings()).max_num_seqs == MOST_SEQS
+    assert batch(load_settings(tensor_parallel_size=2)).max_num_seqs < MOST_SEQS
+
+
 @pytest.mark.parametrize(
     ("kind", "cores", "settings", "expected"),
     [

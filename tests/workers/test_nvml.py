@@ -27,20 +27,23 @@ def nvmlDeviceGetMemoryInfo(handle): return Info([80, 24][handle] * 2**30)
 
 
 @pytest.mark.parametrize(
-    ("fails", "count", "visible", "found"),
+    ("fails", "count", "visible", "ranks", "found"),
     [
-        ("pass", 2, None, 24 * 2**30),
-        ("pass", 2, "0", 80 * 2**30),
-        ("pass", 2, " 1, 0", 24 * 2**30),
-        ("pass", 2, "GPU-big", 80 * 2**30),
-        ("pass", 2, "", 24 * 2**30),
-        ("pass", 2, "7", None),
-        ("pass", 0, None, None),
-        ("raise NVMLError('no driver')", 2, None, None),
+        ("pass", 2, None, 1, 80 * 2**30),
+        ("pass", 2, None, 2, 24 * 2**30),
+        ("pass", 2, "0", 2, 80 * 2**30),  # one too few: the engine says so
+        ("pass", 2, " 1, 0", 1, 24 * 2**30),
+        ("pass", 2, " 1, 0", 2, 24 * 2**30),
+        ("pass", 2, "GPU-big,GPU-small", 1, 80 * 2**30),
+        ("pass", 2, "GPU-big,GPU-small", 2, 24 * 2**30),
+        ("pass", 2, "", 1, 80 * 2**30),
+        ("pass", 2, "7", 1, None),
+        ("pass", 0, None, 1, None),
+        ("raise NVMLError('no driver')", 2, None, 1, None),
     ],
 )
-def test_memory_is_that_of_the_smallest_gpu_that_may_be_used(
-    fails: str, count: int, visible: str | None, found: int | None, tmp_path: Path
+def test_memory_is_that_of_the_smallest_gpu_that_the_engine_takes(
+    fails: str, count: int, visible: str | None, ranks: int, found: int | None, tmp_path: Path
 ) -> None:
     # Given a vLLM that must not be imported, with NVIDIA's file in it
     (tmp_path / "vllm" / "third_party").mkdir(parents=True)
@@ -49,7 +52,7 @@ def test_memory_is_that_of_the_smallest_gpu_that_may_be_used(
     (tmp_path / "vllm" / "third_party" / "pynvml.py").write_text(source)
 
     # When another process asks for the memory
-    code = "from workers.nvml import gpu_memory_bytes; print(gpu_memory_bytes())"
+    code = f"from workers.nvml import gpu_memory_bytes; print(gpu_memory_bytes({ranks}))"
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
     environment.pop("CUDA_VISIBLE_DEVICES", None)
