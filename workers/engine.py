@@ -34,6 +34,7 @@ from workers.interface import (
     WindowResult,
     turn_s,
 )
+from workers.load_lock import gpus_of, loading_alone
 from workers.models import ResolvedModel, model_facts_from
 from workers.preparation import prepare
 from workers.progress import Progress
@@ -78,7 +79,7 @@ class VllmEngine:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="vllm-loop", daemon=True).start()
         # Their names go with the first answer: a process that is ready may have sockets that are not connected yet.
-        with short_lived_sockets():
+        with loading_alone(gpus_of(settings), parts), short_lived_sockets():
             self._load(model, parts)
 
     @property

@@ -64,3 +64,14 @@ def gpu_memory_bytes(ranks: int = 1) -> int | None:
         return min(int(library.nvmlDeviceGetMemoryInfo(handle).total) for handle in handles)
     except library.NVMLError:
         return None
+
+
+def gpu_names(ranks: int) -> list[str]:
+    """The GPUs of an engine of so many ranks: their UUIDs, or what the environment calls them where nobody knows."""
+    if (library := nvml()) is not None:
+        try:
+            return [str(library.nvmlDeviceGetUUID(handle)) for handle in visible_handles(library)[:ranks]]
+        except library.NVMLError:
+            pass
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return [name.strip() for name in names if name.strip()][:ranks] or [str(number) for number in range(ranks)]

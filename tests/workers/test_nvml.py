@@ -22,28 +22,29 @@ def nvmlDeviceGetHandleByIndex(index):
     if index >= COUNT: raise NVMLError('no such GPU')
     return index
 def nvmlDeviceGetHandleByUUID(name): return {"GPU-big": 0, "GPU-small": 1}[name]
+def nvmlDeviceGetUUID(handle): return ["GPU-big", "GPU-small"][handle]
 def nvmlDeviceGetMemoryInfo(handle): return Info([80, 24][handle] * 2**30)
 """
 
 
 @pytest.mark.parametrize(
-    ("fails", "count", "visible", "ranks", "found"),
+    ("fails", "count", "visible", "ranks", "found", "names"),
     [
-        ("pass", 2, None, 1, 80 * 2**30),
-        ("pass", 2, None, 2, 24 * 2**30),
-        ("pass", 2, "0", 2, 80 * 2**30),  # one too few: the engine says so
-        ("pass", 2, " 1, 0", 1, 24 * 2**30),
-        ("pass", 2, " 1, 0", 2, 24 * 2**30),
-        ("pass", 2, "GPU-big,GPU-small", 1, 80 * 2**30),
-        ("pass", 2, "GPU-big,GPU-small", 2, 24 * 2**30),
-        ("pass", 2, "", 1, 80 * 2**30),
-        ("pass", 2, "7", 1, None),
-        ("pass", 0, None, 1, None),
-        ("raise NVMLError('no driver')", 2, None, 1, None),
+        ("pass", 2, None, 1, 80 * 2**30, ["GPU-big"]),
+        ("pass", 2, None, 2, 24 * 2**30, ["GPU-big", "GPU-small"]),
+        ("pass", 2, "0", 2, 80 * 2**30, ["GPU-big"]),  # one too few: the engine says so
+        ("pass", 2, " 1, 0", 1, 24 * 2**30, ["GPU-small"]),
+        ("pass", 2, " 1, 0", 2, 24 * 2**30, ["GPU-small", "GPU-big"]),
+        ("pass", 2, "GPU-big,GPU-small", 1, 80 * 2**30, ["GPU-big"]),
+        ("pass", 2, "GPU-big,GPU-small", 2, 24 * 2**30, ["GPU-big", "GPU-small"]),
+        ("pass", 2, "", 1, 80 * 2**30, ["GPU-big"]),
+        ("pass", 2, "7", 1, None, ["7"]),
+        ("pass", 0, None, 1, None, ["0"]),
+        ("raise NVMLError('no driver')", 2, None, 1, None, ["0"]),
     ],
 )
-def test_memory_is_that_of_the_smallest_gpu_that_the_engine_takes(
-    fails: str, count: int, visible: str | None, ranks: int, found: int | None, tmp_path: Path
+def test_memory_and_names_are_those_of_the_gpus_that_the_engine_takes(
+    fails: str, count: int, visible: str | None, ranks: int, found: int | None, names: list[str], tmp_path: Path
 ) -> None:
     # Given a vLLM that must not be imported, with NVIDIA's file in it
     (tmp_path / "vllm" / "third_party").mkdir(parents=True)
@@ -51,8 +52,8 @@ def test_memory_is_that_of_the_smallest_gpu_that_the_engine_takes(
     source = PYNVML.replace("FAILS", fails).replace("COUNT", str(count))
     (tmp_path / "vllm" / "third_party" / "pynvml.py").write_text(source)
 
-    # When another process asks for the memory
-    code = f"from workers.nvml import gpu_memory_bytes; print(gpu_memory_bytes({ranks}))"
+    # When another process asks for memory and names
+    code = f"from workers.nvml import *; print(gpu_memory_bytes({ranks}), gpu_names({ranks}))"
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
     environment.pop("CUDA_VISIBLE_DEVICES", None)
@@ -60,7 +61,8 @@ def test_memory_is_that_of_the_smallest_gpu_that_the_engine_takes(
         environment["CUDA_VISIBLE_DEVICES"] = visible
     printed = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True, timeout=120)
 
-    assert printed.strip() == str(found)
+    # Then the memory is the smallest's
+    assert printed.strip() == f"{found} {names}"
 
 
 def test_without_vllm_there_is_no_memory_to_ask_for() -> None:
