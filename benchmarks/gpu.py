@@ -2,6 +2,9 @@
 
 Published shapes without weights, so nothing has to be downloaded. Writes ``gpu-<shape>-<date>.json`` for each shape and
 shows its table. Runs on a CPU too, to see that it works: `--shape tiny`.
+
+Whenever it is ended from outside, what was measured until then is in ``gpu-<shape>-<date>-partial.json``, and what the
+engine that ran said in ``gpu-<shape>-<date>-<system>.log``.
 """
 
 from __future__ import annotations
@@ -40,8 +43,12 @@ DEFAULT_SHAPES, DEFAULT_CONCURRENCIES = ("large-v3", "turbo"), (32, 128, 256)
 PROCESSES = ("worker", "bare")
 #: What these import besides vLLM.
 MODULES = ("benchmarks.gpu_worker", "benchmarks.gpu_bare")
-#: A load and all its runs. Nobody waits longer for an engine that stands still.
-MOST_MINUTES = 30.0
+#: What one system's process runs.
+RUNS = "benchmarks.gpu_runs"
+#: For everything: who lends a GPU may end a command after ten minutes.
+MOST_MINUTES = 8.5
+#: After which a process that was asked to end is killed.
+GRACE_SECONDS = 10.0
 #: Of a log that ends in an error: what the engine's processes said comes before three chained traces of vLLM's.
 LOG_CHARACTERS, SHOWN_CHARACTERS = 40_000, 4_000
 
@@ -59,7 +66,11 @@ def main(
         Path | None, typer.Option(help="Folder of `python -m benchmarks.gpu_shapes` (written if it is not there).")
     ] = None,
     minutes: Annotated[
-        float, typer.Option(min=0.1, help="For a load and all its runs; an engine that stands still is ended then.")
+        float,
+        typer.Option(
+            min=0.1,
+            help="For everything, shared out evenly among the systems left: one that stands still is ended then.",
+        ),
     ] = MOST_MINUTES,
     results_folder: Annotated[Path, typer.Option("--results", help="Folder of the JSON reports.")] = RESULTS,
 ) -> None:
@@ -71,17 +82,20 @@ def main(
     if device_kind() == "cuda" and gpu() is None:
         raise typer.BadParameter("this vLLM is built for GPUs, and there is none here (is the driver loaded?)")
     check_packages()
-    missed = False
+    missed, deadline = False, time.monotonic() + minutes * 60.0
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as temporary:
         clips = write_clips(Path(temporary, "clips"))
         folders = _shapes(models or Path(temporary, "models"), names)
         results_folder.mkdir(parents=True, exist_ok=True)
-        for name, model in folders.items():
+        for number, (name, model) in enumerate(folders.items()):
             request = Request(str(model), clips, tuple(concurrency or DEFAULT_CONCURRENCIES), windows)
             path = results_folder / f"gpu-{name}-{datetime.now(UTC):%Y-%m-%d}.json"
+            partial = path.with_stem(f"{path.stem}-partial")
             report: dict[str, Any] = {}
-            for report in _reports(name, request, Path(temporary), minutes * 60.0):
-                path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            shapes_left = len(folders) - number
+            for report in _reports(name, request, Path(temporary), path.with_suffix(""), deadline, shapes_left):
+                _write(partial, report)
+            partial.replace(path)
             Console(width=150).print(table(report), highlight=False, markup=False)
             typer.echo(path)
             missed = missed or bool(report["failures"]) or any(bar["met"] is False for bar in report["bars"])
@@ -110,21 +124,39 @@ def _shapes(folder: Path, names: Sequence[str]) -> dict[str, Path]:
         raise typer.BadParameter(str(error)) from None
 
 
-def _reports(name: str, request: Request, folder: Path, most_seconds: float) -> Iterator[dict[str, Any]]:
-    """Measure one shape. A report after each system: the next may be cut off from outside."""
+def _write(path: Path, report: Mapping[str, Any]) -> None:
+    written = path.with_suffix(".tmp")
+    written.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    written.replace(path)
+
+
+def _reports(
+    name: str, request: Request, folder: Path, logs: Path, deadline: float, shapes_left: int
+) -> Iterator[dict[str, Any]]:
+    """Measure one shape. A report whenever something is known: all that follows may be cut off from outside.
+
+    ``logs``: what the systems' logs are called, before the system's name. ``shapes_left``: with this one.
+    """
     runs: list[dict[str, Any]] = []
     log_mel: dict[str, Any] = {}
     failures: dict[str, str] = {}
-    for system in PROCESSES:
+    for number, system in enumerate(PROCESSES):
         typer.echo(f"{name}: {system} ...", err=True)
-        found = measure(system, request, folder, most_seconds=most_seconds)
-        runs += found["runs"]
-        if found["log_mel_ms"] is not None:
-            log_mel[system] = found["log_mel_ms"]
-        if found["failure"] is not None:
+        systems_left = shapes_left * len(PROCESSES) - number
+        most_seconds = max(0.0, deadline - time.monotonic()) / systems_left
+        done, log = list(runs), logs.with_name(f"{logs.name}-{system}.log")
+        log.unlink(missing_ok=True)
+        for found in measure(system, request, folder, log, most_seconds=most_seconds):
+            runs = [*done, *found["runs"]]
+            if found["log_mel_ms"] is not None:
+                log_mel[system] = found["log_mel_ms"]
             failures[system] = found["failure"]
-            typer.echo(f"{name}: {system}: {found['failure'][-SHOWN_CHARACTERS:]}", err=True)
-        yield _report(name, request, runs, log_mel, failures)
+            if found["failure"] is None:
+                del failures[system]
+                log.unlink()
+            yield _report(name, request, runs, log_mel, failures)
+        if system in failures:
+            typer.echo(f"{name}: {system}: {failures[system][-SHOWN_CHARACTERS:]} (see {log})", err=True)
 
 
 def _report(
@@ -151,38 +183,40 @@ def _report(
     }
 
 
-def measure(
-    system: str,
-    request: Request,
-    folder: Path,
-    environment: Mapping[str, str] | None = None,
-    *,
-    most_seconds: float = MOST_MINUTES * 60.0,
-) -> dict[str, Any]:
-    """One system's runs from a process of its own, told as they end; ``failure``: why there are no more."""
-    source, told, log = (folder / f"{system}-{part}" for part in ("request.json", "told.jsonl", "log.txt"))
+def measure(system: str, request: Request, folder: Path, log: Path, *, most_seconds: float) -> Iterator[dict[str, Any]]:
+    """One system's runs from a process of its own, again with each that is told; ``failure``: why there are no more.
+
+    ``log``: what the process says, which tells of its load too.
+    """
+    source, told = (folder / f"{system}-{part}" for part in ("request.json", "told.jsonl"))
     source.write_text(json.dumps(asdict(request)), encoding="utf-8")
     told.write_text("")
     paths = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "benchmarks.gpu_runs", system, str(source), str(told)]
-    process = start_guarded(command, {**os.environ, **(environment or {}), "PYTHONPATH": paths}, log)
+    command = [sys.executable, "-m", RUNS, system, str(source), str(told)]
+    process = start_guarded(command, {"VLLM_LOGGING_LEVEL": "INFO", **os.environ, "PYTHONPATH": paths}, log)
     deadline, lines = time.monotonic() + most_seconds, list[dict[str, Any]]()
     try:
+        yield _found(lines, "it had not ended when this was written")
         over = False
         while not over:
             over = process.poll() is not None or time.monotonic() > deadline  # and what was told until then is read
             for line in told.read_text(encoding="utf-8").splitlines()[len(lines) :]:
                 lines.append(json.loads(line))
                 typer.echo(line, err=True)
+                yield _found(lines, "it had not ended when this was written")
             time.sleep(0.0 if over else 0.5)
         code = process.poll()
     finally:
-        end(process, grace_seconds=10.0)
+        end(process, GRACE_SECONDS)
     why = f"no end after {most_seconds:.0f} s" if code is None else f"ended with code {code}"
+    yield _found(lines, None if code == 0 else f"{why}: {log.read_text(errors='replace')[-LOG_CHARACTERS:]}")
+
+
+def _found(lines: Sequence[dict[str, Any]], failure: str | None) -> dict[str, Any]:
     return {
         "runs": [line["run"] for line in lines if "run" in line],
         "log_mel_ms": next((line["log_mel_ms"] for line in lines if "log_mel_ms" in line), None),
-        "failure": None if code == 0 else f"{why}: {log.read_text(errors='replace')[-LOG_CHARACTERS:]}",
+        "failure": failure,
     }
 
 
