@@ -231,6 +231,7 @@ def _options(request: Request, settings: Settings) -> dict[str, Any]:
         "text_tokens": TEXT_TOKENS,
         "max_num_seqs": windows.max_num_seqs,
         "max_num_batched_tokens": arguments["max_num_batched_tokens"],
+        "encode_together": settings.encode_together,
         "worker_runner": "V2" if os.environ.get(RUNNER) == "1" else "V1",
         **{key: arguments[key] for key in keys},
     }

@@ -24,6 +24,7 @@ from workers import decoding, startup
 from workers.device import Device, batch, device_kind
 from workers.errors import EngineLostError, ModelLoadError, TranscriptionError, TransientError
 from workers.forked_engine import forked_engine
+from workers.groups import Groups
 from workers.guard import unlink_shared_memory
 from workers.interface import (
     SAMPLE_RATE_HZ,
@@ -74,7 +75,9 @@ class VllmEngine:
         self._sampling_args = dict(sampling or {})
         self._lost: str | None = None
         self._in_flight: set[Future[WindowResult]] = set()
-        self._progress = Progress(batch(settings).max_num_seqs)
+        windows = batch(settings)
+        self._progress = Progress(windows.max_num_seqs)
+        self._groups = Groups(windows.max_num_seqs, windows.encode_batch if settings.encode_together else 0)
         self._soundness = Soundness()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="vllm-loop", daemon=True).start()
@@ -103,7 +106,7 @@ class VllmEngine:
         if self._lost is not None:  # `fail` may have looked before this one was there
             _settle(answer, EngineLostError(self._lost))
             return answer
-        _pass_on(self._run(self._decode(request, rendered, sampling)), answer)
+        self._groups.enter(lambda: self._begin(request, rendered, sampling, answer), urgent=request.urgent)
         return answer
 
     def healthy(self) -> bool:
@@ -162,6 +165,15 @@ class VllmEngine:
         except (EngineLostError, TranscriptionError) as error:
             self.close()
             raise ModelLoadError(f"the model {model.name} loads but does not answer: {error}") from error
+
+    def _begin(self, request: WindowRequest, rendered: Any, sampling: Any, answer: Future[WindowResult]) -> bool:
+        """Give a window to vLLM, unless it has its answer already: cancelled, or failed with the engine."""
+        if answer.done():
+            return False
+        running = self._run(self._decode(request, rendered, sampling))
+        running.add_done_callback(lambda _: self._groups.left())
+        _pass_on(running, answer)
+        return True
 
     def _landed(self, answer: Future[WindowResult]) -> None:
         self._in_flight.discard(answer)

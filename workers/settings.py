@@ -51,6 +51,10 @@ class Settings(BaseSettings):
         ge=1,
         description="Windows encoded per step: max_num_batched_tokens / 1500 (1 on CPU, 4 or 8 on GPU).",
     )
+    encode_together: bool = Field(
+        False,
+        description="Beside a full batch windows wait until so many can be encoded in one step (not yet measured).",
+    )
     max_tokens: int = Field(224, ge=1, le=448, description="Most text tokens of one window.")
     cpu_kv_cache_gib: int = Field(
         1,
