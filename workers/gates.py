@@ -16,11 +16,15 @@ from workers.interface import WindowResult
 from workers.languages import UNSPACED_LETTERS
 from workers.settings import Settings
 
-#: The same words so many times in a row are a loop, whatever zlib makes of them: few words, or whole sentences.
+#: The same words so many times in a row look like a loop, whatever zlib makes of them: few words, or whole sentences.
+#: They may well have been said ("no, no, no, no", 对对对对, a chorus).
 LOOPS = ((8, 4), (32, 3))
 #: Text that zlib shortens so much is a loop. Between the threshold and this it may well be a list ("press 1 to ...,
 #: press 2 to ..."), most of all in scripts of two bytes a letter.
 LOOP_COMPRESSION = 4.0
+#: Bytes of text (UTF-8) to a second of speech: fewer leave speech out. Slow speech has twice as many in English, and as
+#: many in Chinese, whose letters are three bytes and words of their own.
+SPARSE_BYTES_PER_SECOND = 5.0
 #: A list is kept when every other try is so much less likely, by mean log probability.
 MUCH_LESS_LIKELY = 0.5
 #: A window with less speech than this may well have no words in it.
@@ -62,8 +66,11 @@ class Gates:
 
     def judge(self, result: WindowResult, speech_seconds: float) -> Verdict:
         """The verdict on one try over a window with so much speech in it."""
-        if "repetition" in result.flags or result.compression_ratio > LOOP_COMPRESSION or loops(result.text):
+        if "repetition" in result.flags or result.compression_ratio > LOOP_COMPRESSION:
             return Verdict.REPETITION
+        if loops(result.text):
+            # Instead of what is said, or as it is said: "thank you" four times fills no ten seconds.
+            return Verdict.REPETITION if sparse(result.text, speech_seconds) else Verdict.REPETITIVE
         if result.compression_ratio > self.compression_ratio:
             return Verdict.REPETITIVE
         if not result.text:
@@ -97,10 +104,15 @@ def _repeats(said: Sequence[str], size: int, times: int) -> bool:
     return False
 
 
+def sparse(text: str, speech_seconds: float) -> bool:
+    """Whether a text is too short to be all that is said in so much speech."""
+    return len(text.encode("utf-8")) < SPARSE_BYTES_PER_SECOND * speech_seconds
+
+
 def trusted(tries: Sequence[tuple[WindowResult, Verdict]]) -> bool:
-    """Whether the last try may be the answer: good, and not much less likely than one that only repeats itself."""
+    """Whether the last try may be the answer: good or silence, not much less likely than one that repeats itself."""
     result, verdict = tries[-1]
-    return verdict is Verdict.SILENCE or (verdict is Verdict.GOOD and not _outdone(result, verdict, tries))
+    return verdict in (Verdict.GOOD, Verdict.SILENCE) and not _outdone(result, verdict, tries)
 
 
 def least_bad(tries: Sequence[tuple[WindowResult, Verdict]]) -> tuple[WindowResult, Verdict]:
@@ -119,7 +131,7 @@ def least_bad(tries: Sequence[tuple[WindowResult, Verdict]]) -> tuple[WindowResu
 
 def _outdone(result: WindowResult, verdict: Verdict, tries: Sequence[tuple[WindowResult, Verdict]]) -> bool:
     """Whether one of the tries is a list that the model was much surer of."""
-    if verdict not in (Verdict.GOOD, Verdict.LOW_CONFIDENCE):
+    if verdict not in (Verdict.GOOD, Verdict.SILENCE, Verdict.LOW_CONFIDENCE):
         return False
     likeliest = max((one.avg_logprob for one, verdict in tries if verdict is Verdict.REPETITIVE), default=-math.inf)
     return result.avg_logprob < likeliest - MUCH_LESS_LIKELY

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scripted_engine import heard
+from workers.decoding import compression_ratio
 from workers.gates import (
     CLEAR_SPEECH_SECONDS,
     LOOP_COMPRESSION,
@@ -40,7 +41,8 @@ A_BIT = 1e-9
         ({"compression_ratio": LOOP_COMPRESSION}, Verdict.REPETITIVE),
         ({"compression_ratio": LOOP_COMPRESSION + A_BIT}, Verdict.REPETITION),
         ({"flags": ("repetition",)}, Verdict.REPETITION),
-        ({"text": LOOP}, Verdict.REPETITION),
+        ({"text": "thank you " * 4}, Verdict.REPETITION),  # nobody takes ten seconds for it
+        ({"text": f"{LOOP} and what else is there to say of it"}, Verdict.REPETITIVE),
         ({"avg_logprob": -1.0 - A_BIT}, Verdict.LOW_CONFIDENCE),
         ({"avg_logprob": -1.0 - A_BIT, "no_speech_prob": 0.6}, Verdict.LOW_CONFIDENCE),
         ({"avg_logprob": -1.0 - A_BIT, "no_speech_prob": 0.6 + A_BIT}, Verdict.SILENCE),
@@ -59,7 +61,55 @@ def test_repetition_is_tested_before_silence(loop: dict[str, object]) -> None:
     """The silence rule would end the tries, and a loop over speech would come out as silence."""
     result = heard(**{"avg_logprob": -3.0, "no_speech_prob": 0.99, **loop})  # type: ignore[arg-type]
 
-    assert Gates().judge(result, 0.0) is Verdict.REPETITION
+    assert Gates().judge(result, 30.0) is Verdict.REPETITION
+
+
+#: Words that people say again and again, where nothing else is wrong with the text.
+SAID_AGAIN = [
+    ("对对对对，我明天过去。", 2.5),
+    ("好好好好", 1.0),
+    ("はいはいはいはい", 1.2),
+    ("No, no, no, no.", 2.0),
+    ("Okay, see you then. Bye, bye, bye, bye!", 5.0),
+    ("We are the people of the sea and the land and we will sing. " * 3, 15.0),
+]
+
+
+@pytest.mark.parametrize(("text", "speech_s"), SAID_AGAIN)
+def test_what_people_say_again_and_again_is_kept_against_what_is_much_less_likely(text: str, speech_s: float) -> None:
+    # Given a first try of words that only look like a loop, of which the model is sure
+    said = heard(text, avg_logprob=-0.15, compression_ratio=compression_ratio(text), no_speech_prob=0.5)
+    tries = [(said, Gates().judge(said, speech_s))]
+    assert tries[0][1] is Verdict.REPETITIVE
+    # When sampling at high temperatures makes something else of it
+    for hot in (
+        heard("that is fine", avg_logprob=-0.98, temperature=1.0),
+        heard("that is", avg_logprob=-2.5, temperature=1.0),
+        heard("that", avg_logprob=-2.5, no_speech_prob=0.9, temperature=1.0),
+        heard("", avg_logprob=-0.9, temperature=1.0),
+    ):
+        tries.append((hot, Gates().judge(hot, speech_s)))
+        # Then none of it is the answer
+        assert not trusted(tries)
+    assert {verdict for _, verdict in tries[1:]} == {
+        Verdict.GOOD,
+        Verdict.LOW_CONFIDENCE,
+        Verdict.SILENCE,
+        Verdict.EMPTY,
+    }
+    assert least_bad(tries)[0] == said
+
+
+@pytest.mark.parametrize(
+    ("text", "speech_s"), [("Thank you. " * times, 20.0) for times in range(4, 20)] + [("Bye. " * 20, 3.0)]
+)
+def test_a_loop_that_the_model_is_sure_of_loses_to_what_is_said(text: str, speech_s: float) -> None:
+    loop = heard(text, avg_logprob=-0.02, compression_ratio=compression_ratio(text))
+    good = heard("and so we went on to the next house", avg_logprob=-0.9, temperature=0.6)
+    tries = [(one, Gates().judge(one, speech_s)) for one in (loop, good)]
+
+    assert trusted(tries)
+    assert least_bad(tries)[0] == good
 
 
 def test_loop_of_timestamps_has_no_text_and_is_a_repetition() -> None:
@@ -222,18 +272,22 @@ def test_nonsense_that_sampling_made_of_a_list_is_not_taken_for_good(behind: flo
 
 
 def test_a_loop_is_given_up_for_any_other_text() -> None:
-    loop = (heard(LOOP, avg_logprob=-0.1), Verdict.REPETITION)
+    loop = heard(LOOP, avg_logprob=-0.1, flags=("repetition",))
+    loop = (loop, Gates().judge(loop, 4.0))
     other = (heard("so it goes", avg_logprob=-0.9), Verdict.GOOD)
 
     assert trusted([loop, other])
     assert least_bad([loop, other]) == other
 
 
-def test_silence_ends_the_tries_whatever_was_heard_before() -> None:
+def test_silence_ends_the_tries_unless_it_is_much_less_likely_than_a_list() -> None:
+    unsure = (heard("mumble", avg_logprob=-2.4), Verdict.LOW_CONFIDENCE)
     silence = (heard("thanks", avg_logprob=-2.0, no_speech_prob=0.9), Verdict.SILENCE)
 
-    assert trusted([LIST, silence])
-    assert least_bad([LIST, silence]) == silence
+    assert trusted([unsure, silence])
+    assert least_bad([unsure, silence]) == silence
+    assert not trusted([LIST, silence])
+    assert least_bad([LIST, silence]) == LIST
 
 
 def test_of_equals_the_first_try_is_kept() -> None:
