@@ -14,7 +14,7 @@ import zlib
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
-from workers.gates import Gates, Verdict, least_bad, trusted, words
+from workers.gates import MISSED_SECONDS, Gates, Verdict, least_bad, trusted, words
 from workers.interface import Engine, WindowRequest, WindowResult
 from workers.languages import UNSPACED_LETTERS
 from workers.later import Later
@@ -127,6 +127,8 @@ class FallbackDecoder:
         flags = tuple(dict.fromkeys((*result.flags, *FLAGS[verdict])))
         if verdict is Verdict.SILENCE:
             result = replace(result, text="", segments=(), whole=None)
+            if window.speech_seconds >= MISSED_SECONDS:  # voice activity does not agree
+                flags = tuple(dict.fromkeys((*flags, *FLAGS[Verdict.EMPTY])))
         result = replace(result, flags=flags, attempts=len(window.tries))
         if echoes(result.text, window.request.prompt):
             self._later.run(window.answer, lambda: self._without_prompt(window, result))

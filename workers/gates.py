@@ -29,6 +29,8 @@ SPARSE_BYTES_PER_SECOND = 5.0
 MUCH_LESS_LIKELY = 0.5
 #: A window with less speech than this may well have no words in it.
 CLEAR_SPEECH_SECONDS = 0.6
+#: So much speech without words is said to be missing.
+MISSED_SECONDS = 3.0
 
 #: One letter of a script without spaces, or a word. The vowel signs of the scripts of India are no `\w` to Python.
 _WORDS = re.compile(rf"[{UNSPACED_LETTERS}]|(?:(?![{UNSPACED_LETTERS}])[\w\u0900-\u0963\u0966-\u0dff])+")
@@ -74,7 +76,8 @@ class Gates:
         if result.compression_ratio > self.compression_ratio:
             return Verdict.REPETITIVE
         if not result.text:
-            return Verdict.EMPTY if speech_seconds >= CLEAR_SPEECH_SECONDS else Verdict.SILENCE
+            silent = speech_seconds < CLEAR_SPEECH_SECONDS or result.no_speech_prob > self.no_speech
+            return Verdict.SILENCE if silent else Verdict.EMPTY
         if not result.avg_logprob >= self.logprob:  # no number is not good either
             return Verdict.SILENCE if result.no_speech_prob > self.no_speech else Verdict.LOW_CONFIDENCE
         return Verdict.GOOD

@@ -12,6 +12,7 @@ from workers.joining import join_segments, joined_text
 from workers.messages import Failure, Item, Record, Transcript
 from workers.pauses import Speech
 from workers.silence import Cuts, real_end, real_start
+from workers.spans import REASONS
 
 #: So many windows with speech decide on the language of a recording.
 VOTERS = 3
@@ -121,7 +122,8 @@ def join(
 ) -> Transcript:
     """The transcript of a recording whose windows have ``results``."""
     flags = {*recording.flags, *(flag for result in results for flag in result.flags if flag != "no_speech")}
-    if not any(result.text for result in results) and not {"empty", "repetition"} & flags:
+    silent = all("no_speech" in result.flags for result in results)
+    if silent or not (REASONS & flags or any(result.text for result in results)):
         flags.add("no_speech")
     if recording.votes and heard.probability < CERTAIN:
         flags.add("uncertain_language")

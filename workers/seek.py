@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from workers.decoding import CUT_OFF
 from workers.fallback import FallbackDecoder
-from workers.gates import CLEAR_SPEECH_SECONDS
+from workers.gates import CLEAR_SPEECH_SECONDS, MISSED_SECONDS
 from workers.interface import SAMPLE_RATE_HZ, WindowRequest, WindowResult, WindowSegment
 from workers.joining import joined_text
 from workers.later import Later
@@ -22,8 +22,6 @@ from workers.pauses import Speech, next_utterance, pauses_after, snapped, taken_
 
 #: Less speech than this after the last timestamp is taken for the end of its last word, unless a pause lies before it.
 REST_SECONDS = 1.0
-#: So much speech that nobody took up again is said to be missing.
-MISSED_SECONDS = 3.0
 #: A window is cut into no more parts than this.
 MOST_PARTS = 6
 
@@ -70,8 +68,8 @@ class SeekingDecoder:
     def _ended(self, window: _Window, rest_s: float) -> WindowResult:
         result = joined(window.parts)
         flags = result.flags
-        if len(window.parts) > 1 and rest_s >= MISSED_SECONDS and (flag := _unheard(window.parts)):
-            flags = tuple(dict.fromkeys((*flags, flag)))
+        if len(window.parts) > 1 and rest_s >= MISSED_SECONDS:
+            flags = tuple(dict.fromkeys((*flags, CUT_OFF if window.parts[-1][1].text else "empty")))
         return replace(result, segments=snapped(result.segments, window.speech), flags=flags, whole=None)
 
     def _heard(self, window: _Window, start_s: float, done: Future[WindowResult]) -> None:
@@ -98,14 +96,6 @@ def _says_more(speech: Speech, until_s: float) -> bool:
     return speech_after(speech, until_s) >= REST_SECONDS or (
         again_s is not None and speech_after(speech, again_s) >= CLEAR_SPEECH_SECONDS
     )
-
-
-def _unheard(parts: Sequence[tuple[float, WindowResult]]) -> str | None:
-    """The flag of a window whose speech goes on behind its last part, None where that was judged to be silence."""
-    last = parts[-1][1]
-    if last.text:
-        return CUT_OFF
-    return "empty" if "empty" in last.flags else None
 
 
 def speech_after(speech: Speech, time_s: float) -> float:

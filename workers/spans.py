@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from workers.joining import joined_text
 from workers.messages import Item, Transcript
 
-#: No text without a word about why: a recording that has one of these flags needs no ``no_speech``.
+#: No text without a word about why: a recording that has one of these flags needs no ``no_speech``, unless all of it
+#: was taken for silence.
 REASONS = frozenset(("empty", "repetition"))
 
 
@@ -33,7 +34,7 @@ def join_spans(spans: Sequence[Transcript]) -> Transcript:
         return spans[0]
     text = joined_text(spans)
     flags = {flag for span in spans for flag in span.flags if flag != "no_speech"}
-    if not text and not REASONS & flags:
+    if all("no_speech" in span.flags for span in spans) or not (text or REASONS & flags):
         flags.add("no_speech")
     language = _language(spans)
     return Transcript(

@@ -12,6 +12,7 @@ import pytest
 from scripted_engine import ScriptedEngine, heard, in_turn
 from workers.errors import EngineLostError
 from workers.fallback import FallbackDecoder
+from workers.gates import MISSED_SECONDS
 from workers.interface import WindowRequest, WindowResult, WindowSegment
 
 REQUEST = WindowRequest(np.zeros(16_000, np.float32), "transcribe", "en")
@@ -183,8 +184,22 @@ def test_silence_gives_empty_text_at_once(decoders: Decoders) -> None:
 
     result = decode(decoders(engine))
 
-    assert (result.text, result.segments, result.flags, result.attempts) == ("", (), ("no_speech",), 1)
+    assert (result.text, result.segments, result.attempts) == ("", (), 1)
+    assert "no_speech" in result.flags
     assert (result.no_speech_prob, result.avg_logprob) == (0.9, -2.0), "the figures tell why"
+
+
+@pytest.mark.parametrize("silent", [SILENCE, heard("", no_speech_prob=0.97)])
+@pytest.mark.parametrize(
+    ("speech_s", "flags"), [(MISSED_SECONDS - 0.01, ("no_speech",)), (MISSED_SECONDS, ("no_speech", "empty"))]
+)
+def test_silence_over_much_speech_is_said_to_be_missing(
+    decoders: Decoders, silent: WindowResult, speech_s: float, flags: tuple[str, ...]
+) -> None:
+    """Nothing is sampled for it until a text is invented, and it leaves a trace beside windows with text."""
+    result = decode(decoders(in_turn(silent, GOOD)), speech_seconds=speech_s)
+
+    assert (result.text, result.flags, result.attempts) == ("", flags, 1)
 
 
 def test_loop_over_silence_is_tried_again_and_then_is_silence(decoders: Decoders) -> None:
@@ -192,7 +207,7 @@ def test_loop_over_silence_is_tried_again_and_then_is_silence(decoders: Decoders
 
     result = decode(decoders(engine))
 
-    assert (result.text, result.flags, result.attempts) == ("", ("no_speech",), 2)
+    assert (result.text, result.flags, result.attempts) == ("", ("no_speech", "empty"), 2)
 
 
 def test_nothing_for_little_speech_is_an_answer(decoders: Decoders) -> None:

@@ -49,7 +49,8 @@ A_BIT = 1e-9
         ({"avg_logprob": math.nan}, Verdict.LOW_CONFIDENCE),
         ({"avg_logprob": math.nan, "no_speech_prob": math.nan}, Verdict.LOW_CONFIDENCE),
         ({"text": ""}, Verdict.EMPTY),
-        ({"text": "", "avg_logprob": -3.0, "no_speech_prob": 0.99}, Verdict.EMPTY),
+        ({"text": "", "no_speech_prob": 0.6}, Verdict.EMPTY),
+        ({"text": "", "no_speech_prob": 0.6 + A_BIT}, Verdict.SILENCE),  # nobody is to invent a text
     ],
 )
 def test_verdict_on_a_window_with_clear_speech(figures: dict[str, object], verdict: Verdict) -> None:

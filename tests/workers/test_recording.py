@@ -119,6 +119,13 @@ def test_recording_of_silent_windows_only_is_flagged() -> None:
     assert joined(heard("", flags=("no_speech", "prompt_echo"))).flags == ["no_speech", "prompt_echo"]
 
 
+def test_speech_that_was_taken_for_silence_leaves_a_trace() -> None:
+    taken = heard("", flags=("no_speech", "empty"))
+
+    assert joined(heard(), taken, heard()).flags == ["empty"]
+    assert joined(heard("", flags=("no_speech",)), taken).flags == ["empty", "no_speech"]
+
+
 @pytest.mark.parametrize("flag", ["empty", "repetition"])
 def test_text_that_is_missing_is_not_called_silence(flag: str) -> None:
     assert joined(heard("", flags=(flag,)), heard("", flags=("no_speech",))).flags == [flag]

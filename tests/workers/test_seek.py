@@ -169,11 +169,12 @@ def test_a_text_that_ran_out_where_nobody_speaks_any_more_is_kept(decoders: list
     assert (result.text, result.whole) == ("one tw", None)
 
 
+@pytest.mark.parametrize("no_speech_prob", [0.1, 0.97])
 @pytest.mark.parametrize(("speech_end_s", "flags"), [(30.0, ("empty",)), (7.0, ())])
 def test_speech_for_which_no_try_had_words_is_said_to_be_missing(
-    decoders: list[SeekingDecoder], speech_end_s: float, flags: tuple[str, ...]
+    decoders: list[SeekingDecoder], speech_end_s: float, flags: tuple[str, ...], no_speech_prob: float
 ) -> None:
-    nothing = heard("", avg_logprob=-0.2)
+    nothing = heard("", avg_logprob=-0.2, no_speech_prob=no_speech_prob)
     script = Script(said("one", (0.0, 5.0)), *[nothing] * 6)
     result = decode(decoders, script, window(30), (0.0, speech_end_s)).result(10)
     assert (result.text, result.flags) == ("one", flags)

@@ -63,6 +63,8 @@ def test_silence_is_flagged_only_if_nobody_speaks_at_all() -> None:
     assert join_spans([SILENT, SILENT]).flags == ["no_speech"]
     assert join_spans([SILENT, span(flags=["truncated"])]).flags == ["truncated"]
     assert join_spans([SILENT, span("", flags=["empty"])]).flags == ["empty"]
+    assert join_spans([SILENT, span("", flags=["empty", "no_speech"])]).flags == ["empty", "no_speech"]
+    assert join_spans([span(), span("", flags=["empty", "no_speech"])]).flags == ["empty"]
 
 
 def test_one_span_is_the_recording() -> None:

@@ -178,7 +178,7 @@ def test_recording_in_which_the_model_hears_nobody_is_empty(standin_runtime: Run
 
     item = transcript(standin_runtime, Record(audio=news), scripted(lambda request, number: silent), timestamps=True)
 
-    assert (item.text, item.segments, item.flags) == ("", [], ["no_speech"])
+    assert (item.text, item.segments, item.flags) == ("", [], ["empty", "no_speech"])
 
 
 @pytest.mark.parametrize("asked", [True, False])
