@@ -43,18 +43,28 @@ def snapped(segments: Sequence[WindowSegment], speech: Speech) -> tuple[WindowSe
 
     Over speech nothing moves farther than to what is nearby. Over silence it does: a segment that starts in a pause and
     has speech after it starts with that (after a long silence the model cannot say so), and one that ends in a pause
-    ends with the speech before it.
+    ends with the speech before it. Nothing moves over half of a neighbour: two short utterances in one stretch of
+    speech stay two.
     """
     if not speech:
         return tuple(segments)
     moved: list[WindowSegment] = []
-    for segment in segments:
+    for number, segment in enumerate(segments):
         start, end = _start(segment, speech), _end(segment, speech)
-        before = moved[-1] if moved else None
-        if before is not None and before.start < start < before.end:
-            moved[-1] = before = replace(before, end=start)
-        start = start if before is None or start >= before.end else max(segment.start, before.end)
-        moved.append(replace(segment, start=start, end=end if end > start else max(segment.end, start)))
+        if number + 1 < len(segments) and end > max(segment.end, _middle(segments[number + 1])):
+            end = segment.end
+        now = 0.0
+        if moved:
+            before = moved[-1]
+            if max(before.start, _middle(segments[number - 1])) < start < before.end:
+                moved[-1] = before = replace(before, end=start)
+            now = before.end
+        if start < now:
+            start = max(segment.start, now)
+        if end <= start:
+            start = max(segment.start, now)
+            end = max(segment.end, start)
+        moved.append(replace(segment, start=start, end=end))
     return tuple(moved)
 
 
@@ -97,6 +107,10 @@ def _end(segment: WindowSegment, speech: Speech) -> float:
         if silent_from < segment.end <= silent_to + LATE_SECONDS and segment.start + EARLY_SECONDS <= silent_from:
             return silent_from
     return segment.end
+
+
+def _middle(segment: WindowSegment) -> float:
+    return (segment.start + segment.end) / 2
 
 
 def _pauses(speech: Speech) -> list[tuple[float, float]]:

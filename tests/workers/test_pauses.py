@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,22 +92,46 @@ def test_without_speech_nothing_moves() -> None:
     assert snapped(said, []) == said
 
 
-steps = st.lists(st.integers(0, 1500), min_size=2, max_size=24, unique=True).map(sorted)
+@pytest.mark.parametrize(
+    ("said", "speech", "moved"),
+    [
+        # Short answers without a pause between them.
+        ([(0.3, 0.9), (0.9, 1.5)], [(0.3, 1.5)], [(0.3, 0.9), (0.9, 1.5)]),
+        ([(0.3, 0.9), (0.9, 1.6)], [(0.3, 1.5)], [(0.3, 0.9), (0.9, 1.5)]),
+        ([(2.0, 2.6), (2.6, 3.2)], [(0.0, 1.6), (2.1, 3.2)], [(2.1, 2.6), (2.6, 3.2)]),
+        # A word that voice activity does not hear.
+        ([(2.0, 2.4), (2.6, 5.0)], [(2.6, 5.0)], [(2.0, 2.4), (2.6, 5.0)]),
+    ],
+)
+def test_a_short_utterance_is_swallowed_by_no_other(
+    said: list[tuple[float, float]], speech: list[tuple[float, float]], moved: list[tuple[float, float]]
+) -> None:
+    found = snapped([WindowSegment(start, end, "x") for start, end in said], speech)
+    assert [(one.start, one.end) for one in found] == moved
+
+
+steps = st.integers(50, 1500).flatmap(
+    lambda most: st.lists(st.integers(0, most), min_size=2, max_size=24, unique=True).map(sorted)
+)
 
 
 def pairs(times: list[int]) -> list[tuple[float, float]]:
     return [(start / 50, end / 50) for start, end in zip(times[::2], times[1::2], strict=False)]
 
 
-@given(segments=steps, speech=steps)
-def test_order_and_length_are_kept_and_nothing_moves_far_over_speech(segments: list[int], speech: list[int]) -> None:
-    said = [WindowSegment(start, end, str(start)) for start, end in pairs(segments)]
+@given(segments=steps, speech=steps, apart=st.booleans())
+def test_order_and_length_are_kept_and_nothing_moves_far_over_speech(
+    segments: list[int], speech: list[int], apart: bool
+) -> None:
+    # One utterance mostly begins where the model has the one before end.
+    times = pairs(segments) if apart else [(start / 50, end / 50) for start, end in pairwise(segments)]
+    said = [WindowSegment(start, end, str(start)) for start, end in times]
     moved = snapped(said, pairs(speech))
 
     assert [one.text for one in moved] == [one.text for one in said]
     now = 0.0
     for before, after in zip(said, moved, strict=True):
-        assert now <= after.start <= after.end
+        assert now <= after.start < after.end
         now = after.end
         first, last = sorted((before.start, after.start))
         over_speech = sum(max(0.0, min(end, last) - max(start, first)) for start, end in pairs(speech))
