@@ -179,7 +179,9 @@ def parse_output(
     *,
     ran_out: bool = False,
 ) -> WindowResult:
-    """Text, segments and figures of one finished request. ``ran_out``: it ended for want of tokens.
+    """Text, segments and figures of one finished request.
+
+    ``ran_out``: it ended for want of tokens, or in a loop where ``flags`` have ``repetition``.
 
     ``ids``: generated tokens, forced ones included. ``logprobs``: one mapping per token, id -> natural log of the
     model's own probability, with the generated token in each and ``no_speech`` in the first.
@@ -196,12 +198,16 @@ def parse_output(
     scores = [logprobs[forced + step][id] for step, id in enumerate(said) if id <= tokens.end_of_text]
     text = decode(words).strip()
     seconds = len(request.samples) / SAMPLE_RATE_HZ
-    whole = None
-    if ran_out:
+    segments = _segments(said, tokens, decode, seconds) if request.timestamps else ()
+    whole = _whole(said, tokens, decode, seconds) if request.timestamps else None
+    if not ran_out:
+        whole = whole if whole is not None and whole[1] != segments else None
+    else:
         text = text.rstrip(HALF_A_LETTER)
-        whole = _whole(said, tokens, decode, seconds) if request.timestamps else None
-        if whole is None:
+        if whole is None and "repetition" not in flags:
             flags = (*flags, CUT_OFF)
+        elif whole is None and request.timestamps:
+            whole = ("", ())
     return WindowResult(
         text=text,
         language=language,
@@ -211,9 +217,10 @@ def parse_output(
         avg_logprob=sum(scores) / (len(words) + 1),
         compression_ratio=compression_ratio(text),
         temperature=request.temperature,
-        segments=_segments(said, tokens, decode, seconds) if request.timestamps else (),
+        segments=segments,
         flags=flags,
         whole=whole,
+        finished=not ran_out,
     )
 
 

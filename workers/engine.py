@@ -273,7 +273,7 @@ class VllmEngine:
             self._tokens,
             self._decode_text,
             flags,
-            ran_out=result.finish_reason == "length",
+            ran_out=result.finish_reason in ("length", "repetition"),
         )
 
 

@@ -61,7 +61,7 @@ class FallbackDecoder:
 
     def __init__(self, engine: Engine, gates: Gates) -> None:
         self._engine = engine
-        self._gates = gates
+        self.gates = gates
         self._later = Later("retry")
 
     def submit(self, request: WindowRequest, speech_seconds: float, identity: str) -> Future[WindowResult]:
@@ -78,7 +78,7 @@ class FallbackDecoder:
         number = len(window.tries)
         asked = window.ahead.pop(number, None) or self._ask(window, number)
         if number:
-            most = len(self._gates.temperatures)
+            most = len(self.gates.temperatures)
             end = most if number >= HOPELESS_TRIES else min(number + self._room(), most)
             try:
                 for later in range(number + 1, end):
@@ -96,7 +96,7 @@ class FallbackDecoder:
         return 1 + self._engine.facts.max_num_seqs // 2 - load.running - load.waiting
 
     def _ask(self, window: _Window, number: int) -> Future[WindowResult]:
-        temperature = self._gates.temperatures[number]
+        temperature = self.gates.temperatures[number]
         request = window.request
         if number:
             seed = zlib.crc32(f"{window.identity}/{temperature}".encode())
@@ -111,9 +111,9 @@ class FallbackDecoder:
         """Runs in the engine's thread: decides only, and leaves work to others."""
         try:
             result = future.result()
-            verdict = self._gates.judge(result, window.speech_seconds)
+            verdict = self.gates.judge(result, window.speech_seconds)
             window.tries.append((result, verdict))
-            if trusted(window.tries) or len(window.tries) == len(self._gates.temperatures):
+            if trusted(window.tries) or len(window.tries) == len(self.gates.temperatures):
                 self._finish(window)
             else:
                 self._later.run(window.answer, lambda: self._try(window))

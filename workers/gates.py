@@ -66,6 +66,10 @@ class Gates:
             temperatures=tuple(settings.temperatures),
         )
 
+    def repeats(self, text: str, compression_ratio: float) -> bool:
+        """Whether a text is, or only looks like, a loop."""
+        return compression_ratio > self.compression_ratio or loops(text)
+
     def judge(self, result: WindowResult, speech_seconds: float) -> Verdict:
         """The verdict on one try over a window with so much speech in it."""
         if "repetition" in result.flags or result.compression_ratio > LOOP_COMPRESSION:

@@ -74,8 +74,11 @@ class WindowResult:
     flags: tuple[str, ...] = ()
     #: How often the window was decoded.
     attempts: int = 1
-    #: Where the tokens ran out in the middle of the text: text and segments up to the last segment that has an end.
+    #: Where the last segment has no end: text and segments up to the last one that has. Of a loop that was stopped
+    #: before any had one, nothing; of other texts None then.
     whole: tuple[str, tuple[WindowSegment, ...]] | None = None
+    #: Whether the model ended its text: not if its tokens ran out, or if it was stopped in a loop.
+    finished: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """One window heard to its end: where the model stops before the speech does, the rest is decoded from there on.
 
 Whisper ends many windows early, most of all after a pause or before half a sentence, and in some scripts a window has
-more text than the model has tokens; openai/whisper (`transcribe.py`, `seek`) and faster-whisper go on from the last
-timestamp, and so does this. Only decoding with timestamps tells how far the model has heard: results without segments
-are taken as they are.
+more text than the model has tokens, and a loop is stopped in the middle; openai/whisper (`transcribe.py`, `seek`) and
+faster-whisper go on from the last timestamp, and so does this. Only decoding with timestamps tells how far the model
+has heard: results without segments are taken as they are.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
-from workers.decoding import CUT_OFF
+from workers.decoding import CUT_OFF, compression_ratio
 from workers.fallback import FallbackDecoder
-from workers.gates import CLEAR_SPEECH_SECONDS, MISSED_SECONDS
+from workers.gates import CLEAR_SPEECH_SECONDS, MISSED_SECONDS, sparse
 from workers.interface import SAMPLE_RATE_HZ, WindowRequest, WindowResult, WindowSegment
 from workers.joining import joined_text
 from workers.later import Later
@@ -24,6 +24,9 @@ from workers.pauses import Speech, next_utterance, pauses_after, snapped, taken_
 REST_SECONDS = 1.0
 #: A window is cut into no more parts than this.
 MOST_PARTS = 6
+#: Bytes of text (UTF-8) to a second of speech as it usually is, in English and in Chinese: so long is said to take what
+#: has no end.
+USUAL_BYTES_PER_SECOND = 15.0
 
 
 @dataclass(slots=True)
@@ -65,29 +68,75 @@ class SeekingDecoder:
         future = self._decoder.submit(request, speech_s, f"{window.identity}/{start_s:.2f}")
         future.add_done_callback(lambda done: self._heard(window, start_s, done))
 
-    def _ended(self, window: _Window, rest_s: float) -> WindowResult:
+    def _ended(self, window: _Window, unheard_s: float) -> WindowResult:
         result = joined(window.parts)
         flags = result.flags
-        if len(window.parts) > 1 and rest_s >= MISSED_SECONDS:
+        if unheard_s >= MISSED_SECONDS:
             flags = tuple(dict.fromkeys((*flags, CUT_OFF if window.parts[-1][1].text else "empty")))
         return replace(result, segments=snapped(result.segments, window.speech), flags=flags, whole=None)
 
     def _heard(self, window: _Window, start_s: float, done: Future[WindowResult]) -> None:
         try:
             result = done.result()
-            text, segments = result.whole or (result.text, result.segments)
-            until_s = start_s + (segments[-1].end if segments else 0.0)
-            rest_s = speech_after(window.speech, until_s)
-            if until_s > start_s and len(window.parts) + 1 < MOST_PARTS and _says_more(window.speech, until_s):
-                window.parts.append((start_s, replace(result, text=text, segments=segments, whole=None)))
-                again_s = taken_up(window.speech, until_s)
-                # Never from where this part began: it would be heard as it was.
-                self._later.run(window.answer, lambda: self._hear(window, again_s if again_s > start_s else until_s))
+            part, until_s, again_s = self._part(result, window.speech, start_s)
+            more = _says_more(window.speech, until_s)
+            if more and again_s is not None and len(window.parts) + 1 < MOST_PARTS:
+                window.parts.append((start_s, part))
+                self._later.run(window.answer, lambda: self._hear(window, again_s))
             else:
-                window.parts.append((start_s, result))
-                window.answer.set_result(self._ended(window, rest_s))
+                told = part is not result or bool(window.parts)
+                window.parts.append((start_s, _with_end(result) if more and part is not result else result))
+                window.answer.set_result(self._ended(window, speech_after(window.speech, until_s) if told else 0.0))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the one who waits for the window gets it
             window.answer.set_exception(error)
+
+    def _part(self, result: WindowResult, speech: Speech, start_s: float) -> tuple[WindowResult, float, float | None]:
+        """What is kept of a result if its rest is heard, where that begins, and where to hear on: None for nowhere.
+
+        Never from where this part began, as it would be heard as it was.
+        """
+        heard = self._whole(result) if _is_open(result, speech, start_s) else result
+        part = heard or _with_end(result)
+        until_s = start_s + (part.segments[-1].end if part.segments else 0.0)
+        if heard is None:  # a loop from the start: behind the next pause
+            utterance_s = next_utterance(speech, until_s)
+            again_s = start_s if utterance_s is None else taken_up(speech, utterance_s)
+            return part, until_s, again_s if again_s > start_s else None
+        if until_s <= start_s:
+            return part, until_s, None
+        again_s = taken_up(speech, until_s)
+        return part, until_s, again_s if again_s > start_s else until_s
+
+    def _whole(self, result: WindowResult) -> WindowResult | None:
+        """What is said up to a result's last end of a segment, None without one."""
+        text, segments = result.whole or ("", ())
+        if not segments:
+            return None
+        ratio = compression_ratio(text)
+        loops = self._decoder.gates.repeats(text, ratio)
+        flags = tuple(flag for flag in result.flags if loops or flag != "repetition")
+        return replace(result, text=text, segments=segments, compression_ratio=ratio, flags=flags, whole=None)
+
+
+def _is_open(result: WindowResult, speech: Speech, start_s: float) -> bool:
+    """Whether it is not known where the last segment ends.
+
+    A tail that the model itself ended goes to the end of its window, unless it is too short for the speech there.
+    """
+    if result.whole is None or not result.finished:
+        return result.whole is not None
+    tail = result.segments[-1]
+    behind_s = speech_after(speech, start_s + tail.start)
+    return behind_s >= MISSED_SECONDS and sparse(tail.text, behind_s)
+
+
+def _with_end(result: WindowResult) -> WindowResult:
+    """The result with a last segment that lasts no longer than its text usually does."""
+    if not result.segments:
+        return replace(result, whole=None)
+    *others, tail = result.segments
+    usual_s = len(tail.text.encode("utf-8")) / USUAL_BYTES_PER_SECOND
+    return replace(result, segments=(*others, replace(tail, end=min(tail.end, tail.start + usual_s))), whole=None)
 
 
 def _says_more(speech: Speech, until_s: float) -> bool:

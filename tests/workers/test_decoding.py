@@ -248,7 +248,40 @@ def test_what_ran_out_of_tokens_is_whole_up_to_the_last_end_of_a_segment() -> No
     assert (result.segments[-1].end, result.flags) == (30.0, ())
     # and this is where the rest is taken up.
     assert result.whole == ("w10 w11 w12", (WindowSegment(0.0, 2.0, "w10 w11"), WindowSegment(2.0, 4.0, "w12")))
-    assert output(said, request, tokens).whole is None
+    assert not result.finished
+
+
+def test_a_text_that_ended_in_an_open_segment_is_whole_up_to_it_too() -> None:
+    tokens = tokens_of(V2)
+    zero = tokens.timestamp_begin
+    request = window(29.5, language="en", timestamps=True)
+
+    result = output([zero, 10, zero + 100, zero + 100, 11, tokens.end_of_text], request, tokens)
+    closed = output([zero, 10, zero + 100, tokens.end_of_text], request, tokens)
+    alone = output([zero, 10, tokens.end_of_text], request, tokens)
+
+    assert [(one.start, one.end) for one in result.segments] == [(0.0, 2.0), (2.0, 29.5)]
+    assert (result.whole, result.finished) == (("w10", (WindowSegment(0.0, 2.0, "w10"),)), True)
+    assert closed.whole is None
+    assert alone.whole is None
+
+
+@pytest.mark.parametrize(
+    ("said", "whole"),
+    [
+        ([0, 10, 100, 100, *[11] * 8], ("w10", (WindowSegment(0.0, 2.0, "w10"),))),
+        ([0, *[11] * 8], ("", ())),
+    ],
+)
+def test_what_was_stopped_in_a_loop_is_whole_up_to_the_loop(said: list[int], whole: object) -> None:
+    tokens = tokens_of(V2)
+    ids = [id if id in (10, 11) else tokens.timestamp_begin + id for id in said]
+    request = window(30.0, language="en", timestamps=True)
+
+    result = output(ids, request, tokens, flags=("repetition",), ran_out=True)
+
+    assert (result.whole, result.finished, result.flags) == (whole, False, ("repetition",))
+    assert result.text.endswith("w11 " * 7 + "w11")
 
 
 @pytest.mark.parametrize("timestamps", [True, False])

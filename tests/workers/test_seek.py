@@ -14,7 +14,7 @@ from workers.errors import EngineLostError
 from workers.fallback import FallbackDecoder
 from workers.gates import Gates
 from workers.interface import WindowRequest, WindowResult, WindowSegment
-from workers.seek import SeekingDecoder, joined, speech_after
+from workers.seek import USUAL_BYTES_PER_SECOND, SeekingDecoder, joined, speech_after
 
 RATE = 16_000
 
@@ -150,9 +150,9 @@ def test_a_model_that_does_not_get_on_is_not_asked_for_ever(decoders: list[Seeki
 def test_a_text_that_ran_out_of_tokens_is_taken_up_where_it_was_whole(decoders: list[SeekingDecoder]) -> None:
     # Given a model whose tokens end in the middle of its second segment, and then in the middle of its last
     one, two = WindowSegment(0.0, 5.0, "one"), WindowSegment(5.0, 30.0, "tw")
-    first = heard("one tw", segments=(one, two), whole=("one", (one,)))
+    first = heard("one tw", segments=(one, two), whole=("one", (one,)), finished=False)
     three, four = WindowSegment(0.0, 9.0, "two"), WindowSegment(9.0, 25.0, "thr")
-    second = heard("two thr", segments=(three, four), whole=("two", (three,)))
+    second = heard("two thr", segments=(three, four), whole=("two", (three,)), finished=False)
     script = Script(first, second, said("three", (0.0, 15.5)))
     # When
     result = decode(decoders, script, window(30), (0.0, 30.0)).result(10)
@@ -162,9 +162,102 @@ def test_a_text_that_ran_out_of_tokens_is_taken_up_where_it_was_whole(decoders: 
     assert [(one.start, one.end) for one in result.segments] == [(0.0, 5.0), (5.0, 14.0), (14.0, 30.0)]
 
 
+NO = "no, " * 8
+
+
+def looped(text: str, start: float, end: float, *before: WindowSegment) -> list[WindowResult]:
+    """Six tries, each of them stopped in a loop: ``text`` from ``start`` on, behind segments that have an end."""
+    whole = (" ".join(one.text for one in before), before)
+    one = heard(
+        " ".join([*(one.text for one in before), text]),
+        segments=(*before, WindowSegment(start, end, text)),
+        whole=whole,
+        finished=False,
+        flags=("repetition",),
+    )
+    return [one] * 6
+
+
+def test_what_follows_a_loop_is_heard_from_where_it_began(decoders: list[SeekingDecoder]) -> None:
+    # Given a model that loops two seconds into a window, whatever the temperature, but not from there on
+    script = Script(*looped(NO, 2.0, 30.0, WindowSegment(0.0, 2.0, "one")), said("no, no, two", (0.0, 27.0)))
+    # When
+    result = decode(decoders, script, window(30), (0.0, 29.0)).result(10)
+    # Then all is heard, and no loop is left
+    assert script.starts_s == [*[0.0] * 6, 2.0]
+    assert (result.text, result.flags) == ("one no, no, two", ())
+    assert [(one.start, one.end) for one in result.segments] == [(0.0, 2.0), (2.0, 29.0)]
+
+
+def test_a_loop_that_comes_again_is_kept_and_the_rest_is_heard_after_the_next_pause(
+    decoders: list[SeekingDecoder],
+) -> None:
+    # Given a model that loops again when it is asked to hear on from where the loop began
+    one, two = WindowSegment(0.0, 2.0, "one"), said("two", (0.2, 20.3))
+    script = Script(*looped(NO, 2.0, 30.0, one), *looped(NO, 0.2, 28.0), two)
+    # When somebody pauses later
+    result = decode(decoders, script, window(30), (0.0, 8.0), (9.0, 29.0)).result(10)
+    # Then what follows is heard, and the loop has a plausible length
+    assert script.starts_s == [*[0.0] * 6, *[2.0] * 6, pytest.approx(8.7, abs=1e-4)]
+    assert (result.text, result.flags) == (f"one {NO} two".replace("  ", " "), ("repetition",))
+    (_, loop, last) = result.segments
+    assert (loop.start, last.start, last.end) == (2.2, 9.0, 29.0)
+    assert loop.end == pytest.approx(2.2 + len(NO) / USUAL_BYTES_PER_SECOND, abs=0.01)
+
+
+def test_speech_behind_a_loop_that_nobody_can_hear_is_said_to_be_cut_off(decoders: list[SeekingDecoder]) -> None:
+    script = Script(*looped(NO, 0.5, 30.0))
+    result = decode(decoders, script, window(30), (0.5, 29.0)).result(10)
+    assert (result.text, result.flags) == (NO, ("repetition", "cut_off"))
+    assert result.segments[-1].end < 5.0, "nothing is known of where it ends, but it is not the window's end"
+
+
+def test_a_loop_to_the_end_of_speech_is_all_there_is(decoders: list[SeekingDecoder]) -> None:
+    script = Script(*looped(NO, 0.0, 3.0))
+    result = decode(decoders, script, window(3), (0.5, 2.6)).result(10)
+    assert (result.flags, [(one.start, one.end) for one in result.segments]) == (("repetition",), [(0.5, 2.6)])
+    assert set(script.starts_s) == {0.0}
+
+
+def short_tail(text: str) -> WindowResult:
+    """A window that the model ended two seconds after its start, in a segment without an end."""
+    one, two = WindowSegment(0.2, 2.0, "one"), WindowSegment(2.0, 29.5, text)
+    return heard(f"one {text}", segments=(one, two), whole=("one", (one,)), avg_logprob=-0.2)
+
+
+def test_a_tail_that_is_too_short_for_its_speech_is_heard_again(decoders: list[SeekingDecoder]) -> None:
+    script = Script(short_tail("two"), said("two and all that follows", (0.0, 27.0)))
+    result = decode(decoders, script, window(29.5), (0.2, 29.0)).result(10)
+    assert script.starts_s == [0.0, 2.0]
+    assert (result.text, result.flags) == ("one two and all that follows", ())
+
+
+def test_a_tail_that_the_model_does_not_get_beyond_is_kept_and_flagged(decoders: list[SeekingDecoder]) -> None:
+    script = Script(*[short_tail("two")] * 6)
+    result = decode(decoders, script, window(30), (0.0, 30.0)).result(10)
+    assert script.starts_s == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    assert (result.text, result.flags) == ("one " * 6 + "two", ("cut_off",))
+    assert result.segments[-1].end < 15.0
+
+
+#: As much as one says in half a minute, slowly.
+LONG = (
+    "the train to London leaves at ten in the morning, and whoever wants to be there has to take the bus at nine,"
+    " which stops behind the church"
+)
+
+
+@pytest.mark.parametrize(("tail", "speech_end_s"), [(LONG, 29.0), ("two", 4.9)])
+def test_an_ordinary_tail_is_not_heard_twice(decoders: list[SeekingDecoder], tail: str, speech_end_s: float) -> None:
+    script = Script(short_tail(tail))
+    result = decode(decoders, script, window(29.5), (0.2, speech_end_s)).result(10)
+    assert script.starts_s == [0.0]
+    assert (result.text, result.flags, result.segments[-1].end) == (f"one {tail}", (), speech_end_s)
+
+
 def test_a_text_that_ran_out_where_nobody_speaks_any_more_is_kept(decoders: list[SeekingDecoder]) -> None:
     one = WindowSegment(0.0, 5.0, "one")
-    answer = heard("one tw", segments=(one, WindowSegment(5.0, 30.0, "tw")), whole=("one", (one,)))
+    answer = heard("one tw", segments=(one, WindowSegment(5.0, 30.0, "tw")), whole=("one", (one,)), finished=False)
     result = decode(decoders, Script(answer), window(30), (0.0, 5.5)).result(10)
     assert (result.text, result.whole) == ("one tw", None)
 
