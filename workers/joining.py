@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from itertools import chain, groupby, pairwise
@@ -53,17 +54,18 @@ def join_texts(texts: Sequence[str], language: str | None) -> str:
 def join_segments(parts: Sequence[tuple[float, float, Sequence[tuple[float, float, str]]]]) -> list[Segment]:
     """One list of segments from each window's ``(start_s, end_s, [(start, end, text), ...])``.
 
-    A window's segment times count from its start. The result's count from the recording's, lie within their window,
+    A window's segment times count from its start. The result's count from the recording's, end within their window,
     never go back and are rounded to 0.01 s; segments without text are left out.
     """
     joined: list[Segment] = []
     now = 0.0
     for window_start, window_end, segments in parts:
+        latest = math.floor(round(window_end * 100, 6)) / 100
         for start, end, text in segments:
             words = " ".join(text.split())
             if not words:
                 continue
             begin = max(now, min(window_start + max(start, 0.0), window_end))
             now = max(begin, min(window_start + end, window_end))
-            joined.append(Segment(start=round(begin, 2), end=round(now, 2), text=words))
+            joined.append(Segment(start=min(round(begin, 2), latest), end=min(round(now, 2), latest), text=words))
     return joined
