@@ -12,6 +12,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,23 @@ from producer.errors import UsageError
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,4000}")
 _SPECIAL = re.compile(r'[",\r\n]|^\s|\s$')
+#: What pyarrow counts in 32 bits.
+_MOST_BLOCK_BYTES = 2**31 - 1
 
 
 def read(path: Path) -> list[Row]:
     """The rows of a CSV file, whole in memory. Raises UsageError for one that is damaged."""
-    names = _header(path)
+    names, blank_lines = _header(path)
     if not names:
         return []
     pa, pacsv = optional.pyarrow("csv"), optional.pyarrow_csv()
     try:
         table = pacsv.read_csv(
             path,
+            # No row may be longer than two blocks, and a transcript's segments are one cell: the file is one block.
+            read_options=pacsv.ReadOptions(
+                skip_rows=blank_lines, block_size=min(_MOST_BLOCK_BYTES, max(1, path.stat().st_size))
+            ),
             # A null in a table of one column is an empty line.
             parse_options=pacsv.ParseOptions(newlines_in_values=True, ignore_empty_lines=len(names) > 1),
             convert_options=pacsv.ConvertOptions(
@@ -79,18 +86,25 @@ def number_of(value: Any) -> Any:
         return value
 
 
-def _header(path: Path) -> list[str]:
+def _header(path: Path) -> tuple[list[str], int]:
+    """The names of the columns, and how many blank lines are before them. No names: there is nothing else."""
+    names: list[str] = []
+    blank_lines = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
-            names = next(csv.reader(handle), [])
+            for line in handle:
+                if line.strip(" \t\r\n"):
+                    names = next(csv.reader(chain([line], handle)))
+                    break
+                blank_lines += 1
     except UnicodeDecodeError:
         raise UsageError(f"{path}: not valid UTF-8: save the file as UTF-8") from None
     except csv.Error as error:
-        raise UsageError(f"{path}:1: not valid CSV ({error})") from None
+        raise UsageError(f"{path}:{blank_lines + 1}: not valid CSV ({error})") from None
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UsageError(f"{path}:1: two columns are named {twice!r}: rename one")
-    return names
+        raise UsageError(f"{path}:{blank_lines + 1}: two columns are named {twice!r}: rename one")
+    return names, blank_lines
 
 
 def _typed(texts: list[str | None]) -> list[Any]:

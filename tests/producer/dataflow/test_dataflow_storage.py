@@ -138,6 +138,28 @@ def test_a_cell_is_a_number_only_where_it_would_be_written_so(folder: Path, text
     assert type(row["id"]) is type(value)
 
 
+@pytest.mark.parametrize("blank", ["\n", "\r\n", "\ufeff\r\n \t\r\n", "\r"])
+@pytest.mark.parametrize("names", ["audio", "audio,id"])
+def test_blank_lines_before_the_names_of_csv_columns_are_passed_over(folder: Path, blank: str, names: str) -> None:
+    cells = ["a.wav", "b.wav"][: names.count(",") + 1]
+    (folder / "t.csv").write_bytes(f"{blank}{names}\n{','.join(cells)}\n".encode())
+    assert FileStorage("t.csv").step().read("dict") == [dict(zip(names.split(","), cells, strict=True))]
+
+
+@pytest.mark.parametrize("text", ["", "\n", "\ufeff\r\n\r\n"])
+def test_a_csv_file_with_nothing_in_it_is_an_empty_table(folder: Path, text: str) -> None:
+    """pandas writes its empty table as an empty line."""
+    (folder / "t.csv").write_bytes(text.encode())
+    assert FileStorage("t.csv").step().read("dict") == []
+
+
+def test_csv_holds_a_row_of_any_length(folder: Path) -> None:
+    storage = first_step(folder, "csv")
+    rows = [{"audio": "a.wav", "note": "x"}, {"audio": "b.wav", "note": "a word, " * 600_000}]
+    storage.write(rows)
+    assert next_step(storage).read("dict") == rows
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_format_survives_a_dataframe(folder: Path, kind: str) -> None:
     rows = [
@@ -236,6 +258,7 @@ def test_first_entries_that_cannot_be_read_are_named(folder: Path, name: str, wo
     [
         ("t.csv", "a,b\n1,2\n1,2,3\n", r"t\.csv: not valid CSV .*3"),
         ("t.csv", "a,a\n1,2\n", r"t\.csv:1: two columns are named 'a'"),
+        ("t.csv", "\n\na,a\n1,2\n", r"t\.csv:3: two columns are named 'a'"),
         ("t.json", '[{"a": 1}, 2]', r"t\.json: row 1: 2 is no object"),
         ("t.json", '[\n{"a": 1},\n}', r"t\.json: not valid JSON .*line 3"),
         ("t.parquet", "no", r"t\.parquet: not a Parquet file"),
