@@ -28,12 +28,32 @@ T = TypeVar("T")
 X = TypeVar("X", bound=Audio | AudioList)
 
 
+class _Senders:
+    """The threads. A forked process has others: an executor would count on those that it had before, and wait."""
+
+    def __init__(self) -> None:
+        self._start()
+
+    def submit(self, call: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Have ``call`` made by a thread."""
+        if self._pid != os.getpid():
+            self._start()
+        return self._executor.submit(call, *arguments)
+
+    async def run(self, call: Callable[..., T], *arguments: Any) -> T:
+        """What ``call`` returns or raises."""
+        return await asyncio.wrap_future(self.submit(call, *arguments))
+
+    def _start(self) -> None:
+        self._executor, self._pid = ThreadPoolExecutor(SENDERS, thread_name_prefix="send"), os.getpid()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AsyncHandle(Generic[T]):
     """One call (see `producer.Handle`). Tasks of any event loop may wait for it; their end does not cancel it."""
 
     _handle: Handle[T]
-    _senders: ThreadPoolExecutor
+    _senders: _Senders
 
     @property
     def id(self) -> str:
@@ -49,7 +69,7 @@ class AsyncHandle(Generic[T]):
                 return waiting.result()
         finally:
             waiting.cancel()  # it is the waiting that ends here
-        raise await _run(self._senders, self._handle.timed_out, timeout)
+        raise await self._senders.run(self._handle.timed_out, timeout)
 
     def done(self) -> bool:
         """Whether there is an answer."""
@@ -57,7 +77,7 @@ class AsyncHandle(Generic[T]):
 
     async def cancel(self) -> bool:
         """Give the call up; False where it has its answer already (see `Handle.cancel`)."""
-        return await _run(self._senders, self._handle.cancel)
+        return await self._senders.run(self._handle.cancel)
 
 
 class AsyncClient:
@@ -85,7 +105,7 @@ class AsyncClient:
     def _set_up(self, client: Client) -> None:
         self._client = client
         self._connection = client._connection
-        self._senders = ThreadPoolExecutor(SENDERS, thread_name_prefix="send")
+        self._senders = _Senders()
 
     async def open(self) -> AsyncClient:
         """Open now, and not at the first call."""
@@ -151,13 +171,13 @@ class AsyncClient:
 
         An asynchronous iterable is waited for while answers are given; an ordinary one must not block.
         """
-        await _run(self._senders, check_many, self._connection, task, window, options)
+        await self._senders.run(check_many, self._connection, task, window, options)
 
         async def send(item: X) -> Handle[Any]:
             return (await self._submit(task, item, options))._handle
 
         async def cancel(ids: Iterable[str]) -> None:
-            await _run(self._senders, self._connection.cancel, list(ids))
+            await self._senders.run(self._connection.cancel, list(ids))
 
         given = many_async(items, send, cancel, window)
         try:
@@ -198,7 +218,3 @@ def _cancel_sent(sending: Future[Handle[Any]]) -> None:
     wait([sending])
     if not sending.cancelled() and sending.exception() is None:
         sending.result().cancel()
-
-
-async def _run(senders: ThreadPoolExecutor, call: Callable[..., T], *arguments: Any) -> T:
-    return await asyncio.get_running_loop().run_in_executor(senders, call, *arguments)

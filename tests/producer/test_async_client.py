@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -135,6 +137,41 @@ def test_a_call_that_nobody_waits_to_be_sent_is_cancelled(fleet: Fleet, monkeypa
     run(fleet.url, work)
     assert cancelling
     assert threading.main_thread().name not in cancelling, "the loop would wait for Redis"
+
+
+def test_a_forked_process_has_to_open_its_own(fleet: Fleet) -> None:
+    code = """
+import asyncio, os, signal, sys
+from producer import AsyncClient, FleetError
+
+async def parents():
+    return await client.transcribe("/a.wav")
+
+async def childs():
+    try:
+        await client.transcribe("/b.wav")
+    except FleetError as error:
+        print(error.message, await handle.cancel(), flush=True)
+
+client = AsyncClient()
+handle = asyncio.run(parents())
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    asyncio.run(childs())
+    sys.exit()
+os.waitpid(child, 0)
+print(handle.done(), flush=True)
+os._exit(0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=fleet.environment(), text=True, capture_output=True, timeout=100, check=False
+    )
+    assert done.stdout.splitlines() == [
+        "the client was opened before this process was forked: open one in each process False",
+        "False",
+    ], done.stderr
+    assert fleet.redis.llen("transcribe") == 1
 
 
 def test_a_redis_that_is_away_is_said_so(fleet: Fleet) -> None:
