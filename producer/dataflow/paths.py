@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from producer.cache import Step, disk_errors
+from producer.dataflow import pickles
 from producer.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,12 @@ def set_aside(path: Path) -> Iterator[None]:
     number = 1
     while (target := path.with_name(f"{path.stem}.before{number}{path.suffix}")).exists():
         number += 1
-    moved = {old: target.with_suffix(old.suffix) for old in (path, *folders) if old.exists()}
+    places = {
+        path: target,
+        pickles.signature_path(path): pickles.signature_path(target),
+        **{folder: target.with_suffix(folder.suffix) for folder in folders},
+    }
+    moved = {old: new for old, new in places.items() if old.exists()}
     with disk_errors(path):
         for old, new in moved.items():
             old.rename(new)

@@ -27,7 +27,7 @@ def read(path: Path) -> Any:
     optional.pandas("pickle")
     data = path.read_bytes()
     try:
-        signature = _signature_path(path).read_text("ascii").strip()
+        signature = signature_path(path).read_text("ascii").strip()
     except (OSError, UnicodeDecodeError):
         signature = ""
     if not hmac.compare_digest(signature, _sign(data)):
@@ -44,13 +44,14 @@ def write(frame: Any, path: Path) -> None:
     frame.to_pickle(buffer, protocol=_PROTOCOL)
     data = buffer.getvalue()
     # Should this end between the two, the file is refused, and its operator makes it again.
-    with atomic_write(_signature_path(path)) as handle:
+    with atomic_write(signature_path(path)) as handle:
         handle.write(_sign(data).encode("ascii") + b"\n")
     with atomic_write(path) as handle:
         handle.write(data)
 
 
-def _signature_path(path: Path) -> Path:
+def signature_path(path: Path) -> Path:
+    """Where the signature of the pickle at ``path`` is."""
     return path.with_name(f"{path.name}.sig")
 
 

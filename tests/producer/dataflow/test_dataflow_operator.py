@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from job_files import processes_at, read_rows, write_rows
@@ -256,20 +256,28 @@ def test_a_program_that_ends_while_it_writes_its_table_can_be_run_again(
         generator.run(storage)
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "pickle"])
 def test_a_transcription_that_another_operator_writes_over_is_kept_aside(
-    generator: WhisperTranscriptionGenerator, folder: Path
+    generator: WhisperTranscriptionGenerator, folder: Path, kind: Literal["jsonl", "pickle"]
 ) -> None:
     write_rows(folder / "data.jsonl", [{"audio": "a.wav"}])
-    storage = FileStorage("data.jsonl", file_name_prefix="p").step()
+    storage = FileStorage("data.jsonl", file_name_prefix="p", cache_type=kind).step()
+
+    def rows(name: str) -> Any:
+        return FileStorage(str(folder / "cache" / f"{name}.{kind}")).step().read("dict")
+
     for number in (1, 2):
         generator.run(storage, force=True)
-        done = (folder / "cache" / "p_step1.jsonl").read_bytes()
-        with pytest.raises(UsageError, match="holds a set"):
-            storage.write([{"audio": {"a.wav"}}])
-        assert (folder / "cache" / "p_step1.jsonl").read_bytes() == done, "nothing was written: it stays"
+        done = (folder / "cache" / f"p_step1.{kind}").read_bytes()
+        transcribed = rows("p_step1")
+        with pytest.raises(UsageError, match=r"holds a set|not of int"):
+            storage.write([{"audio": {"a.wav"}}] if kind == "jsonl" else [1])
+        assert (folder / "cache" / f"p_step1.{kind}").read_bytes() == done, "nothing was written: it stays"
+        assert rows("p_step1") == transcribed
         storage.write([{"audio": "a.wav", "new": True}])
-        assert (folder / "cache" / f"p_step1.before{number}.jsonl").read_bytes() == done
-        assert read_rows(folder / "cache" / "p_step1.jsonl") == [{"audio": "a.wav", "new": True}]
+        assert (folder / "cache" / f"p_step1.before{number}.{kind}").read_bytes() == done
+        assert rows(f"p_step1.before{number}") == transcribed
+        assert rows("p_step1") == [{"audio": "a.wav", "new": True}]
 
 
 def test_what_is_no_storage_or_serving_is_refused(generator: WhisperTranscriptionGenerator) -> None:
