@@ -142,7 +142,7 @@ def record_of(row: int, line: bytes, media_key: str, audio_root: str) -> Record 
 
     Relative paths are joined to ``audio_root`` (a folder or URL) and normalised without a look at the disk. An item of
     a list that is null becomes ``""`` and keeps its place; the worker answers it with ``no_audio``. A media key named
-    like a record option is the audio only. Blank options count as absent.
+    like a record option is the audio only. Options that are null, empty or NaN count as absent.
     """
     return _record(row, _checked(line), media_key, audio_root)
 
@@ -162,9 +162,9 @@ def _record(row: int, fields: Mapping[str, Any], media_key: str, audio_root: str
     bad = next((source for source in sources if not _is_text(source)), None)
     if bad is not None:
         return Failure(type="bad_argument", message=f"audio: {_shown(ascii(bad))} cannot be a path or URL")
-    options = {name: fields[name] for name in RECORD_OPTIONS if name != media_key and name in fields}
+    options = {name: _given(fields.get(name)) for name in RECORD_OPTIONS if name != media_key}
     try:
-        checked = {name: _option(name, value) for name, value in options.items() if value not in (None, "")}
+        checked = {name: _option(name, value) for name, value in options.items() if value is not None}
         return Record(audio=sources[0] if len(sources) == 1 else sources, row=row, **checked)
     except TranscriptionError as error:
         return Failure.of(error)
@@ -174,7 +174,7 @@ def _record(row: int, fields: Mapping[str, Any], media_key: str, audio_root: str
 
 def _seconds(fields: Mapping[str, Any]) -> float | None:
     """The length of a row's audio by its own columns. Only a hint: a wrong one changes nothing but the messages."""
-    end, start = fields.get("end_s") or fields.get(DURATION_COLUMN), fields.get("start_s")
+    end, start = _given(fields.get("end_s")) or fields.get(DURATION_COLUMN), _given(fields.get("start_s"))
     if not isinstance(end, float):
         return None
     seconds = end - (start if isinstance(start, float) else 0.0)
@@ -198,10 +198,17 @@ def _is_text(source: str) -> bool:
     return "\0" not in source
 
 
+def _given(value: Any) -> Any:
+    """An option's value, None for what means that there is none: pandas writes NaN for what is missing."""
+    return None if value == "" or (isinstance(value, float) and math.isnan(value)) else value
+
+
 def _option(name: str, value: Any) -> Any:
     if name in ("start_s", "end_s"):
-        if not isinstance(value, float) or not math.isfinite(value):
+        if not isinstance(value, float):
             raise TranscriptionError("bad_argument", f"{name}: must be a number of seconds, not {_kind(value)}")
+        if not math.isfinite(value):
+            raise TranscriptionError("bad_argument", f"{name}: must be a finite number of seconds")
         return value
     if not isinstance(value, str):
         raise TranscriptionError("bad_argument", f"{name}: must be a string, not {_kind(value)}")

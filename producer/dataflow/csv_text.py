@@ -86,6 +86,11 @@ def number_of(value: Any) -> Any:
         return value
 
 
+def text_of(value: Any) -> Any:
+    """The text of a cell that was read as a number or truth value, or the cell as it is."""
+    return repr(value) if isinstance(value, int | float) else value
+
+
 def _header(path: Path) -> tuple[list[str], int]:
     """The names of the columns, and how many blank lines are before them. No names: there is nothing else."""
     names: list[str] = []

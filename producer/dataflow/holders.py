@@ -123,7 +123,7 @@ def load(table: Table | None, kind: Format, media_key: str) -> Holder:
         return ArrowHolder(parquet.read(Path(table.path)))
     rows = [] if table is None else tables.read_rows(table)
     if table is not None and table.format == "csv":
-        _mean_text(rows, media_key)
+        _mean(rows, media_key)
     if kind == "parquet":
         return ArrowHolder(parquet.of_rows(rows))
     if kind == "pickle":
@@ -196,11 +196,11 @@ def _media(value: Any, where: str, media_key: str) -> Any:
     return value
 
 
-def _mean_text(rows: list[Row], media_key: str) -> None:
-    """What stands in cells as text and is meant as something else."""
+def _mean(rows: list[Row], media_key: str) -> None:
+    """What stands in cells as they are meant, whatever it looks like: a list, text or seconds."""
+    meant = dict.fromkeys(("language", "prompt"), csv_text.text_of) | dict.fromkeys(
+        ("start_s", "end_s"), csv_text.number_of
+    )
+    meant[media_key] = csv_text.listed
     for row in rows:
-        if media_key in row:
-            row[media_key] = csv_text.listed(row[media_key])
-        for name in ("start_s", "end_s"):
-            if name in row and name != media_key:
-                row[name] = csv_text.number_of(row[name])
+        row.update({name: form(row[name]) for name, form in meant.items() if name in row})

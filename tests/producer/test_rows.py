@@ -213,6 +213,8 @@ class TestRecords:
 
     def test_absent_options_and_detection(self) -> None:
         assert _record({"audio": "a", "language": "", "prompt": None}) == Record(audio="/data/a", row=7)
+        missing = dict.fromkeys(("language", "prompt", "start_s", "end_s"), math.nan)
+        assert _record({"audio": "a", **missing}) == Record(audio="/data/a", row=7)
         assert _record({"audio": "a", "language": "Auto"}) == Record(audio="/data/a", row=7, language="auto")
 
     @pytest.mark.parametrize(
@@ -225,8 +227,8 @@ class TestRecords:
             ({"prompt": "\ud800"}, "bad_argument", "prompt: "),
             ({"start_s": "5"}, "bad_argument", "start_s: must be a number of seconds, not a string"),
             ({"start_s": True}, "bad_argument", "start_s: must be a number of seconds, not a boolean"),
-            ({"start_s": float("nan")}, "bad_argument", "start_s: must be a number of seconds"),
-            ({"end_s": 10**400}, "bad_argument", "end_s: must be a number of seconds"),
+            ({"start_s": -math.inf}, "bad_argument", "start_s: must be a finite number of seconds"),
+            ({"end_s": 10**400}, "bad_argument", "end_s: must be a finite number of seconds"),
             ({"start_s": -1}, "bad_argument", "start_s: "),
             ({"start_s": 3, "end_s": 2}, "bad_argument", "end_s must be greater than start_s"),
         ],
@@ -272,6 +274,7 @@ class TestRecords:
         ({"duration": 4.5, "end_s": None}, 4.5),
         ({"duration": 100, "start_s": 90}, 10),
         ({"duration": 100, "start_s": 5, "end_s": 8.5}, 3.5),
+        ({"duration": 4, "start_s": math.nan, "end_s": math.nan}, 4),
         ({"end_s": 3}, 3),
         ({"start_s": 3}, None),
         ({"start_s": 3, "end_s": 2}, None),
