@@ -86,7 +86,9 @@ def create_app(config: Settings, *, set_as_current: bool = True) -> Celery:
         result_serializer="json",
         accept_content=["json"],
         task_queues=[Queue(task, Exchange(task), routing_key=task) for task in TASKS],  # type: ignore[no-untyped-call]
-        task_default_queue="transcribe",
+        # No worker of the fleet takes from it: where what follows a call (chain, chord, link) goes unless it names a
+        # queue, for the workers of whoever sent that.
+        task_default_queue="celery",
         task_routes={TASK_NAMES[task]: {"queue": task} for task in TASKS},
         # One message at a time per thread, acknowledged after its last row is stored.
         worker_pool="threads",

@@ -74,3 +74,59 @@ print(call.get(timeout=120)[0]["text"])
 
     # Then its message goes where the workers look for it
     assert done.stdout.startswith("stand-in "), done.stderr
+
+
+#: An application of its own: a task, and a worker for Celery's default queue.
+APPLICATION = f"""{CLIENT}
+from celery import chain, chord
+from celery.contrib.testing.worker import start_worker
+
+@client.task(name="my-app.upper")
+def upper(results):
+    return json.dumps(results).upper()
+
+def transcribe(**record):
+    return client.signature("whisper.transcribe", [[record]], queue="transcribe")
+
+def answered(call, queue=None):
+    with start_worker(client, pool="solo", perform_ping_check=False, queues=queue, shutdown_timeout=60):
+        print(call.get(timeout=120))
+"""
+
+
+def test_next_link_of_a_chain_is_done_by_its_own_worker(
+    plain_celery: PlainCelery, standin_fleet: Fleet, samples: Path
+) -> None:
+    # Given a task of the application's own that follows a transcription, in no queue by name and in one
+    audio = str(samples / "en_train.flac")
+    code = f"""{APPLICATION}
+answered(chain(transcribe(audio={audio!r}), upper.s()).apply_async())
+answered(chain(transcribe(audio={audio!r}), upper.s().set(queue="mine")).apply_async(), "mine")
+"""
+
+    done = plain_celery.run(code, standin_fleet.environment())
+
+    # Then it is not sent to the fleet's workers, who do not have it
+    first, second = done.stdout.splitlines() or [done.stderr] * 2
+    assert '"TEXT": "STAND-IN ' in first
+    assert first == second
+
+
+def test_chord_of_transcriptions_ends_in_the_application_s_task(
+    plain_celery: PlainCelery, standin_fleet: Fleet, samples: Path
+) -> None:
+    audio = str(samples / "en_train.flac")
+    code = f"""{APPLICATION}
+calls = [transcribe(audio={audio!r}, start_s=start / 10) for start in range(3)]
+answered(chord(calls)(upper.s()))
+try:
+    answered(chord([*calls, transcribe(audio="/none.wav")])(upper.s()))
+except Exception as error:
+    print(error)
+"""
+
+    done = plain_celery.run(code, standin_fleet.environment())
+
+    good, bad = done.stdout.splitlines() or [done.stderr] * 2
+    assert len(set(re.findall(r'"TEXT": "(STAND-IN \w+)', good))) == 3
+    assert "file_not_found" in bad

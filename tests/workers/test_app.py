@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from celery import Celery
 
-from fleet import Fleet
+from fleet import Fleet, wait_for
+from producer.embedded import start_guarded, worker_command
 from workers import device
 from workers.app import PRIORITY_BULK, PRIORITY_INTERACTIVE, create_app, priority_of, queue_name, task_threads
 from workers.messages import TASK_NAMES, TASKS, Task
@@ -142,6 +144,26 @@ def test_worker_really_has_threads_and_both_tasks(standin_fleet: Fleet) -> None:
     assert pool["max-concurrency"] == 5
     assert sorted(tasks) == sorted(TASK_NAMES.values())
     assert sorted(queue["name"] for queue in queues) == sorted(TASKS)
+
+
+def test_the_queue_of_what_follows_a_call_is_nobody_s_here(app: Celery, fleet: Fleet, samples: Path) -> None:
+    # Given a worker that was told no queues
+    command = [part for part in worker_command("all@%h") if part not in ("-Q", ",".join(TASKS))]
+    fleet.workers.append(start_guarded(command, fleet.environment(), fleet.log_path()))
+    fleet.wait_for_workers(1)
+    recording = {"audio": str(samples / "en_train.flac")}
+
+    # When it has sent something there, and connects anew
+    for count in (1, 2):
+        app.send_task(TASK_NAMES["translate"], [[recording]], link=app.signature("another.after"))
+        wait_for(lambda count=count: fleet.redis.llen("celery") == count)
+        fleet.redis.client_kill_filter(_type="normal")
+
+    # Then it takes from the queues of its tasks, and from no other
+    found = wait_for(lambda: app.control.inspect(timeout=5, limit=1).active_queues())
+    (queues,) = found.values()
+    assert sorted(queue["name"] for queue in queues) == sorted(TASKS)
+    assert fleet.redis.llen("celery") == 2
 
 
 @pytest.mark.parametrize(

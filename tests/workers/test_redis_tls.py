@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from celery import Celery
+from celery import Celery, chord
 from redis.exceptions import RedisError
 
 from fleet import CLI, READY_SECONDS, clean_environment, ended, free_port, run_cli, wait_for
@@ -162,6 +162,20 @@ def test_the_same_url_is_celerys_own(running: Running, samples: Path) -> None:
 
     assert transcript["model"] == "standin"
     connect(url).ping()
+
+
+def test_a_chord_is_counted_and_its_callback_sent_to_the_default_queue(
+    running: Running, server: TlsServer, samples: Path
+) -> None:
+    url = f"{running.url}&ssl_cert_reqs=required"
+    recording = str(next(samples.glob("*.wav")))
+    with Celery("another", broker=url, backend=url) as client:
+        call = client.signature("whisper.transcribe", [[{"audio": recording}]], queue="transcribe")
+        end = chord([call, call.clone()], client.signature("another.after")).apply_async()
+        (message,) = wait_for(lambda: server.admin().lrange("celery", 0, -1))
+        end.forget()  # no worker here has that task
+    assert json.loads(message)["headers"]["task"] == "another.after"
+    assert server.admin().execute_command("ACL", "LOG") == []
 
 
 def test_flower_sees_events_and_queues_through_tls(running: Running) -> None:
