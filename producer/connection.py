@@ -216,6 +216,7 @@ class Connection:
             priority=PRIORITY_INTERACTIVE,
             argsrepr="(1 record)",
             kwargsrepr="{}",
+            add_to_parent=False,  # where an application's own task calls: its result would list every call
         )
 
     def _queue_of(self, call: Call[Any], opened: _Open) -> str:

@@ -214,6 +214,13 @@ def test_a_client_leaves_the_applications_own_celery_alone(standin_fleet: Fleet,
         client.transcribe(train).result(ANSWER_SECONDS)
         assert celery.current_app._get_current_object() is own
 
+        @own.task(bind=True)
+        def calling(self: celery.Task) -> list[str]:
+            client.transcribe(train).result(ANSWER_SECONDS)
+            return [child.id for child in self.request.children]
+
+        assert calling.apply().get() == [], "no call is a child of the task: its result would grow with each"
+
 
 # Without workers: nothing moves but what a test moves.
 
