@@ -70,9 +70,10 @@ def run(
     """
     check_limit(max_failed)
     config = settings()
-    job = open_replacing(_with_model(spec, config), config)
+    options = RunOptions(workers, tensor_parallel_size, max_failed)
+    job = open_replacing(_with_model(spec, config), config, options=options)
     with resumable(job, force=spec.force), Display() as display:
-        job = run_job(job, RunOptions(workers, tensor_parallel_size, max_failed), config, display)
+        job = run_job(job, options, config, display)
     result = job.progress()
     display.summary(result)
     if table:

@@ -15,7 +15,7 @@ from producer.interruption import resumable
 from producer.job import Job
 from producer.lookup import find_job
 from producer.retry import begin_retry
-from producer.run import RunOptions, reach, run_job
+from producer.run import RunOptions, check_own_fleet, reach, run_job
 from producer.step import check_fleet
 from workers.settings import Settings, settings
 
@@ -54,11 +54,14 @@ def retry(
     """
     config = settings()
     found = _find(job, config)
+    options = RunOptions(workers, tensor_parallel_size)
 
     def ask() -> None:  # a retry that was begun, and that nobody can do, could only be given up with --force
-        if config.redis_url is not None:
-            asked = found.header.options
-            check_fleet(config.redis_url, found.task, asked["language"], asked["model"])
+        if config.redis_url is None:
+            check_own_fleet(options)
+            return
+        asked = found.header.options
+        check_fleet(config.redis_url, found.task, asked["language"], asked["model"])
 
     wanted = begin_retry(found, reason or (), ask)
     for line in _unknown(found, reason or ()):
@@ -68,7 +71,7 @@ def retry(
         typer.echo(str(found.step.path))
         return
     with resumable(wanted), Display() as display:
-        done = run_job(wanted, RunOptions(workers, tensor_parallel_size), config, display)
+        done = run_job(wanted, options, config, display)
     display.summary(done.progress())
     summary = done.header.summary or {}
     again, still = summary.get("retried", 0), summary.get("retried_failed", 0)

@@ -26,13 +26,13 @@ from redis.exceptions import RedisError
 from producer.errors import FleetError
 from producer.processes import end, last_line, log_lines, start_guarded
 from producer.restarts import Restarts
-from producer.shares import shares
+from producer.shares import Share, shares
 from producer.valkey import Valkey
 from workers.presence import Presence, live_workers
 from workers.settings import Settings, load_settings
 from workers.startup import in_words, starting_workers
 
-__all__ = ["EmbeddedFleet", "Valkey", "end", "start_guarded", "worker_command"]
+__all__ = ["EmbeddedFleet", "Valkey", "check_machine", "end", "start_guarded", "worker_command"]
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class EmbeddedFleet:
     """A private Valkey and ``workers`` local workers. Use as a context manager; ``wait_ready`` before sending work.
 
     Several workers share the machine's cores or GPUs out among them. A worker that fails after it had started is
-    started again, up to ``restarts`` times in a row. Raises SettingsError for a wrong ``environment``.
+    started again, up to ``restarts`` times in a row. Raises what `check_machine` does.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class EmbeddedFleet:
         self._folder = folder
         self._count = workers
         self._environment = dict(environment or {})
-        self._shares = shares(workers, _settings(self._environment))
+        self._shares = check_machine(workers, self._environment)
         self._valkey = Valkey(folder / "valkey")
         self._workers: list[subprocess.Popen[bytes]] = []
         self._restarts = [Restarts(restarts) for _ in range(workers)]
@@ -155,6 +155,14 @@ class EmbeddedFleet:
         self._log_starts.setdefault(number, path.stat().st_size if path.exists() else 0)
         self._began[number] = time.monotonic()
         return start_guarded(worker_command(f"worker{number}@%h"), environment, path, cores=share.cores)
+
+
+def check_machine(workers: int, environment: Mapping[str, str]) -> list[Share]:
+    """What of this machine each worker of an own fleet would have; starts nothing.
+
+    Raises UsageError where it has no room for so many, and SettingsError for a wrong ``environment``.
+    """
+    return shares(workers, _settings(environment))
 
 
 def _settings(environment: Mapping[str, str]) -> Settings:

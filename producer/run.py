@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from producer.collection import POLL_SECONDS, Collection
 from producer.collector import Collector
 from producer.display import Display
-from producer.embedded import EmbeddedFleet
+from producer.embedded import EmbeddedFleet, check_machine
 from producer.errors import FleetError, UsageError
 from producer.follow import Follower
 from producer.job import Job
@@ -80,6 +80,11 @@ def run_job(
     return job
 
 
+def check_own_fleet(options: RunOptions) -> None:
+    """Raise UsageError and SettingsError where this machine cannot have the own fleet that ``options`` ask for."""
+    check_machine(options.workers, _environment(None, options))
+
+
 def reach(url: str) -> Redis:
     """A client for a broker, which has to answer. Raises UsageError and SettingsError (see `check_server`)."""
     try:
@@ -132,16 +137,18 @@ def _fleet(
         yield settings.redis_url, None
         return
     _check_alone(job)
-    environment = {}
-    if job.header.options["model"] is not None:
-        environment["WHISPER_MODEL"] = job.header.options["model"]
-    if options.tensor_parallel_size is not None:
-        environment["WHISPER_TENSOR_PARALLEL_SIZE"] = str(options.tensor_parallel_size)
+    environment = _environment(job.header.options["model"], options)
     display.waiting("starting a private Valkey")
     with EmbeddedFleet(
         job.step.job_path, workers=options.workers, environment=environment, restarts=settings.worker_restarts
     ) as fleet:
         yield fleet.url, fleet
+
+
+def _environment(model: str | None, options: RunOptions) -> dict[str, str]:
+    """What the workers of an own fleet are told."""
+    told = {"WHISPER_MODEL": model, "WHISPER_TENSOR_PARALLEL_SIZE": options.tensor_parallel_size}
+    return {name: str(value) for name, value in told.items() if value is not None}
 
 
 def _take(collection: Collection, *, private: bool, own: bool) -> None:

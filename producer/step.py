@@ -21,7 +21,7 @@ from producer.errors import FleetError, UsageError
 from producer.job import Job, open_job
 from producer.registry import Progress
 from producer.routing import queue_of_job
-from producer.run import RunOptions, failed_limit, reach, run_job
+from producer.run import RunOptions, check_own_fleet, failed_limit, reach, run_job
 from producer.spec import JobSpec
 from workers.languages import canonical_language
 from workers.messages import ChannelMode, Task
@@ -81,11 +81,13 @@ def run_step(
         return job.step.path
 
 
-def open_replacing(spec: JobSpec, config: Settings, own_url: str | None = None) -> Job:
+def open_replacing(
+    spec: JobSpec, config: Settings, own_url: str | None = None, options: RunOptions | None = None
+) -> Job:
     """The job, and nothing left of the one that it replaces on the fleet.
 
     Whether the fleet can do a new job is asked before anything is replaced. ``own_url``: the broker of the caller's own
-    fleet, if that is running. Raises UsageError.
+    fleet, if that is running; ``options``: of the one that is to be started. Raises UsageError.
     """
     url = config.redis_url or own_url
     # An own fleet was started with the job's model, whatever name the model gives itself.
@@ -94,6 +96,8 @@ def open_replacing(spec: JobSpec, config: Settings, own_url: str | None = None) 
     def ask() -> None:
         if url is not None:
             check_fleet(url, spec.task, canonical_language(spec.language), model)
+        else:
+            check_own_fleet(options or RunOptions())
 
     replaced = replace.standing(spec)
     job = open_job(spec, ask)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from job_files import answer, failed_answer, finished, new_job
 
 from fleet import Fleet, clean_environment, run_cli
+from patched_imports import patched_imports
 
 GOOD = b'{"audio": "a.wav"}\n'
 
@@ -94,6 +96,29 @@ def test_wrong_settings_are_named_without_their_secrets(
         assert word in line
     assert "secret" not in line
     assert not list(tmp_path.glob("cache/*.jsonl"))
+
+
+#: A machine with a GPU, whose engines `workers.nvml` alone could count.
+GPU = 'AFTER["producer.shares"] = lambda module: setattr(module, "device_kind", lambda: "cuda")'
+
+
+@pytest.mark.parametrize("command", ["run", "retry"])
+def test_workers_that_do_not_fit_leave_a_finished_job_as_it_is(tmp_path: Path, command: str) -> None:
+    # Given a finished job with a row that failed
+    folder = tmp_path / "here"
+    job = finished(new_job(folder, 2), [answer(0), failed_answer(1)])
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+
+    before = files()
+    # When it is to be made anew by two engines that do not fit on one GPU together
+    what = ["run", "data.jsonl", "--force"] if command == "run" else ["retry", str(job.step.path)]
+    environment = clean_environment(CUDA_VISIBLE_DEVICES="0", **patched_imports(tmp_path / "patched", GPU))
+    line = refused(run_cli(*what, "--workers", "2", environment=environment, cwd=folder))
+    # Then it stays, byte for byte
+    assert "2 engines on one GPU" in line
+    assert files() == before
 
 
 def test_a_collector_needs_a_broker_that_answers_and_jobs_that_are_known(broker: Fleet, tmp_path: Path) -> None:
