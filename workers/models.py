@@ -10,7 +10,6 @@ Light to import: producers ask for slugs, and only a conversion loads torch.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import logging
@@ -261,6 +260,8 @@ def _once(destination: Path, write: Callable[[Path], None]) -> None:
     The folder appears whole or not at all; a second process that wants the same one waits for the first. Raises
     ModelLoadError where the cache cannot be written.
     """
+    import fcntl  # which Windows has not, where clients ask for slugs
+
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with (destination.parent / f".{destination.name}.lock").open("w") as lock:
