@@ -171,6 +171,7 @@ def worker(
     wanted = {"WHISPER_MODEL": model, "WHISPER_TENSOR_PARALLEL_SIZE": tensor_parallel_size}
     changes = {variable: str(value) for variable, value in wanted.items() if value is not None}
     config = settings()  # a wrong setting is one line here, not one for every restart
+    _url(config)  # Celery's own is this machine's, where nobody would look for the worker
     raise typer.Exit(services.run_worker(context.args, changes, name, config))
 
 
@@ -178,10 +179,12 @@ def worker(
 def flower(
     context: typer.Context,
     address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 5555,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5555,
 ) -> None:
     """Start Flower on REDIS_URL, with the fleet's queues and tasks. Password: FLOWER_BASIC_AUTH=user:password."""
-    services.run_flower(address, port, context.args, settings())
+    config = settings()
+    _url(config)
+    services.run_flower(address, port, context.args, config)
 
 
 def _with_model(spec: JobSpec, config: Settings) -> JobSpec:
@@ -199,11 +202,17 @@ def _send(job: Job, redis: Redis, config: Settings) -> int:
     return enqueuer.sent
 
 
-def _broker(config: Settings) -> tuple[str, Redis]:
-    """The shared broker, which has to answer. Raises UsageError."""
+def _url(config: Settings) -> str:
+    """The shared broker's URL. Raises UsageError."""
     if config.redis_url is None:
         raise UsageError(f"REDIS_URL is not set: name the fleet's broker, as in REDIS_URL={DEFAULT_REDIS_URL}")
-    return config.redis_url, reach(config.redis_url)
+    return config.redis_url
+
+
+def _broker(config: Settings) -> tuple[str, Redis]:
+    """The shared broker, which has to answer. Raises UsageError."""
+    url = _url(config)
+    return url, reach(url)
 
 
 def _terminate(*_: Any) -> None:

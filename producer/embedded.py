@@ -23,16 +23,18 @@ from types import TracebackType
 from redis import Redis
 from redis.exceptions import RedisError
 
-from producer.errors import FleetError
+from producer.errors import FleetError, UsageError
 from producer.processes import end, last_line, log_lines, start_guarded
 from producer.restarts import Restarts
 from producer.shares import Share, shares
 from producer.valkey import Valkey, binary
+from workers import device
+from workers.errors import ModelLoadError
 from workers.presence import Presence, live_workers
 from workers.settings import Settings, load_settings
 from workers.startup import in_words, starting_workers
 
-__all__ = ["EmbeddedFleet", "Valkey", "check_machine", "end", "start_guarded", "worker_command"]
+__all__ = ["EmbeddedFleet", "Valkey", "check_engine", "check_machine", "end", "start_guarded", "worker_command"]
 
 log = logging.getLogger(__name__)
 
@@ -160,11 +162,21 @@ class EmbeddedFleet:
 def check_machine(workers: int, environment: Mapping[str, str]) -> list[Share]:
     """What of this machine each worker of an own fleet would have; starts nothing.
 
-    Raises FleetError where it has no Valkey, UsageError where it has no room for so many workers, and SettingsError
-    for a wrong ``environment``.
+    Raises FleetError where it has no Valkey, UsageError where it has no engine or no room for so many, and
+    SettingsError for a wrong ``environment``.
     """
+    settings = _settings(environment)
     binary()
-    return shares(workers, _settings(environment))
+    check_engine(settings)
+    return shares(workers, settings)
+
+
+def check_engine(settings: Settings) -> None:
+    """Raise UsageError where no worker of this machine could load an engine, for want of its packages."""
+    try:
+        device.check_engine(settings)
+    except ModelLoadError as error:
+        raise UsageError(str(error)) from None
 
 
 def _settings(environment: Mapping[str, str]) -> Settings:

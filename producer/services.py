@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from producer.embedded import worker_command
+from producer.embedded import check_engine, worker_command
 from producer.errors import UsageError
 from producer.restarts import Restarts
 from producer.supervisor import Supervisor
@@ -18,8 +18,9 @@ from workers.settings import Settings
 def run_worker(arguments: Sequence[str], changes: Mapping[str, str], name: str, config: Settings) -> int:
     """Run a Celery worker with these settings (``WHISPER_*``) and further Celery arguments; returns its exit code.
 
-    One that fails is started again, up to ``worker_restarts`` times in a row.
+    One that fails is started again, up to ``worker_restarts`` times in a row. Raises UsageError without its packages.
     """
+    check_engine(config)
     command, environment = worker_command(name, *arguments), {**os.environ, **changes}
     return Supervisor(command, environment, Restarts(config.worker_restarts)).run()
 

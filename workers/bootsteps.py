@@ -56,8 +56,9 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         try:
             with ended_at_once():
                 loaded = runtime.build(config, threads, self._parts, lambda: ask_broker(config, self._parts))
-        except (ModelLoadError, SettingsError) as error:
-            log.critical("The worker cannot start: %s", error)
+        except (ModelLoadError, SettingsError, ImportError) as error:
+            what = "a package is missing or broken: " if isinstance(error, ImportError) else ""
+            log.critical("The worker cannot start: %s%s", what, error)
             raise SystemExit(exit_codes.CANNOT_START) from error
         finally:
             starting.stop()

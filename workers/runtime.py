@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from workers.delivery import Deliveries
-from workers.device import decode_processes
+from workers.device import check_engine, decode_processes
 from workers.loading import Loading
 from workers.marks import TaskMarks
 from workers.redis_client import connect
@@ -54,6 +54,7 @@ def build(
 
     ``check`` is called meanwhile; what it raises ends the loading.
     """
+    check_engine(settings)
     # Imported here: this module is loaded by everyone who knows the tasks. And before the engine's thread imports too.
     from workers.audio import AudioLimits, DecodePool
     from workers.transcriber import Transcriber

@@ -77,6 +77,8 @@ SETTINGS: list[Any] = [
         ["enqueue"], {"REDIS_URL": "redis://:secret@h/db"}, ["REDIS_URL", "number of a database"], id="enqueue database"
     ),
     pytest.param(["enqueue"], {}, ["REDIS_URL is not set", "redis://"], id="enqueue without"),
+    pytest.param(["worker"], {}, ["REDIS_URL is not set", "redis://"], id="worker without"),
+    pytest.param(["flower"], {}, ["REDIS_URL is not set", "redis://"], id="flower without"),
     pytest.param(["run"], {"REDIS_URL": "redis://:secret@127.0.0.1:1/0"}, ["127.0.0.1:1", "does not"], id="run silent"),
     pytest.param(["enqueue"], {"REDIS_URL": "redis://127.0.0.1:1/0"}, ["127.0.0.1:1", "does not"], id="enqueue silent"),
     pytest.param(["run"], {"WHISPER_WINDOW_ROWS": "many"}, ["WHISPER_WINDOW_ROWS='many'"], id="run setting"),
@@ -90,12 +92,28 @@ def test_wrong_settings_are_named_without_their_secrets(
     tmp_path: Path, arguments: list[str], changes: dict[str, str], words: list[str]
 ) -> None:
     (tmp_path / "data.jsonl").write_bytes(GOOD)
-    inputs = [] if arguments == ["worker"] else ["data.jsonl"]
+    inputs = [] if arguments in (["worker"], ["flower"]) else ["data.jsonl"]
     line = refused(run_cli(*arguments, *inputs, environment=clean_environment(**changes), cwd=tmp_path, timeout=60))
     for word in words:
         assert word in line
     assert "secret" not in line
     assert not list(tmp_path.glob("cache/*.jsonl"))
+
+
+@pytest.mark.parametrize("command", ["run", "worker"])
+@pytest.mark.parametrize("engine", ["vllm", "standin"])
+def test_a_machine_without_an_engine_says_how_to_get_one(tmp_path: Path, command: str, engine: str) -> None:
+    (tmp_path / "data.jsonl").write_bytes(GOOD)
+    without = patched_imports(tmp_path / "patched", "sys.modules['vllm'] = sys.modules['numpy'] = None")
+    broker = {"REDIS_URL": "redis://127.0.0.1:1/0"} if command == "worker" else {}
+    environment = clean_environment(WHISPER_ENGINE=engine, **without, **broker)
+
+    line = refused(
+        run_cli(command, *(["data.jsonl"] if command == "run" else []), environment=environment, cwd=tmp_path)
+    )
+
+    assert ("'whisper-fleet[gpu]' (or [cpu])" if engine == "vllm" else "'whisper-fleet[audio]'") in line
+    assert not list(tmp_path.glob("cache/*"))
 
 
 #: A machine with a GPU, whose engines `workers.nvml` alone could count.

@@ -112,10 +112,15 @@ def test_flower_shows_workers_queues_and_tasks(slow_worker: Fleet, tmp_path: Pat
 
 
 def test_flower_is_not_for_everyone() -> None:
-    done = run_cli("flower", "--address", "0.0.0.0", environment=clean_environment(), timeout=60)
+    environment = clean_environment(REDIS_URL="redis://127.0.0.1:1/0")
+    done = run_cli("flower", "--address", "0.0.0.0", environment=environment, timeout=60)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "FLOWER_BASIC_AUTH" in done.stderr
+    for port in ("0", "65536"):
+        done = run_cli("flower", "--port", port, environment=environment, timeout=60)
+        assert done.returncode == 2
+        assert "Invalid value for '--port'" in done.stderr
 
 
 def test_help_of_a_worker_is_ours() -> None:

@@ -17,7 +17,7 @@ from kombu import Connection, Consumer
 
 from fleet import Fleet, wait_for
 from patched_imports import patched_imports
-from workers import keys
+from workers import exit_codes, keys
 from workers.app import create_app
 from workers.bootsteps import renew_leases
 from workers.messages import RowResult
@@ -26,6 +26,29 @@ from workers.settings import load_settings
 
 #: How long anything here may take before the test fails.
 DEADLINE_SECONDS = 120.0
+
+
+def test_a_worker_without_a_package_of_its_engine_says_so_in_one_line(fleet: Fleet, tmp_path: Path) -> None:
+    """Celery would take it for a fault of its own, with a trace, and the fleet for one that another start may mend."""
+    broken = "def fail(): raise ImportError('libsndfile.so: cannot open')\nBEFORE['workers.transcriber'] = fail"
+    without = "sys.modules['vllm'] = sys.modules['numpy'] = None"
+    for number, (code, why) in enumerate(
+        (
+            (without, "no engine is installed: pip install 'whisper-fleet[gpu]' (or [cpu])"),
+            (broken, "a package is missing or broken: libsndfile.so: cannot open"),
+        ),
+        start=1,
+    ):
+        changes = patched_imports(tmp_path / str(number), code)
+        worker = fleet.start_worker(wait=False, WHISPER_ENGINE="vllm" if code is without else "standin", **changes)
+        assert worker.wait(DEADLINE_SECONDS) == exit_codes.CANNOT_START
+        said = fleet.log_path(number).read_text()
+        assert f"The worker cannot start: {why}\n" in said
+        assert "Traceback" not in said
+
+
+def test_the_stand_in_needs_no_vllm(fleet: Fleet, tmp_path: Path) -> None:
+    assert fleet.start_worker(**patched_imports(tmp_path / "patched", "sys.modules['vllm'] = None")).poll() is None
 
 
 # The two private attributes of kombu's QoS that `renew_leases` reads.
