@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from producer import registry
 from producer.collector import TRY_SHARE, Collector
@@ -18,6 +18,7 @@ from producer.owned import OwnedJob
 from producer.reconcile import Reconciler, Watched
 from producer.registry import Progress
 from workers.app import create_app
+from workers.redis_client import reason
 from workers.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ def serve(redis: Redis, names: Sequence[str], report: Report, config: Settings) 
 
     ``report`` is called for a job that is taken over, that moved, and that is complete, whoever completed it. An
     outage of Redis or a full disk is waited out: nothing leaves Redis before it is on the disk. Rows that Redis has
-    lost, or that a killed producer has not sent, are sent (`producer.reconcile`).
+    lost, or that a killed producer has not sent, are sent (`producer.reconcile`). Raises FleetError for a right that
+    Redis's user does not have (any more).
     """
     collector = Collector(redis)
     reconciler = Reconciler(redis, create_app(config), config, _not_sent)
@@ -53,6 +55,8 @@ def serve(redis: Redis, names: Sequence[str], report: Report, config: Settings) 
                 for job in _poll(collector, report, config.stall_seconds):  # it may have been replaced by another one
                     waiting = {id: one for id, one in waiting.items() if one.step != job.step}
                 reconciler.step([_watched(owned) for owned in collector.jobs])
+            except NoPermissionError as error:
+                raise FleetError(f"Redis: {reason(error)}") from error
             except (RedisError, FleetError) as error:
                 log.warning("trying again: %s", error)
                 time.sleep(RETRY_SECONDS)

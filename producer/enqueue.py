@@ -27,6 +27,7 @@ from workers import keys
 from workers.app import PRIORITY_BULK
 from workers.messages import TASK_NAMES, Failure, Record, RowResult
 from workers.presence import Presence, live_workers
+from workers.redis_client import reason, refused_right
 from workers.settings import Settings
 from workers.startup import in_words, starting_workers
 
@@ -318,7 +319,7 @@ class Enqueuer:
             self._stop.wait(RETRY_SECONDS)
 
     def _retried(self, call: Callable[[], Value]) -> Value:
-        """``call`` until Redis answers. Raises FleetError when stopped meanwhile."""
+        """``call`` until Redis answers. Raises FleetError when stopped meanwhile, and for a right that is missing."""
         while True:
             try:
                 return call()
@@ -326,6 +327,8 @@ class Enqueuer:
                 self._wait_out(error)
 
     def _wait_out(self, error: Exception) -> None:
+        if (refusal := refused_right(error)) is not None:
+            raise FleetError(f"Redis does not take it: {reason(refusal)}") from error
         cause = error.__cause__ if isinstance(error, BatchPublishError) and error.__cause__ else error
         self._say(f"Redis does not take it, trying again: {cause}")
         if self._stop.wait(RETRY_SECONDS):

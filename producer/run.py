@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from producer.collection import POLL_SECONDS, Collection
 from producer.collector import Collector
@@ -119,7 +119,7 @@ def _run(job: Job, options: RunOptions, settings: Settings, display: Display, st
             present = _await_workers(redis, fleet, display)
             _transfer(collection, present, url, options, settings, display, fleet)
         except RedisError as error:
-            raise FleetError(f"{shown_url(url)} does not answer: {error}") from error
+            raise FleetError(f"{shown_url(url)} does not answer: {reason(error)}") from error
         finally:
             collection.collector.close()
             redis.close()
@@ -215,8 +215,10 @@ def _transfer(
                     if progress.complete:
                         return
                     reconciler.step([collection.watched()])
+                except NoPermissionError:
+                    raise
                 except RedisError as error:
-                    display.waiting(f"Redis does not answer, trying again: {error}")
+                    display.waiting(f"Redis does not answer, trying again: {reason(error)}")
                     time.sleep(POLL_SECONDS)
                     continue
                 if failures:

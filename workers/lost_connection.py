@@ -7,11 +7,12 @@ tests/workers/test_lost_connection.py guards it.
 
 A Redis that answers but refuses every write (it is full, its disk is, it is no master any more) is no lost connection,
 but Celery connects anew all the same (`broker_channel_error_retry`): at once, five times a second. Here, once a second.
-tests/workers/test_kept.py guards that.
+tests/workers/test_kept.py guards that. A right that is missing is named: Celery says no more than that it connects.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,11 @@ from celery import bootsteps
 from celery.worker.consumer import Consumer
 from kombu.transport.redis import Channel
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
+
+from workers.redis_client import reason
+
+log = logging.getLogger(__name__)
 
 REFUSED_SECONDS = 1.0
 #: What Celery's consumer does before it connects again.
@@ -38,6 +43,8 @@ def _of_an_open_connection(self: Any, *arguments: Any, **options: Any) -> Any:
 
 def _patient(connect_anew: Callable[..., None]) -> Callable[..., None]:
     def waiting(self: Consumer, error: Exception) -> None:
+        if isinstance(error, NoPermissionError):
+            log.error("Redis: %s", reason(error))
         if isinstance(error, ResponseError):
             time.sleep(REFUSED_SECONDS)
         connect_anew(self, error)

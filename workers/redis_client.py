@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections.abc import Iterator
 from typing import Any, cast
@@ -16,6 +17,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from workers.errors import SettingsError
+from workers.redis_rights import missing_rights
 from workers.redis_url import (
     NO_CLUSTER,
     celery_url,
@@ -26,7 +28,16 @@ from workers.redis_url import (
     without_secrets,
 )
 
-__all__ = ["celery_url", "check_server", "client_url", "connect", "reason", "sentinel_master", "shown_url"]
+__all__ = [
+    "celery_url",
+    "check_server",
+    "client_url",
+    "connect",
+    "reason",
+    "refused_right",
+    "sentinel_master",
+    "shown_url",
+]
 
 #: Longer than any blocking read here (2 s), short enough to notice a dead connection.
 SOCKET_TIMEOUT_SECONDS = 30.0
@@ -65,20 +76,22 @@ def check_server(url: str) -> None:
     Raises SettingsError (one line) for a certificate, password or right that is not good enough, and for a Redis
     Cluster; RedisError as it came for everything that may pass, such as an outage.
     """
+    facts: dict[str, Any] = {}
     # A server that does not speak TLS never answers one who does: that is not tried again and again.
     with _client(url, FIRST_ANSWER_SECONDS, (RedisConnectionError,)) as redis:
         try:
-            redis.ping()
+            with contextlib.suppress(NoPermissionError):  # which is named below
+                redis.ping()
+                facts = redis.info("cluster")
+            missing = [] if facts.get("cluster_enabled") else missing_rights(redis)
         except RedisError as error:
             if _is_lasting(error):
                 raise SettingsError(f"REDIS_URL {shown_url(url)}: {reason(error)}") from None
             raise
-        try:
-            facts: dict[str, Any] = redis.info("cluster")
-        except NoPermissionError:
-            return  # a user without INFO: that it is a cluster will show soon enough
     if facts.get("cluster_enabled"):
         raise SettingsError(f"REDIS_URL {shown_url(url)}: this server is part of a Redis Cluster. {NO_CLUSTER}")
+    if missing:
+        raise SettingsError(f"REDIS_URL {shown_url(url)}: {_not_allowed('it lacks ' + ' '.join(missing))}")
 
 
 def reason(error: BaseException) -> str:
@@ -92,12 +105,21 @@ def reason(error: BaseException) -> str:
             return "wants a password, as in redis://user:password@host:6379/0"
         return f"refuses this user or password ({text})"
     if isinstance(error, NoPermissionError):
-        return f"this user may not do what the fleet needs ({text}): see its ACL in the README"
+        return _not_allowed(text)
     if _wants_certificate(text):
         return "wants a client's certificate: add ssl_certfile and ssl_keyfile to the URL"
     if "EOF occurred in violation of protocol" in text:  # some servers say no more than that
         return f"ends the connection ({text}): a server that wants clients' certificates needs ssl_certfile in the URL"
     return text
+
+
+def refused_right(error: BaseException) -> NoPermissionError | None:
+    """Redis's word, where ``error`` comes of one, that this user may not do that. No waiting mends it."""
+    return next((cause for cause in _causes(error) if isinstance(cause, NoPermissionError)), None)
+
+
+def _not_allowed(why: str) -> str:
+    return f"this user may not do what the fleet needs ({why}): see its ACL in the README"
 
 
 def _cure(verify_code: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from redis.exceptions import RedisError
 
 from fleet import CLI, READY_SECONDS, clean_environment, ended, free_port, run_cli, wait_for
 from producer.embedded import end, start_guarded, worker_command
+from readme_acl import readme_rules
 from redis_server import Certificates, TlsServer, acl_user, tls_server_or_skip
 from workers.app import create_app
 from workers.errors import SettingsError
@@ -25,7 +25,6 @@ from workers.redis_client import check_server, connect
 from workers.redis_url import check_url
 from workers.settings import load_settings
 
-README = Path(__file__).parents[2] / "README.md"
 #: A password that a URL has to escape.
 PASSWORD = "s3cret: with/@#?&"
 FLOWER = ("someone", "a-word")
@@ -36,12 +35,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsServer]:
     binary, folder = tls_server_or_skip(), tmp_path_factory.mktemp("tls")
     with TlsServer(binary, Certificates(folder / "certificates"), folder / "redis", "the-admins") as running:
         yield running
-
-
-def readme_rules() -> list[str]:
-    """The rules of the ACL line in the README, without name and password."""
-    [line] = re.findall(r"^ACL SETUSER fleet on >\S+ ((?:.*\\\n)*.*)", README.read_text(), re.MULTILINE)
-    return [rule.strip('"') for rule in line.replace("\\\n", " ").split()]
 
 
 @pytest.fixture(scope="module")
