@@ -91,19 +91,19 @@ def resolve_model(
     """What ``name`` (None: the device's default) stands for, converted where it has to be.
 
     ``cache`` is the folder for converted models (None: the user's cache folder). Raises ModelLoadError for a folder
-    that does not exist or is no Whisper model, for damaged weights, for what can be no model name at all, and for
-    ``int8`` of a model that is no local folder.
+    that does not exist or is no Whisper model, for damaged weights, for what can be no model name at all, for ``int8``
+    of a model that is no local folder, and for a conversion without a folder for it.
     """
     model = _resolve(name, device, cache)
-    return model if quantization == "none" else _int8(model, cache_folder(cache))
+    return model if quantization == "none" else _int8(model, cache)
 
 
 def _resolve(name: str | None, device: Literal["cpu", "cuda"], cache: str | None) -> ResolvedModel:
     name = DEFAULT_MODELS[device] if name is None else name.strip()
     if name in (BUNDLED, _BUNDLED_HUB_ID):
-        return _bundled(cache_folder(cache))
+        return _bundled(cache)
     if (folder := _existing_folder(name)) is not None:
-        return _local(folder, cache_folder(cache))
+        return _local(folder, cache)
     if name.startswith(_PATH_STARTS) or ("/" in name.rstrip("/") and _existing_folder(name.rsplit("/", 1)[0])):
         raise ModelLoadError(f"no such model folder: {name}")
     if not _HUB_ID.fullmatch(name):
@@ -167,9 +167,15 @@ def model_facts_from(config: dict[str, Any], vocabulary: dict[str, int]) -> Mode
 
 
 def cache_folder(cache: str | None = None) -> Path:
-    """Where converted models are kept: under ``cache``, ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    """Where converted models are kept: under ``cache``, ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    Raises ModelLoadError where that is in a home folder which a user does not have.
+    """
     base = cache or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser().absolute() / "whisper-fleet" / "models"
+    try:
+        return Path(base).expanduser().absolute() / "whisper-fleet" / "models"
+    except RuntimeError:
+        raise ModelLoadError(f"{base}: there is no home folder: set WHISPER_MODEL_CACHE to a folder") from None
 
 
 def join_parts(parts: Sequence[Path], sha256: str) -> bytearray:
@@ -188,26 +194,26 @@ def join_parts(parts: Sequence[Path], sha256: str) -> bytearray:
     return content
 
 
-def _bundled(cache: Path) -> ResolvedModel:
+def _bundled(cache: str | None) -> ResolvedModel:
     folders = [_data_folder(package) for package in _BUNDLED_PACKAGES]
     if not all(folders):
         return ResolvedModel(_BUNDLED_HUB_ID, BUNDLED, "main", None)
     first, second = (folder for folder in folders if folder is not None)
     parts = [first / "model.bin.part1", second / "model.bin.part2"]
     revision = _short_hash(f"{BUNDLED_SHA256} {CONVERTER_VERSION}".encode())
-    destination = cache / f"{BUNDLED}-{revision}"
+    destination = cache_folder(cache) / f"{BUNDLED}-{revision}"
     _once(destination, lambda target: convert(first, target, join_parts(parts, BUNDLED_SHA256)))
     return ResolvedModel(str(destination), BUNDLED, revision, model_facts(destination))
 
 
-def _int8(model: ResolvedModel, cache: Path) -> ResolvedModel:
+def _int8(model: ResolvedModel, cache: str | None) -> ResolvedModel:
     if model.facts is None:
         raise ModelLoadError(
             f"WHISPER_QUANTIZATION=int8 needs the weights in a local folder, and {model.name} is a Hugging Face id: "
             f"`hf download {model.path_or_id} --local-dir FOLDER`, then WHISPER_MODEL=FOLDER"
         )
     revision = f"{_short_hash(f'{model.revision} {QUANTIZER_VERSION}'.encode())}-int8"
-    destination = cache / f"{model.slug}-{revision}"
+    destination = cache_folder(cache) / f"{model.slug}-{revision}"
     _once(destination, lambda target: quantize(Path(model.path_or_id), target))
     return replace(model, path_or_id=str(destination), revision=revision)
 
@@ -230,7 +236,7 @@ def _data_folder(package: str) -> Path | None:
     return Path(locations[0]) / "data" if locations else None
 
 
-def _local(folder: Path, cache: Path) -> ResolvedModel:
+def _local(folder: Path, cache: str | None) -> ResolvedModel:
     weights = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").exists():
         raise ModelLoadError(f"{folder} is no model folder: it has no config.json")
@@ -246,7 +252,7 @@ def _local(folder: Path, cache: Path) -> ResolvedModel:
         raise ModelLoadError(f"{folder} has no weights: neither *.safetensors nor model.bin (CTranslate2)")
     key = _fingerprint([folder / "model.bin"], folder / "config.json", folder / "tokenizer.json")
     revision = _short_hash(key + str(CONVERTER_VERSION).encode())
-    destination = cache / f"{model_slug(folder.name)}-{revision}"
+    destination = cache_folder(cache) / f"{model_slug(folder.name)}-{revision}"
     try:
         _once(destination, lambda target: convert(folder, target))
     except ModelLoadError as error:

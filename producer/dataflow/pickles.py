@@ -61,7 +61,10 @@ def _sign(data: bytes) -> str:
 
 def _key() -> bytes:
     base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    path = Path(base).expanduser() / "whisper-fleet" / "pickle.key"
+    try:
+        path = Path(base).expanduser() / "whisper-fleet" / "pickle.key"
+    except RuntimeError:
+        raise FleetError(f"{base}: there is no home folder: set XDG_STATE_HOME to a folder of yours") from None
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not path.exists():

@@ -164,6 +164,24 @@ def test_a_cache_that_cannot_be_written_is_named(ctranslate2, tmp_path):
         resolve_model(str(ctranslate2), "cpu", str(tmp_path / "file"))
 
 
+def test_without_a_home_folder_only_what_is_converted_needs_one(ctranslate2, hugging_face, tmp_path, monkeypatch):
+    """A container's user without an entry in /etc/passwd."""
+    for variable in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def nobody(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+
+    for name in (str(hugging_face), "openai/whisper-small"):
+        assert resolve_model(name, "cpu").path_or_id == name
+    for name in (str(ctranslate2), None):
+        with pytest.raises(ModelLoadError, match="there is no home folder: set WHISPER_MODEL_CACHE"):
+            resolve_model(name, "cpu")
+    assert resolve_model(str(ctranslate2), "cpu", str(tmp_path / "cache")).name == str(ctranslate2)
+
+
 def test_the_users_cache_folder(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
     assert models.cache_folder() == Path("/xdg/whisper-fleet/models")

@@ -19,7 +19,7 @@ from job_files import read_rows, write_rows
 from producer.cache import Step
 from producer.dataflow import FileStorage
 from producer.dataflow.frames import frame_of, rows_of
-from producer.errors import UsageError
+from producer.errors import FleetError, UsageError
 
 KINDS = ("json", "jsonl", "csv", "parquet", "pickle")
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
@@ -286,6 +286,21 @@ def test_a_pickle_of_somebody_else_is_never_loaded(folder: Path) -> None:
     key = folder / "state" / "whisper-fleet" / "pickle.key"
     assert key.stat().st_mode & 0o077 == 0
     assert len(key.read_bytes()) == 32
+
+
+def test_a_pickle_needs_a_folder_for_its_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = first_step(folder, "pickle")
+    for variable in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+
+    with pytest.raises(FleetError, match="there is no home folder: set XDG_STATE_HOME"):
+        storage.write([{"audio": "a.wav"}])
+    assert not list((folder / "cache").glob("*.pickle"))
 
 
 def test_writing_over_the_input_is_refused(folder: Path) -> None:
