@@ -5,9 +5,10 @@ Light to import: producers, Flower and the worker all read the same names.
 
 from __future__ import annotations
 
+import json
 import re
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_origin
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -212,11 +213,29 @@ def load_settings(**overrides: object) -> Settings:
             name = str(item["loc"][0])
             variable = name if name == "REDIS_URL" else f"WHISPER_{name.upper()}"
             shown = "(hidden)" if name == "REDIS_URL" else repr(item["input"])
-            lines.append(f"{variable}={shown}: {item['msg']}")
+            is_no_json = item["type"] in ("tuple_type", "dict_type")
+            why = _must_be_json(name, item["input"]) if is_no_json else item["msg"].removeprefix("Value error, ")
+            lines.append(f"{variable}={shown}: {why}")
         raise SettingsError("; ".join(lines)) from None
     except ValueError as error:  # pydantic-settings: a JSON setting that is no JSON, named as `field "path_map"`
-        field = str(error).partition('"')[2].partition('"')[0]
-        raise SettingsError(f"WHISPER_{field.upper()}: must be JSON ({error.__cause__})") from None
+        name, cause = str(error).partition('"')[2].partition('"')[0], error.__cause__
+        given = cause.doc if isinstance(cause, json.JSONDecodeError) else ""
+        raise SettingsError(f"WHISPER_{name.upper()}={given!r}: {_must_be_json(name, given)}") from None
+
+
+def _must_be_json(name: str, given: object) -> str:
+    """What a list or dict should be like: where it can be guessed, what was meant by the words ``given``."""
+    example = '{"/a": "/b"}'
+    if get_origin(Settings.model_fields[name].annotation) is not dict:
+        text = given if isinstance(given, str) else json.dumps(given)
+        words: list[object] = ["one", "two"]
+        if text and text[0] not in '[{"':
+            try:
+                words = json.loads(f"[{text}]")
+            except ValueError:
+                words = [word.strip() for word in text.split(",")]
+        example = json.dumps(words, ensure_ascii=False)
+    return f"must be JSON, as in {example}"
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -114,6 +115,42 @@ def test_wrong_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, variabl
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "example"),
+    [
+        ("WHISPER_URL_HOSTS", "example.org", '["example.org"]'),
+        ("WHISPER_URL_HOSTS", "a.org, b.org", '["a.org", "b.org"]'),
+        ("WHISPER_URL_HOSTS", '["a.org"', '["one", "two"]'),
+        ("WHISPER_URL_SCHEMES", "https", '["https"]'),
+        ("WHISPER_AUDIO_ROOTS", "/data", '["/data"]'),
+        ("WHISPER_TEMPERATURES", "0.2", "[0.2]"),
+        ("WHISPER_TEMPERATURES", "0, 0.2", "[0, 0.2]"),
+        ("WHISPER_PATH_MAP", "/data", '{"/a": "/b"}'),
+        ("WHISPER_PATH_MAP", '["/data"]', '{"/a": "/b"}'),
+    ],
+)
+def test_a_list_in_plain_words_is_told_how_to_be_json(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, example: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(SettingsError, match=f"{re.escape(f'must be JSON, as in {example}')}$") as caught:
+        load_settings()
+    assert str(caught.value).startswith(f"{variable}=")
+    monkeypatch.setenv(variable, example)
+    load_settings()  # what it is told will do
+
+
+def test_every_setting_of_several_values_says_that_it_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    several = [name for name, field in FIELDS.items() if re.search("tuple|dict", str(field.annotation))]
+    assert len(several) >= 5
+    for name in several:
+        monkeypatch.setenv(variable := f"WHISPER_{name.upper()}", "word")
+        with pytest.raises(SettingsError, match=rf"^{variable}='word': must be JSON, as in [\[{{]"):
+            load_settings()
+        monkeypatch.delenv(variable)
+
+
 def test_all_wrong_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHISPER_DTYPE", "int8")
     monkeypatch.setenv("WHISPER_MAX_TOKENS", "many")
@@ -134,6 +171,7 @@ def test_wrong_broker_url_is_refused_without_its_password(
         load_settings(**({"redis_url": url} if by_argument else {}))
 
     assert str(caught.value).startswith("REDIS_URL=(hidden): ")
+    assert "Value error" not in str(caught.value)
     assert PASSWORD not in str(caught.value)
     assert caught.value.__suppress_context__, "a traceback would show what the message hides"
 
