@@ -161,7 +161,12 @@ def worker(
     context: typer.Context,
     model: Annotated[str | None, typer.Option(help="Model to load (WHISPER_MODEL).")] = None,
     tensor_parallel_size: Annotated[int | None, typer.Option(min=1, help="GPUs that share the engine.")] = None,
-    name: Annotated[str, typer.Option(help="Name in Flower; %h is the host.")] = "worker@%h",
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name in Flower, each worker's own; %h is the host.", show_default="worker@%h, the next one worker2@%h"
+        ),
+    ] = None,
 ) -> None:
     """Run a worker on REDIS_URL. Further arguments go to `celery worker`, as in -Q transcribe.
 

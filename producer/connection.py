@@ -74,7 +74,9 @@ class Connection:
         self._opening = threading.Lock()
         self._closed = False
         self._present: list[Presence] = []
+        #: When that was last asked for (`time.monotonic`), by one thread at a time.
         self._present_at = float("-inf")
+        self._looking = threading.Lock()
 
     @property
     def own_model(self) -> str | None:
@@ -235,14 +237,27 @@ class Connection:
             raise UsageError(error.message.removeprefix("--"), type="not_supported") from None
 
     def _workers(self, opened: _Open, *, fresh: bool = False) -> list[Presence]:
+        """Who is live: as of a few seconds ago, unless it is to be ``fresh``. While one thread looks, others go on."""
         self._check()
-        if fresh or time.monotonic() - self._present_at > PRESENCE_SECONDS:
-            try:
-                self._present = live_workers(opened.redis)
-            except RedisError as error:
-                raise FleetUnavailableError(f"{shown_url(opened.url)} does not answer: {reason(error)}") from error
-            self._present_at = time.monotonic()
+        asked = time.monotonic()
+        since = asked if fresh else asked - PRESENCE_SECONDS
+        if self._present_at < since:
+            must_wait = fresh or self._present_at == float("-inf")
+            if self._looking.acquire(blocking=must_wait):
+                try:
+                    if self._present_at < since:  # nobody else has looked meanwhile
+                        self._look(opened)
+                finally:
+                    self._looking.release()
         return self._present
+
+    def _look(self, opened: _Open) -> None:
+        began = time.monotonic()
+        try:
+            self._present = live_workers(opened.redis)
+        except RedisError as error:
+            raise FleetUnavailableError(f"{shown_url(opened.url)} does not answer: {reason(error)}") from error
+        self._present_at = began
 
 
 def _tell_workers(opened: _Open, cancelled: list[str]) -> None:

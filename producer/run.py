@@ -28,7 +28,7 @@ from workers.redis_client import check_server, connect, reason, shown_url
 from workers.settings import Settings, load_settings
 from workers.startup import in_words, starting_workers
 
-#: How often it is looked for workers that start, where none is ready. A look goes through all keys of Redis.
+#: How often it is looked for workers that start, where none is ready.
 AWAIT_SECONDS = 5.0
 
 

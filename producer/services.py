@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
@@ -11,18 +12,22 @@ from producer.embedded import check_engine, worker_command
 from producer.errors import UsageError
 from producer.restarts import Restarts
 from producer.supervisor import Supervisor
+from producer.worker_name import free_name
 from workers.flower_doors import ADVICE, is_loopback
-from workers.settings import Settings
+from workers.settings import DEFAULT_REDIS_URL, Settings
 
 
-def run_worker(arguments: Sequence[str], changes: Mapping[str, str], name: str, config: Settings) -> int:
+def run_worker(arguments: Sequence[str], changes: Mapping[str, str], name: str | None, config: Settings) -> int:
     """Run a Celery worker with these settings (``WHISPER_*``) and further Celery arguments; returns its exit code.
 
-    One that fails is started again, up to ``worker_restarts`` times in a row. Raises UsageError without its packages.
+    One that fails is started again, up to ``worker_restarts`` times in a row, by the same ``name`` (None: one that is
+    free on this host). Raises UsageError without its packages.
     """
     check_engine(config)
-    command, environment = worker_command(name, *arguments), {**os.environ, **changes}
-    return Supervisor(command, environment, Restarts(config.worker_restarts)).run()
+    environment = {**os.environ, **changes}
+    with contextlib.nullcontext(name) if name else free_name(config.redis_url or DEFAULT_REDIS_URL) as called:
+        command = worker_command(called, *arguments)
+        return Supervisor(command, environment, Restarts(config.worker_restarts)).run()
 
 
 def run_flower(address: str, port: int, arguments: Sequence[str], config: Settings) -> None:

@@ -48,7 +48,7 @@ def test_every_flag_of_the_gates_is_explained(verdict: Verdict) -> None:
 def test_every_option_of_the_readme_exists() -> None:
     help_text = "".join(
         subprocess.run([*CLI, command, "--help"], capture_output=True, text=True, check=True).stdout
-        for command in ("run", "enqueue", "failed", "retry", "flower")
+        for command in ("run", "enqueue", "failed", "retry", "worker", "flower")
     )
     for option in set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", README)):
         assert option in help_text, option

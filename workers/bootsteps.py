@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +19,8 @@ from workers.device import batch
 from workers.drain import Ending, ended_at_once, handle_signals, wait_for_threads
 from workers.errors import ModelLoadError, SettingsError
 from workers.messages import Message
-from workers.presence import Presence, Publisher
+from workers.presence import Presence
+from workers.publisher import Publisher
 from workers.redis_client import connect
 from workers.settings import DEFAULT_REDIS_URL, Settings, settings
 from workers.spare_thread import bulk_threads
@@ -50,12 +52,15 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         config = settings()
         threads = int(parent.concurrency or task_threads(config))
         name = str(parent.hostname)
-        starting = _publisher(config, keys.starting(name), lambda: Starting.of(name, self._parts))
+        process = uuid.uuid4().hex  # several workers of a host may have one name
+        starting = _publisher(
+            config, keys.STARTING, keys.starting(name, process), lambda: Starting.of(name, self._parts)
+        )
         self._parts.changed = starting.refresh
         starting.start()
         try:
             with ended_at_once():
-                loaded = runtime.build(config, threads, self._parts, lambda: ask_broker(config, self._parts))
+                loaded = runtime.build(config, threads, self._parts, lambda: ask_broker(config, self._parts), process)
         except (ModelLoadError, SettingsError, ImportError) as error:
             what = "a package is missing or broken: " if isinstance(error, ImportError) else ""
             log.critical("The worker cannot start: %s%s", what, error)
@@ -73,7 +78,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             bulk = bulk_threads(threads)
             return Presence.of(name, queues, engine.facts, bulk, engine.load(), self._startup_seconds)
 
-        self._presence = _publisher(config, keys.worker(name), presence)
+        self._presence = _publisher(config, keys.WORKERS, keys.worker(name, process), presence)
         self._presence.start()
         facts, windows = engine.facts, batch(config)
         sizes = f"{windows.max_num_seqs} windows at once, {windows.encode_batch} of them encoded together"
@@ -132,8 +137,8 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         os._exit(parent.exitcode or 0)
 
 
-def _publisher(config: Settings, key: str, say: Callable[[], Message]) -> Publisher:
-    return Publisher(connect(config.redis_url or DEFAULT_REDIS_URL), key, say)
+def _publisher(config: Settings, index: str, key: str, say: Callable[[], Message]) -> Publisher:
+    return Publisher(connect(config.redis_url or DEFAULT_REDIS_URL), index, key, say)
 
 
 class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]

@@ -8,9 +8,14 @@ key                              type    content
                                          expires two weeks after the last answer
 ``whisper:job:{id}:progress``    hash    the collector's published state: rows, answered, failed, audio_seconds, reasons
                                          (JSON), state (``running`` or ``complete``), step_path
-``whisper:worker:{name}``        string  what a worker is and can do (JSON, `workers.presence.Presence`), expires
-``whisper:starting:{name}``       string  which part of its start a worker is in (JSON, `workers.startup.Starting`),
-                                         expires
+``whisper:workers``              sorted  the keys of the live workers (below), by when they expire; trimmed by them
+                                 set
+``whisper:worker:{name}          string  what a worker is and can do (JSON, `workers.presence.Presence`), expires;
+:{process}``                             two of one name are two
+``whisper:starting``             sorted  the keys of the workers that start, likewise
+                                 set
+``whisper:starting:{name}        string  which part of its start a worker is in (JSON, `workers.startup.Starting`),
+:{process}``                             expires
 ``whisper:task:{id}``            hash    what workers know of a message that was begun and not ended: ``holder`` (the
                                          process that runs it), ``alone`` (``1``: nothing else ran there), ``deaths``,
                                          ``deaths_alone`` (how often its worker died), a field ``row:{n}`` per row that
@@ -31,8 +36,8 @@ Celery's: the lists ``transcribe`` and ``translate`` (with a suffix for prioriti
 from __future__ import annotations
 
 JOBS = "whisper:jobs"
-WORKERS_PATTERN = "whisper:worker:*"
-STARTING_PATTERN = "whisper:starting:*"
+WORKERS = "whisper:workers"
+STARTING = "whisper:starting"
 #: Longer than any message waits for its next run; what is forgotten only costs another try.
 TASK_EXPIRES_SECONDS = 86_400
 #: From the last answer on: what nobody has collected by then belongs to a job that was given up or replaced.
@@ -50,14 +55,14 @@ def progress(job: str) -> str:
     return f"whisper:job:{job}:progress"
 
 
-def worker(name: str) -> str:
+def worker(name: str, process: str) -> str:
     """What a live worker says of itself."""
-    return f"whisper:worker:{name}"
+    return f"whisper:worker:{name}:{process}"
 
 
-def starting(name: str) -> str:
+def starting(name: str, process: str) -> str:
     """How far a worker's start is."""
-    return f"whisper:starting:{name}"
+    return f"{STARTING}:{name}:{process}"
 
 
 def task(task_id: str) -> str:

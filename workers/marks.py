@@ -78,10 +78,10 @@ class TaskMarks:
     Not for what must never be lost: an answer is in its stream, a message in its queue.
     """
 
-    def __init__(self, redis: Redis, stopping: threading.Event, settings: Settings) -> None:
+    def __init__(self, redis: Redis, stopping: threading.Event, settings: Settings, process: str | None = None) -> None:
         self._redis = redis
         self._stopping = stopping
-        self.instance = uuid.uuid4().hex.encode()
+        self.instance = (process or uuid.uuid4().hex).encode()
         # Shorter than the visibility timeout: when a dead worker's messages come back, its marks are silent already.
         self._held_ms = int(settings.visibility_timeout_seconds * 750)
         self._beat_seconds = settings.beat_seconds

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Mapping
-from typing import cast
+from collections.abc import Mapping
 
 from pydantic import ConfigDict, Field, ValidationError
 from redis import Redis
-from redis.exceptions import RedisError
 
 from workers import keys
 from workers.interface import EngineFacts, EngineLoad
 from workers.messages import Message, first_problem
+from workers.publisher import published
 
 log = logging.getLogger(__name__)
-
-#: A worker that has said nothing for so long is gone.
-EXPIRES_SECONDS = 30
-REPEAT_SECONDS = 10.0
 
 
 class Presence(Message):
@@ -79,59 +73,12 @@ class Presence(Message):
         )
 
 
-class Publisher:
-    """Repeats what a worker says of itself under ``key`` until stopped, and takes it back then.
-
-    ``say`` is asked anew each time, in a thread of this object's: a worker may stop consuming a queue.
-    """
-
-    def __init__(self, redis: Redis, key: str, say: Callable[[], Message]) -> None:
-        self._redis = redis
-        self._key = key
-        self._say = say
-        self._wake = threading.Event()
-        self._stopped = self._complained = False
-        self._thread = threading.Thread(target=self._repeat, name="presence", daemon=True)
-
-    def start(self) -> None:
-        """Publish at once and then every 10 s."""
-        self._thread.start()
-
-    def refresh(self) -> None:
-        """Publish now: there is news."""
-        self._wake.set()
-
-    def stop(self) -> None:
-        """Take it back: nobody counts on this worker any more."""
-        self._stopped = True
-        self._wake.set()
-        self._thread.join()
-
-    def _repeat(self) -> None:
-        while not self._stopped:
-            try:
-                self._redis.set(self._key, self._say().model_dump_json(), ex=EXPIRES_SECONDS)
-                self._complained = False
-            except RedisError as error:
-                if not self._complained:
-                    log.warning("cannot publish this worker's presence: %s", error)
-                self._complained = True
-            self._wake.wait(REPEAT_SECONDS)
-            self._wake.clear()
-        try:
-            self._redis.delete(self._key)
-        except RedisError:
-            log.debug("%s is left to expire", self._key)
-
-
 def live_workers(redis: Redis) -> list[Presence]:
-    """The workers that have said something within the last 30 s. Skips what this version cannot read."""
-    names = list(redis.scan_iter(match=keys.WORKERS_PATTERN, count=1000))
-    payloads = cast("list[bytes | None]", redis.mget(names) if names else [])
+    """The workers that have said something within the last 30 s, by name. Skips what this version cannot read."""
     found = []
-    for name, payload in zip(names, payloads, strict=True):
+    for key, payload in published(redis, keys.WORKERS):
         try:
-            found += [Presence.model_validate_json(payload)] if payload else []
+            found.append(Presence.model_validate_json(payload))
         except ValidationError as error:
-            log.warning("%s: not a worker that this version can read: %s", name.decode(), first_problem(error))
+            log.warning("%s: not a worker that this version can read: %s", key, first_problem(error))
     return found

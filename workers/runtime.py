@@ -48,11 +48,15 @@ class Runtime:
 
 
 def build(
-    settings: Settings, threads: int, parts: Startup | None = None, check: Callable[[], None] = lambda: None
+    settings: Settings,
+    threads: int,
+    parts: Startup | None = None,
+    check: Callable[[], None] = lambda: None,
+    process: str | None = None,
 ) -> Runtime:
     """Load the engine and start the decode processes, side by side. Raises ModelLoadError.
 
-    ``check`` is called meanwhile; what it raises ends the loading.
+    ``check`` is called meanwhile; what it raises ends the loading. ``process``: by which other workers know this one.
     """
     check_engine(settings)
     # Imported here: this module is loaded by everyone who knows the tasks. And before the engine's thread imports too.
@@ -67,7 +71,7 @@ def build(
         check()
         redis = connect(settings.redis_url or DEFAULT_REDIS_URL)
         # Renewed from here on: what a fresh worker knows of the others has to be of some age.
-        marks = TaskMarks(redis, stopping, settings)
+        marks = TaskMarks(redis, stopping, settings, process)
         with parts.part(DECODERS):
             processes = decode_processes(settings)
             pool = DecodePool(processes, AudioLimits.from_settings(settings))

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from pydantic import ConfigDict, ValidationError
 from redis import Redis
 
 from workers import keys
 from workers.messages import Message
+from workers.publisher import published
 
 #: The parts, in the words in which a person sees them. Some run beside others.
 PYTHON = "starting Python"
@@ -136,12 +136,10 @@ class Starting(Message):
 
 def starting_workers(redis: Redis) -> list[Starting]:
     """The workers that are starting, by name. Skips what this version cannot read."""
-    names = sorted(redis.scan_iter(match=keys.STARTING_PATTERN, count=1000))
-    payloads = cast("list[bytes | None]", redis.mget(names) if names else [])
     found = []
-    for payload in payloads:
+    for _, payload in published(redis, keys.STARTING):
         try:
-            found += [Starting.model_validate_json(payload)] if payload else []
+            found.append(Starting.model_validate_json(payload))
         except ValidationError:  # a newer one's: it is not ready in any case
             continue
     return found

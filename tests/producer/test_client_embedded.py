@@ -22,6 +22,7 @@ from producer.job import JobSpec, load_job, open_job
 from workers import keys
 from workers.app import create_app
 from workers.presence import live_workers
+from workers.publisher import publish, take_back
 from workers.settings import load_settings
 
 ANSWER_SECONDS = 120.0
@@ -120,12 +121,12 @@ def test_what_the_own_fleet_cannot_do_leaves_the_old_step_as_it_was(client: Clie
     redis = client._connection.open().redis
     (present,) = live_workers(redis)
     other = present.model_copy(update={"name": "other@here", "model": "other"})
-    redis.set(keys.worker(other.name), other.model_dump_json())
+    publish(redis, keys.WORKERS, keys.worker(other.name, "1"), other.model_dump_json())
     try:
         with pytest.raises(UsageError, match="a step is made by one model"):
             client.run_job(source, cache_path=cache, language="de", force=True)
     finally:
-        redis.delete(keys.worker(other.name))
+        take_back(redis, keys.WORKERS, keys.worker(other.name, "1"))
     assert job.reload() == job
     assert job.is_complete()
 

@@ -11,6 +11,7 @@ from fleet import Fleet, clean_environment, run_cli, wait_for
 from patched_imports import SLOW_LOAD, patched_imports
 from producer.job import open_job
 from workers import keys
+from workers.publisher import publish, take_back
 from workers.startup import Starting
 
 
@@ -40,13 +41,14 @@ def test_a_run_with_its_own_fleet_says_what_starts(tmp_path: Path) -> None:
 def test_a_run_on_a_fleet_that_starts_says_so(fleet: Fleet, tmp_path: Path) -> None:
     # Given a fleet whose only worker is not ready yet
     starting = Starting(name="early@host", doing="importing vLLM", total_seconds=3.0)
-    fleet.redis.set(keys.starting("early@host"), starting.model_dump_json(), ex=300)
+    key = keys.starting("early@host", "1")
+    publish(fleet.redis, keys.STARTING, key, starting.model_dump_json())
     running = Running(fleet, open_job(spec_of(speech_rows(tmp_path, 2))))
     # When a job is run there, then that is what it waits for
     wait_for(lambda: "early: importing vLLM" in running.shown)
     assert "no worker is live" not in running.shown
     # When that worker is gone, then nobody is left to wait for
-    fleet.redis.delete(keys.starting("early@host"))
+    take_back(fleet.redis, keys.STARTING, key)
     wait_for(lambda: "no worker is live on redis://" in running.shown)
     # And once there is one, the job is done
     fleet.start_worker()

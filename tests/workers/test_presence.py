@@ -10,7 +10,8 @@ import pytest
 from fleet import Fleet, wait_for
 from workers import keys
 from workers.interface import EngineFacts, EngineLoad
-from workers.presence import EXPIRES_SECONDS, Presence, Publisher, live_workers
+from workers.presence import Presence, live_workers
+from workers.publisher import EXPIRES_SECONDS, Publisher, publish
 
 FACTS = EngineFacts(
     model="openai/whisper-tiny",
@@ -42,15 +43,15 @@ def test_workers_are_seen_while_they_live_and_gone_when_they_stop(fleet: Fleet) 
 
     # Given two workers with different models
     other = presence("two@host", replace(FACTS, model="openai/whisper-large-v3-turbo", tasks=("transcribe",)))
-    first = Publisher(fleet.redis, keys.worker("one@host"), presence)
-    second = Publisher(fleet.redis, keys.worker("two@host"), lambda: other)
+    first = Publisher(fleet.redis, keys.WORKERS, keys.worker("one@host", "1"), presence)
+    second = Publisher(fleet.redis, keys.WORKERS, keys.worker("two@host", "2"), lambda: other)
     first.start()
     second.start()
     try:
         # Then both are seen, and would expire by themselves
         wait_for(lambda: len(live_workers(redis)) == 2)
-        assert sorted(live_workers(redis), key=lambda worker: worker.name) == [presence(), other]
-        assert 0 < redis.ttl(keys.worker("one@host")) <= EXPIRES_SECONDS
+        assert live_workers(redis) == [presence(), other]
+        assert 0 < redis.ttl(keys.worker("one@host", "1")) <= EXPIRES_SECONDS
     finally:
         # When one stops
         first.stop()
@@ -62,10 +63,45 @@ def test_workers_are_seen_while_they_live_and_gone_when_they_stop(fleet: Fleet) 
     assert live_workers(redis) == []
 
 
+def test_workers_of_one_name_are_as_many_as_they_are(fleet: Fleet) -> None:
+    """Several on one host, say, each with a GPU: the last to speak would hide the others, and take them with it."""
+    other = presence(facts=replace(FACTS, model="another"))
+    first = Publisher(fleet.redis, keys.WORKERS, keys.worker("one@host", "1"), presence)
+    second = Publisher(fleet.redis, keys.WORKERS, keys.worker("one@host", "2"), lambda: other)
+    first.start()
+    second.start()
+    try:
+        wait_for(lambda: live_workers(fleet.redis) == [presence(), other])
+    finally:
+        first.stop()
+        second_alone = live_workers(fleet.redis)
+        second.stop()
+    assert second_alone == [other]
+
+
+def test_a_look_at_who_is_live_does_not_grow_with_what_redis_holds(fleet: Fleet) -> None:
+    # Given a worker, and a Redis full of other things
+    redis = fleet.redis
+    publish(redis, keys.WORKERS, keys.worker("one@host", "1"), presence().model_dump_json())
+    redis.mset({f"foreign:{number}": b"" for number in range(10_000)})
+
+    def commands() -> int:
+        return int(redis.info("stats")["total_commands_processed"])
+
+    before = commands()
+    between = commands() - before  # what asking costs
+    before = commands()
+    # When it is looked for
+    assert live_workers(redis) == [presence()]
+    # Then that takes a handful of commands
+    assert commands() - before <= between + 3
+
+
 def test_news_are_published_at_once(fleet: Fleet) -> None:
     # Given a worker that says each time what is true then
     queues = ["transcribe", "translate"]
-    publisher = Publisher(fleet.redis, keys.worker("one@host"), lambda: Presence.of("one@host", queues, FACTS, 4))
+    key = keys.worker("one@host", "1")
+    publisher = Publisher(fleet.redis, keys.WORKERS, key, lambda: Presence.of("one@host", queues, FACTS, 4))
     publisher.start()
     try:
         wait_for(lambda: live_workers(fleet.redis))
@@ -102,14 +138,18 @@ def test_worker_in_a_fleet_publishes_what_it_is(standin_fleet: Fleet) -> None:
 def test_workers_of_other_versions_do_not_hide_the_fleet(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
     # Given a newer worker that says more, one that says something else, and what is no worker at all
     newer = {**presence("newer@host").model_dump(), "tasks": ["transcribe", "diarize"], "memory_bytes": 1}
-    fleet.redis.set(keys.worker("newer@host"), json.dumps(newer))
-    fleet.redis.set(keys.worker("other@host"), '{"name": "other@host"}')
-    fleet.redis.set(keys.worker("junk@host"), b"\xff")
-    fleet.redis.set(keys.worker("one@host"), presence().model_dump_json())
+    said = {
+        "newer@host": json.dumps(newer),
+        "other@host": '{"name": "other@host"}',
+        "junk@host": b"\xff",
+        "one@host": presence().model_dump_json(),
+    }
+    for name, payload in said.items():
+        publish(fleet.redis, keys.WORKERS, keys.worker(name, "1"), payload)
 
     # Then all that can be read is there, and the rest is named
     live = {worker.name: worker for worker in live_workers(fleet.redis)}
     assert live.keys() == {"newer@host", "one@host"}
     assert live["newer@host"].tasks == ["transcribe", "diarize"]
     for name in ("other@host", "junk@host"):
-        assert f"{keys.worker(name)}: not a worker that this version can read" in caplog.text
+        assert f"{keys.worker(name, '1')}: not a worker that this version can read" in caplog.text

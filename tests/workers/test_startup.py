@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from fleet import Fleet
 from workers import keys
+from workers.publisher import publish
 from workers.startup import Starting, Startup, in_words, overview, process_age_seconds, starting_workers
 
 
@@ -84,8 +85,8 @@ def test_whoever_wants_to_know_is_told_of_each_part() -> None:
 def test_starting_workers_are_found_and_what_cannot_be_read_is_not(fleet: Fleet) -> None:
     for name, doing in (("two@b", "importing vLLM"), ("one@a", "warming up")):
         said = Starting(name=name, doing=doing, total_seconds=3.0)
-        fleet.redis.set(keys.starting(name), said.model_dump_json())
-    fleet.redis.set(keys.starting("odd@c"), b"\xff")
+        publish(fleet.redis, keys.STARTING, keys.starting(name, "1"), said.model_dump_json())
+    publish(fleet.redis, keys.STARTING, keys.starting("odd@c", "1"), b"\xff")
 
     found = starting_workers(fleet.redis)
 

@@ -17,7 +17,9 @@ from fleet import Fleet, clean_environment, still_running, wait_for
 from producer.dataflow import FileStorage, LocalModelLLMServing_vllm, WhisperTranscriptionGenerator
 from producer.dataflow.serving import _check_figure
 from producer.errors import FleetError, UsageError
+from workers import keys
 from workers.presence import Presence
+from workers.publisher import publish
 
 ROOT = Path(__file__).parents[3]
 
@@ -153,7 +155,7 @@ def test_a_shared_fleet_without_the_model_is_an_error_that_says_both(
     monkeypatch.setenv("REDIS_URL", fleet.url)
     for model in ("openai/whisper-small", "whisper-base"):
         one = presence(model, tensor_parallel_size=2)
-        fleet.redis.set(f"whisper:worker:{one.name}", one.model_dump_json(), ex=60)
+        publish(fleet.redis, keys.WORKERS, keys.worker(one.name, "1"), one.model_dump_json())
     # Then another model is refused, and those are found by any of their names
     wanted = LocalModelLLMServing_vllm(hf_model_name_or_path="openai/whisper-large-v3")
     with pytest.raises(UsageError) as caught:

@@ -1,0 +1,55 @@
+"""What a client knows of its fleet, and what finding that out costs its callers."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from fleet import Fleet, wait_for
+from producer import connection as module
+from producer.connection import PRESENCE_SECONDS, Connection
+from workers.presence import live_workers
+from workers.settings import load_settings
+
+
+def test_one_caller_looks_who_is_live_and_the_others_go_on(
+    standin_fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened_by = Connection(load_settings(REDIS_URL=standin_fleet.url), None)
+    looking, may_look, looks = threading.Event(), threading.Event(), list[int]()
+
+    def look(redis: Any) -> Any:
+        looks.append(len(looks))
+        looking.set()
+        assert may_look.wait(60)
+        return live_workers(redis)
+
+    monkeypatch.setattr(module, "live_workers", look)
+    try:
+        opened = opened_by.open()
+        with ThreadPoolExecutor(8) as threads:
+            # Given nobody who knows yet: all wait for the one that asks
+            first = [threads.submit(opened_by._workers, opened) for _ in range(4)]
+            assert looking.wait(60)
+            may_look.set()
+            assert all(len(one.result(60)) == 1 for one in first)
+            assert len(looks) == 1
+            # When what is known is old, then one asks, and the others have that meanwhile
+            opened_by._present_at -= PRESENCE_SECONDS
+            looking.clear()
+            may_look.clear()
+            late = threads.submit(opened_by._workers, opened)
+            assert looking.wait(60)
+            assert len(opened_by._workers(opened)) == 1
+            # And who has to have it fresh waits
+            fresh = threads.submit(lambda: opened_by._workers(opened, fresh=True))
+            assert not fresh.done()
+            may_look.set()
+            assert len(late.result(60)) == len(fresh.result(60)) == 1
+            wait_for(lambda: len(looks) == 3)
+    finally:
+        may_look.set()
+        opened_by.close()
