@@ -61,7 +61,12 @@ def enqueuer_for(
 ) -> Enqueuer:
     """An enqueuer whose queue and chunk size suit the live workers. Raises UsageError for what none of them can do."""
     header = job.header
-    limits = ChunkLimits.of(job.rows, present, rows=config.chunk_rows, window_rows=config.window_rows)
+
+    def sizes(present: Sequence[Presence]) -> tuple[ChunkLimits, int]:
+        limits = ChunkLimits.of(job.rows, present, rows=config.chunk_rows, window_rows=config.window_rows)
+        return limits, config.window_rows or window_rows_for(present, limits)
+
+    limits, window_rows = sizes(present)
     # An own fleet was started with the job's model, whatever name the model gives itself.
     model = None if config.redis_url is None else header.options["model"]
     return Enqueuer(
@@ -70,7 +75,8 @@ def enqueuer_for(
         redis,
         queue=queue_of_job(present, job.task, header.options["language"], model),
         limits=limits,
-        window_rows=config.window_rows or window_rows_for(present, limits),
+        window_rows=window_rows,
+        sizes=sizes,
         answered=answered,
         stop=stop,
         stall_seconds=config.stall_seconds,
@@ -80,7 +86,8 @@ def enqueuer_for(
 class Enqueuer:
     """Sends the unanswered rows of one job, at most a window of them ahead of the journal.
 
-    ``answered`` gives the rows that are in the journal. Not for interactive calls: those are plain Celery tasks.
+    ``answered`` gives the rows that are in the journal, ``sizes`` the limits of messages and the window that suit other
+    workers than those that were live at the start. Not for interactive calls: those are plain Celery tasks.
     """
 
     def __init__(
@@ -95,6 +102,7 @@ class Enqueuer:
         answered: Callable[[], RowSet],
         stop: threading.Event,
         stall_seconds: float,
+        sizes: Callable[[Sequence[Presence]], tuple[ChunkLimits, int]] | None = None,
     ) -> None:
         self._job = job
         self._app = app
@@ -106,6 +114,7 @@ class Enqueuer:
         self._answered = answered
         self._stop = stop
         self._stall_seconds = stall_seconds
+        self._sizes = sizes
         self._announced = self._said = float("-inf")
         #: The input as it was when its rows were found to be the job's, and when that may be looked at again.
         self._stamp, self._next_check = job.stamp or stamp_of(job.header.inputs), float("-inf")
@@ -189,13 +198,14 @@ class Enqueuer:
 
     def _wait_for_room(self, rows: int) -> None:
         """Wait for an eighth of the window, so that batches stay large; after a while for ``rows`` alone."""
-        much = max(rows, self._window_rows // 8)
         last, since, patience_seconds = len(self._out), time.monotonic(), self._stall_seconds
         gather_until, pause_seconds = since + GATHER_SECONDS, LOOK_SECONDS
-        while self._free() < rows and not self._stop.wait(pause_seconds):
+        # (a message that was made for a larger window goes alone)
+        while self._free() < rows and self._out and not self._stop.wait(pause_seconds):
             pause_seconds = min(2 * pause_seconds, GATHER_SECONDS)
             self._announce()
             now = time.monotonic()
+            much = max(rows, self._window_rows // 8)
             # A look at each row of the window costs more than one at their number.
             if now >= gather_until or len(self._answered()) - self._pruned_at >= much - self._free():
                 self._prune()
@@ -312,6 +322,14 @@ class Enqueuer:
         progress = self._retried(lambda: registry.read(self._redis, self._job.id))
         if progress is not None and (transcribed := progress.answered - progress.failed - progress.reused) > 0:
             self._typical_seconds = progress.audio_seconds / transcribed
+        self._suit_workers()
+
+    def _suit_workers(self) -> None:
+        """Messages and window as the workers that are live by now need them: a fleet comes and goes during a job."""
+        if self._sizes is None or not (present := self._retried(lambda: live_workers(self._redis))):
+            return  # whoever comes back will likely be the same
+        self._limits, window_rows = self._sizes(present)
+        self._window_rows = max(window_rows, self._limits.rows)
 
     def _wait_for_memory(self) -> None:
         while not self._stop.is_set() and (why := self._retried(lambda: room.full(self._redis))):

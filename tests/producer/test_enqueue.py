@@ -14,11 +14,11 @@ import pytest
 from job_files import answer, deliver, new_job, write_rows
 
 from fleet import Fleet, wait_for
+from producer import enqueue, registry
 from producer import job as module_of_jobs
-from producer import registry
 from producer.cache import FileLock
 from producer.chunks import ChunkLimits
-from producer.enqueue import Enqueuer
+from producer.enqueue import Enqueuer, enqueuer_for
 from producer.errors import UsageError
 from producer.follow import Follower
 from producer.in_flight import rows_in_flight, rows_uncollected
@@ -27,6 +27,8 @@ from producer.journal import Journal
 from producer.registry import Progress
 from workers import keys
 from workers.app import create_app
+from workers.presence import Presence
+from workers.publisher import publish
 from workers.settings import load_settings
 
 BULK = "transcribe:5"
@@ -70,7 +72,7 @@ class Sending:
             stop=self.stop,
             stall_seconds=0.5,
         )
-        self._thread = threading.Thread(target=self.enqueuer.send_all)
+        self._thread = threading.Thread(target=lambda: self.enqueuer.send_all())
 
     def journal(self, rows: Iterable[int]) -> None:
         """Answer these rows, as if a collector had."""
@@ -180,6 +182,64 @@ def test_at_most_a_window_of_rows_is_ahead_of_the_journal(clean: Fleet, tmp_path
         sending.journal(range(22, 32))
         wait_for(lambda: len(queued(clean, job)()) == 40)
     assert sending.enqueuer.sent == 40
+
+
+def live(fleet: Fleet, count: int) -> None:
+    """So many workers are live, each of eight threads, and no others."""
+    fleet.redis.delete(keys.WORKERS)
+    for number in range(count):
+        one = Presence.model_validate(
+            {
+                **{"name": f"{number}@here", "queues": ["transcribe"], "model": "m", "revision": "1", "device": "cuda"},
+                **{"version": "1", "tasks": ["transcribe"], "languages": ["en"], "max_num_seqs": 16, "threads": 8},
+            }
+        )
+        publish(fleet.redis, keys.WORKERS, keys.worker(one.name, "1"), one.model_dump_json())
+
+
+def test_the_window_suits_the_workers_that_come_and_go(
+    clean: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fleet that comes up after the job was sent would have a window for one machine until its end."""
+    monkeypatch.setattr(enqueue, "ANNOUNCE_SECONDS", 0.2)
+    job, config = new_job(tmp_path, rows=12_000), load_settings(REDIS_URL=clean.url)
+    sending = Sending(clean, job)
+    answered = Follower(job).read
+    sending.enqueuer = enqueuer_for(job, create_app(config), clean.redis, [], config, answered, sending.stop)
+    with sending:
+        # Given a job that was begun while nobody was live: what a small fleet needs is sent
+        wait_for(lambda: clean.redis.llen(BULK) == 31)
+        assert sending.enqueuer.sent == 31 * 64
+        # When many workers come, then each of their threads has two messages
+        live(clean, 100)
+        wait_for(lambda: sending.enqueuer._window_rows == 6400)
+        wait_for(lambda: len(queued(clean, job)()) > 6390)
+        assert clean.redis.llen(BULK) > 800, "some for the first of them are larger"
+        assert len(message_records(messages(clean)[-1])) == 4
+        # When all but one go, then no more is sent until what is left is little
+        live(clean, 1)
+        wait_for(lambda: sending.enqueuer._window_rows == 2000)
+        sent = sending.enqueuer.sent
+        sending.journal(range(3000))
+        wait_for(lambda: len(sending.enqueuer._out) == sent - 3000)
+        assert sending.enqueuer.sent == sent
+        sending.journal(range(3000, 6000))
+        wait_for(lambda: sending.enqueuer.sent > sent)
+        # When there is nobody at all for a while, it stays as it is
+        live(clean, 0)
+        sending.enqueuer._suit_workers()
+        assert sending.enqueuer._window_rows == 2000
+
+
+def test_a_message_that_is_larger_than_the_window_by_now_goes_alone(clean: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=12)
+    with Sending(clean, job, chunk_rows=4, window_rows=4) as sending:
+        wait_for(lambda: queued(clean, job)() == set(range(4)))
+        # Given a message that waits, and a window that is smaller than when it was made
+        sending.enqueuer._window_rows = 1
+        # When all before it is answered, then it goes
+        sending.journal(range(4))
+        wait_for(lambda: queued(clean, job)() == set(range(8)))
 
 
 def test_rows_that_need_no_worker_keep_to_the_window_too(clean: Fleet, tmp_path: Path) -> None:
