@@ -18,6 +18,8 @@ from workers.spans import REASONS
 VOTERS = 3
 #: A vote that is less sure than this is flagged.
 CERTAIN = 0.5
+#: So is a language that is less likely than that in such a share of the speech: the voters may be of another one.
+DOUBTFUL_SHARE = 1 / 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,11 @@ class Sent:
 class Recording:
     """One audio file, or one channel of it, on its way. ``votes``: whether its windows decide on one language for all.
 
-    ``channels``: how many the file has, known when it is read.
+    ``elected``: whether those of an earlier span did. ``channels``: how many the file has, known when it is read.
     """
 
     votes: bool = False
+    elected: bool = False
     windows: list[Sent] = field(default_factory=list)
     duration_s: float = 0.0
     flags: tuple[str, ...] = ()
@@ -125,7 +128,8 @@ def join(
     silent = all("no_speech" in result.flags for result in results)
     if silent or not (REASONS & flags or any(result.text for result in results)):
         flags.add("no_speech")
-    if recording.votes and heard.probability < CERTAIN:
+    doubtful = recording.votes and heard.probability < CERTAIN
+    if doubtful or ((recording.votes or recording.elected) and _is_doubtful(recording.windows, results)):
         flags.add("uncertain_language")
     weights = [max(1e-3, window.heard_s) for window in recording.windows]
     parts = [
@@ -147,6 +151,13 @@ def join(
         flags=sorted(flags),
         attempts=attempts,
     )
+
+
+def _is_doubtful(windows: Sequence[Sent], results: Sequence[WindowResult]) -> bool:
+    """Whether much of the speech is rather in another language than the one that the windows were decoded in."""
+    heard = [(window.speech_s, result) for window, result in zip(windows, results, strict=True) if result.text]
+    doubtful_s = sum(speech_s for speech_s, result in heard if result.language_probability < CERTAIN)
+    return doubtful_s > 0 and doubtful_s >= DOUBTFUL_SHARE * sum(speech_s for speech_s, _ in heard)
 
 
 def silence(recording: Recording, *, timestamps: bool, model: str, attempts: int) -> Transcript:

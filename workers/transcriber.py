@@ -144,6 +144,7 @@ class Transcriber:
         try:
             language = self._check(record, asked.source, asked.task, options)
             recording.votes = language is None and canonical_language(record.language or options.language) == AUTO
+            recording.elected = later and _is_elected(options)
             with contextlib.closing(Undecided()) as undecided:
                 with self._pool.open(
                     *(asked.source, record.start_s, record.end_s, asked.channel),
@@ -196,7 +197,7 @@ class Transcriber:
                 return
             start_s, number = stream.cuts[number], number + 1
             if language is not None or not recording.votes:
-                span = Recording()
+                span = Recording(elected=_is_elected(asked.options))
                 recording.rest.append(span)
 
     def _is_voting(self, recording: Recording, language: str | None) -> bool:
@@ -358,3 +359,8 @@ class Transcriber:
                 again = replace(window.request, language=heard.language, urgent=True)
                 results[at] = self._wait(self._decoder.submit(again, window.speech, f"{window.identity}/outvoted"))
         return join(recording, results, heard, timestamps=options.timestamps, model=model, attempts=attempts)
+
+
+def _is_elected(options: Options) -> bool:
+    """Whether a later span's language is taken for voted: whoever does it cannot tell it from the row's own."""
+    return canonical_language(options.language) == AUTO

@@ -140,6 +140,28 @@ def test_close_vote_is_flagged_where_there_was_one() -> None:
     assert joined(heard(language_probability=CERTAIN - 0.01)).flags == ["uncertain_language"]
 
 
+@pytest.mark.parametrize(
+    ("doubted", "known", "flags"),
+    [(2, 5, []), (3, 6, ["uncertain_language"]), (3, 7, []), (1, 0, ["uncertain_language"])],
+)
+@pytest.mark.parametrize("of", ["votes", "elected"])
+def test_speech_in_another_language_than_the_voters_is_flagged(
+    doubted: int, known: int, flags: list[str], of: str
+) -> None:
+    """Windows after the first ones are decoded in the language that was voted for, whatever is spoken there."""
+    right = [heard(language_probability=0.99)] * known
+    wrong = [heard(language_probability=0.01)] * doubted
+    silent = [heard("", language_probability=0.01)] * 20
+    windows = [sent(10.0, 30.0 * at, 30.0 * (at + 1)) for at in range(known + doubted + 20)]
+
+    def transcript(**kind: bool) -> Transcript:
+        recording = Recording(windows=windows, **kind)  # type: ignore[arg-type]
+        return join(recording, [*right, *wrong, *silent], Vote("en", 0.99), timestamps=False, model="m", attempts=1)
+
+    assert transcript(**{of: True}).flags == flags
+    assert transcript().flags == []
+
+
 # Figures and segments.
 
 
