@@ -14,9 +14,8 @@ import multiprocessing
 import threading
 import time
 import uuid
-import weakref
 from collections.abc import Mapping
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from importlib import metadata
 from typing import Any
 
@@ -26,6 +25,7 @@ from workers.errors import EngineLostError, ModelLoadError, TranscriptionError, 
 from workers.forked_engine import forked_engine
 from workers.groups import Groups
 from workers.guard import unlink_shared_memory
+from workers.handover import pass_on, settle
 from workers.interface import (
     SAMPLE_RATE_HZ,
     WINDOW_SAMPLES,
@@ -104,7 +104,7 @@ class VllmEngine:
         self._in_flight.add(answer)
         answer.add_done_callback(self._landed)
         if self._lost is not None:  # `fail` may have looked before this one was there
-            _settle(answer, EngineLostError(self._lost))
+            settle(answer, EngineLostError(self._lost))
             return answer
         self._groups.enter(lambda: self._begin(request, rendered, sampling, answer), urgent=request.urgent)
         return answer
@@ -125,7 +125,7 @@ class VllmEngine:
         """Take the engine for dead: windows in flight fail now, whatever its processes do."""
         self._lost = self._lost or reason
         for answer in list(self._in_flight):
-            _settle(answer, EngineLostError(self._lost))
+            settle(answer, EngineLostError(self._lost))
 
     def close(self) -> None:
         """End the engine and its processes; windows in flight fail."""
@@ -172,7 +172,7 @@ class VllmEngine:
             return False
         running = self._run(self._decode(request, rendered, sampling))
         running.add_done_callback(lambda _: self._groups.left())
-        _pass_on(running, answer)
+        pass_on(running, answer)
         return True
 
     def _landed(self, answer: Future[WindowResult]) -> None:
@@ -275,32 +275,6 @@ class VllmEngine:
             flags,
             ran_out=result.finish_reason in ("length", "repetition"),
         )
-
-
-def _pass_on(running: Future[WindowResult], answer: Future[WindowResult]) -> None:
-    """What ``running`` gives becomes the answer. A cancelled answer ends it, and vLLM's request with it."""
-    # Weakly, or each would keep the other, and both the window's audio, until the garbage collector comes.
-    decoding_now = weakref.ref(running)
-
-    def done(running: Future[WindowResult]) -> None:
-        if not running.cancelled():
-            _settle(answer, running.exception() or running.result())
-
-    def unwanted(answer: Future[WindowResult]) -> None:
-        if answer.cancelled() and (running := decoding_now()) is not None:
-            running.cancel()
-
-    running.add_done_callback(done)
-    answer.add_done_callback(unwanted)
-
-
-def _settle(answer: Future[WindowResult], outcome: WindowResult | BaseException) -> None:
-    """Answer once: whoever comes second (the engine, after it was given up) is not heard."""
-    with contextlib.suppress(InvalidStateError):
-        if isinstance(outcome, BaseException):
-            answer.set_exception(outcome)
-        else:
-            answer.set_result(outcome)
 
 
 def _note_outputs(llm: Any, progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""What a window's answer and its decoding have to do with each other; the engine itself is tested in tests/e2e."""
+"""What a window's answer and its decoding have to do with each other."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from concurrent.futures import CancelledError, Future
 import pytest
 
 from scripted_engine import heard
-from workers.engine import _pass_on
 from workers.errors import EngineLostError
+from workers.handover import pass_on
 from workers.interface import WindowResult
 
 
@@ -43,7 +43,7 @@ def test_an_answer_that_is_cancelled_ends_its_decoding(loop: asyncio.AbstractEve
         return heard()
 
     answer: Future[WindowResult] = Future()
-    _pass_on(asyncio.run_coroutine_threadsafe(decode(), loop), answer)
+    pass_on(asyncio.run_coroutine_threadsafe(decode(), loop), answer)
     assert began.wait(60)
 
     # When nobody wants it any more
@@ -58,7 +58,7 @@ def test_an_answer_that_is_cancelled_ends_its_decoding(loop: asyncio.AbstractEve
 def test_what_the_decoding_gives_is_the_answer() -> None:
     for outcome in (heard(), EngineLostError("gone")):
         running, answer = Future[WindowResult](), Future[WindowResult]()
-        _pass_on(running, answer)
+        pass_on(running, answer)
         if isinstance(outcome, WindowResult):
             running.set_result(outcome)
             assert answer.result(0) is outcome
@@ -70,7 +70,7 @@ def test_what_the_decoding_gives_is_the_answer() -> None:
 def test_an_answer_is_let_go_with_its_decoding_at_once() -> None:
     """The window's audio hangs on it, by way of who waits for it."""
     running, answer = Future[WindowResult](), Future[WindowResult]()
-    _pass_on(running, answer)
+    pass_on(running, answer)
     running.set_result(heard())
     known = weakref.ref(answer)
 
@@ -84,7 +84,7 @@ def test_an_answer_is_let_go_with_its_decoding_at_once() -> None:
 
 def test_an_engine_given_up_has_answered_already() -> None:
     running, answer = Future[WindowResult](), Future[WindowResult]()
-    _pass_on(running, answer)
+    pass_on(running, answer)
     answer.set_exception(EngineLostError("given up"))
 
     running.set_result(heard())
