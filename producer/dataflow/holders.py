@@ -58,9 +58,9 @@ class RowsHolder:
     def write(self, path: Path, answers: Answers, columns: Columns) -> None:
         """Write the rows. Only rows that failed have an error, unless the format has one header for all."""
         always = set(answers) if self.kind == "csv" else set(answers) - {columns.error_column}
-        merged = []
+        replaced, merged = columns.family(), []
         for number, row in enumerate(self.rows):
-            kept = {name: value for name, value in row.items() if name not in columns.family()}
+            kept = {name: value for name, value in row.items() if name not in replaced}
             values = {name: column[number] for name, column in answers.items()}
             merged.append(kept | {name: value for name, value in values.items() if name in always or value is not None})
         tables.write_rows(path, self.kind, merged)
