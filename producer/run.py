@@ -23,6 +23,7 @@ from producer.owned import OwnedJob
 from producer.reconcile import Reconciler, producing
 from producer.registry import Progress
 from workers.app import create_app
+from workers.errors import SettingsError
 from workers.presence import Presence, live_workers
 from workers.redis_client import check_server, connect, reason, shown_url
 from workers.settings import Settings, load_settings
@@ -86,9 +87,11 @@ def check_own_fleet(options: RunOptions) -> None:
 
 
 def reach(url: str) -> Redis:
-    """A client for a broker, which has to answer. Raises UsageError and SettingsError (see `check_server`)."""
+    """A client for a broker, which has to answer and to let it in. Raises UsageError (see `check_server`)."""
     try:
         check_server(url)
+    except SettingsError as error:
+        raise UsageError(str(error)) from None
     except RedisError as error:
         raise UsageError(f"REDIS_URL {shown_url(url)}: does not answer ({reason(error)})") from None
     return connect(url)

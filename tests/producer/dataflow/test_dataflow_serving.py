@@ -182,3 +182,14 @@ def test_a_broker_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch)
         LocalModelLLMServing_vllm().start_serving()
     assert "secret" not in str(caught.value)
     assert os.environ["REDIS_URL"]
+
+
+def test_a_broker_that_does_not_let_one_in_is_named(
+    fleet: Fleet, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = fleet.redis.connection_pool.connection_kwargs["password"]
+    monkeypatch.setenv("REDIS_URL", fleet.url.replace(right, "wrong"))
+    write_rows(folder / "data.jsonl", [{"audio": "a.wav"}])
+    generator = WhisperTranscriptionGenerator(LocalModelLLMServing_vllm())
+    with pytest.raises(UsageError, match=r"REDIS_URL redis://127\S+: refuses this user or password"):
+        generator.run(FileStorage("data.jsonl", file_name_prefix="p").step())
