@@ -17,6 +17,15 @@ from pydantic import BaseModel
 from producer import AsyncClient, CallTimeoutError, FleetError, Transcript, TranscriptionError, UsageError
 
 ANSWER_SECONDS = 600.0
+#: What fails for the fleet's sake: another try may succeed.
+FAULTS_OF_THE_FLEET = {
+    "decode_unavailable",
+    "engine_error",
+    "engine_timeout",
+    "internal_error",
+    "worker_error",
+    "worker_stopping",
+}
 
 
 class Recording(BaseModel):
@@ -54,5 +63,5 @@ async def transcribe(recording: Recording, request: Request) -> Transcript:
 @app.exception_handler(FleetError)
 async def explain(_: Request, error: TranscriptionError | FleetError) -> JSONResponse:
     """422 for what is wrong with the recording or the request, 503 for a fleet that cannot do it now."""
-    is_theirs = isinstance(error, TranscriptionError | UsageError)
+    is_theirs = isinstance(error, TranscriptionError | UsageError) and error.type not in FAULTS_OF_THE_FLEET
     return JSONResponse({"type": error.type, "message": error.message}, 422 if is_theirs else 503)

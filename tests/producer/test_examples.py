@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -17,7 +18,7 @@ from job_files import processes_at, read_rows, wait_for_none, write_rows
 
 import producer
 from fleet import Fleet, clean_environment, free_port
-from producer import Transcript
+from producer import FleetError, FleetUnavailableError, Transcript, TranscriptionError, UsageError
 
 README = Path(__file__).parents[2] / "README.md"
 EXAMPLES = Path(producer.__file__).parent / "examples"
@@ -91,16 +92,22 @@ def test_the_script_says_in_a_line_that_there_is_no_fleet() -> None:
     assert "does not answer" in line
 
 
-def test_the_web_service_answers_with_transcripts_and_errors(
-    standin_fleet: Fleet, samples: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in standin_fleet.environment().items():
-        monkeypatch.setenv(name, value)
+def fastapi_app(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of that example."""
     spec = importlib.util.spec_from_file_location("fastapi_app", EXAMPLES / "fastapi_app.py")
     assert spec is not None
     assert spec.loader is not None
     monkeypatch.setitem(sys.modules, "fastapi_app", module := importlib.util.module_from_spec(spec))
     spec.loader.exec_module(module)
+    return module
+
+
+def test_the_web_service_answers_with_transcripts_and_errors(
+    standin_fleet: Fleet, samples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in standin_fleet.environment().items():
+        monkeypatch.setenv(name, value)
+    module = fastapi_app(monkeypatch)
 
     async def run() -> list[httpx.Response]:
         transport = httpx.ASGITransport(app=module.app)
@@ -124,3 +131,20 @@ def test_the_web_service_answers_with_transcripts_and_errors(
     assert (refused.status_code, refused.json()["type"]) == (422, "unknown_language")
     assert malformed.status_code == 422
     assert json.loads(malformed.text)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (TranscriptionError("engine_timeout", "a.wav: no answer"), 503),
+        (TranscriptionError("worker_error", "MemoryError: "), 503),
+        (TranscriptionError("not_audio", "a.wav: no audio"), 422),
+        (UsageError("start_s: must be a finite number of seconds"), 422),
+        (FleetUnavailableError("redis://here does not answer"), 503),
+    ],
+)
+def test_the_web_service_says_whose_fault_it_is(
+    monkeypatch: pytest.MonkeyPatch, error: TranscriptionError | FleetError, status: int
+) -> None:
+    answer = asyncio.run(fastapi_app(monkeypatch).explain(None, error))
+    assert (answer.status_code, json.loads(answer.body)["type"]) == (status, error.type)
