@@ -348,9 +348,9 @@ class Enqueuer:
         if (refusal := refused_right(error)) is not None:
             raise FleetError(f"Redis does not take it: {reason(refusal)}") from error
         cause = error.__cause__ if isinstance(error, BatchPublishError) and error.__cause__ else error
-        self._say(f"Redis does not take it, trying again: {cause}")
+        self._say(f"Redis does not take it, trying again: {reason(cause)}")
         if self._stop.wait(RETRY_SECONDS):
-            raise FleetError(f"Redis does not answer: {cause}") from error
+            raise FleetError(f"Redis does not answer: {reason(cause)}") from error
 
     def _say(self, what: str) -> None:
         if time.monotonic() - self._said >= SAY_AGAIN_SECONDS:

@@ -15,7 +15,7 @@ from kombu.entity import Exchange, Queue
 from workers import discretion, flower_doors
 from workers.device import batch
 from workers.messages import TASK_NAMES, TASKS, Task
-from workers.redis_url import broker_url, celery_url, sentinel_master, tls_options
+from workers.redis_url import broker_url, celery_url, sentinel_master, sentinel_options, tls_options
 from workers.settings import DEFAULT_REDIS_URL, Settings, settings
 
 #: Redis priorities: 0 is served first. Interactive calls go before bulk jobs.
@@ -79,8 +79,7 @@ def create_app(config: Settings, *, set_as_current: bool = True) -> Celery:
         app.conf.update(broker_use_ssl=tls, redis_backend_use_ssl=tls)
     if url.startswith("sentinel://"):
         transport["master_name"] = result_transport["master_name"] = sentinel_master(config.redis_url or "")
-        if tls:  # for the Sentinels themselves
-            transport["sentinel_kwargs"] = result_transport["sentinel_kwargs"] = {"ssl": True, **tls}
+        transport["sentinel_kwargs"] = result_transport["sentinel_kwargs"] = sentinel_options(config.redis_url or "")
     app.conf.update(
         task_serializer="json",
         result_serializer="json",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Iterator
-from typing import Any, cast
-from urllib.parse import unquote, urlsplit
+from typing import Any
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
@@ -14,10 +13,11 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import MasterNotFoundError
 
 from workers.errors import SettingsError
 from workers.redis_rights import missing_rights
+from workers.redis_sentinel import by_sentinel, no_master, shortened
 from workers.redis_url import (
     NO_CLUSTER,
     celery_url,
@@ -62,7 +62,7 @@ def _client(url: str, timeout_seconds: float, retried: tuple[type[RedisError], .
         "retry_on_error": list(retried),
     }
     if url.startswith("sentinel://"):
-        return _by_sentinel(url, options)
+        return by_sentinel(url, options)
     options.update(tls_options(url))
     url = client_url(url)
     if url.startswith("unix://"):
@@ -84,6 +84,11 @@ def check_server(url: str) -> None:
                 redis.ping()
                 facts = redis.info("cluster")
             missing = [] if facts.get("cluster_enabled") else missing_rights(redis)
+        except MasterNotFoundError:
+            why = no_master(url)
+            if why.lasting:
+                raise SettingsError(f"REDIS_URL {shown_url(url)}: {why}") from None
+            raise why from None
         except RedisError as error:
             if _is_lasting(error):
                 raise SettingsError(f"REDIS_URL {shown_url(url)}: {reason(error)}") from None
@@ -99,6 +104,8 @@ def reason(error: BaseException) -> str:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"its certificate is not accepted ({cause.verify_message.rstrip('.')}){_cure(cause.verify_code)}"
+        if isinstance(cause, MasterNotFoundError):
+            return shortened(cause)
     text = without_secrets(" ".join(str(error).split())) or type(error).__name__
     if isinstance(error, AuthenticationError):
         if "HELLO" in text or "required" in text:
@@ -148,20 +155,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         yield error
         yield from (one for one in error.args if isinstance(one, BaseException))
         error = error.__cause__ or error.__context__
-
-
-def _by_sentinel(url: str, options: dict[str, Any]) -> Redis:
-    """``sentinel://:password@host:port/db;sentinel://...?master_name=mymaster`` through redis-py's Sentinel."""
-    parts = [urlsplit(one) for one in celery_url(url).split(";")]
-    hosts = [(part.hostname or "localhost", part.port or 26379) for part in parts]
-    user = next((unquote(part.username) for part in parts if part.username), None)
-    password = next((unquote(part.password) for part in parts if part.password), None)
-    database = next((part.path.strip("/") for part in parts if part.path.strip("/")), "0")
-    tls = tls_options(url)
-    if tls:
-        tls["ssl"] = True
-    sentinel: Any = Sentinel(hosts, sentinel_kwargs={"socket_timeout": 5.0, **tls})  # type: ignore[no-untyped-call]
-    client = sentinel.master_for(
-        sentinel_master(url), redis_class=Redis, db=int(database), username=user, password=password, **options, **tls
-    )
-    return cast("Redis", client)

