@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from fleet import CLI
+from producer.job import JobSpec, open_job
 from workers.fallback import FLAGS
 from workers.gates import Verdict
+from workers.messages import Record
+from workers.models import DEFAULT_MODELS
 from workers.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +42,24 @@ def test_every_command_of_the_readme_exists() -> None:
     assert named <= set(re.findall(r"^  (\w+) ", help_text, re.MULTILINE))
     targets = set(re.findall(r"^make ([\w-]+)", README, re.MULTILINE))
     assert targets <= set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_the_rows_of_a_folder_are_made_as_the_readme_says(samples: Path, tmp_path: Path) -> None:
+    [command] = re.findall(r"^\.venv/bin/python (-c '(?:.*\n)+?.*') ~/recordings > data\.jsonl$", README, re.MULTILINE)
+    recording = tmp_path / "recordings" / "a" / 'a "call" ü.mp3'
+    recording.parent.mkdir(parents=True)
+    shutil.copy(samples / "en_kitchen.mp3", recording)
+
+    subprocess.run(f"'{sys.executable}' {command} recordings > data.jsonl", shell=True, cwd=tmp_path, check=True)
+
+    job = open_job(JobSpec((str(tmp_path / "data.jsonl"),), cache_path=str(tmp_path / "cache")))
+    [(_, record)] = job.records()
+    assert isinstance(record, Record)
+    assert Path(str(record.audio)).samefile(recording)
+
+
+def test_the_readme_names_the_default_models() -> None:
+    assert f"The model is `{DEFAULT_MODELS['cuda']}`, on a CPU `{DEFAULT_MODELS['cpu']}`, unless" in README
 
 
 @pytest.mark.parametrize("verdict", FLAGS)

@@ -112,7 +112,7 @@ def test_a_machine_without_an_engine_says_how_to_get_one(tmp_path: Path, command
         run_cli(command, *(["data.jsonl"] if command == "run" else []), environment=environment, cwd=tmp_path)
     )
 
-    assert ("'whisper-fleet[gpu]' (or [cpu])" if engine == "vllm" else "'whisper-fleet[audio]'") in line
+    assert ("'whisper-fleet[gpu]', or without a GPU" if engine == "vllm" else "'whisper-fleet[audio]'") in line
     assert not list(tmp_path.glob("cache/*"))
 
 

@@ -34,7 +34,10 @@ def test_a_worker_without_a_package_of_its_engine_says_so_in_one_line(fleet: Fle
     without = "sys.modules['vllm'] = sys.modules['numpy'] = None"
     for number, (code, why) in enumerate(
         (
-            (without, "no engine is installed: pip install 'whisper-fleet[gpu]' (or [cpu])"),
+            (
+                without,
+                "no engine is installed: pip install 'whisper-fleet[gpu]', or without a GPU `make setup` in a checkout",
+            ),
             (broken, "a package is missing or broken: libsndfile.so: cannot open"),
         ),
         start=1,
