@@ -11,9 +11,11 @@ import pytest
 from fleet import Fleet, ended, wait_for
 from readme_acl import readme_rules, restricted
 from workers import exit_codes
+from workers.app import create_app
 from workers.errors import SettingsError
 from workers.redis_client import check_server, connect
 from workers.redis_rights import missing_rights
+from workers.settings import load_settings
 
 #: INFO is no right that anybody waits for: see `producer.room`.
 RIGHTS = [rule for rule in readme_rules() if rule[0] in "+~&" and rule != "+info"]
@@ -91,3 +93,18 @@ def test_a_right_that_is_taken_away_ends_who_would_wait_for_it(
             _, said = process.communicate(timeout=60)
             assert process.returncode == 1
             assert "this user may not do what the fleet needs" in said.splitlines()[-1]
+
+
+def test_a_worker_whose_right_is_taken_away_says_which_and_goes_on_when_it_is_back(fleet: Fleet) -> None:
+    worker = fleet.start_worker(REDIS_URL=restricted(fleet, readme_rules()))
+    log = fleet.log_path()
+
+    restricted(fleet, readme_rules(without=["~transcribe*"]))
+    wait_for(lambda: "Redis: this user may not do what the fleet needs" in log.read_text())
+    restricted(fleet, readme_rules())
+
+    with create_app(load_settings(redis_url=fleet.url)) as client:
+        sent = client.send_task("whisper.transcribe", [[{"audio": "/nowhere.wav"}]])
+        with pytest.raises(Exception, match="file_not_found"):
+            sent.get(timeout=120)
+    assert worker.poll() is None
