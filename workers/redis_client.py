@@ -9,7 +9,7 @@ from typing import Any
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, ReadOnlyError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
@@ -48,9 +48,10 @@ FIRST_ANSWER_SECONDS = 10.0
 def connect(url: str) -> Redis:
     """A client for ``url`` (``redis://``, ``rediss://``, ``unix://``, ``redis+socket://`` or ``sentinel://``).
 
-    Answers are bytes. Broken connections are retried three times before an error surfaces.
+    Answers are bytes. Broken connections are retried three times before an error surfaces, and so are those that still
+    lead to a primary of yesterday, which takes no writes: each try connects anew.
     """
-    return _client(url, SOCKET_TIMEOUT_SECONDS, (RedisConnectionError, RedisTimeoutError))
+    return _client(url, SOCKET_TIMEOUT_SECONDS, (RedisConnectionError, RedisTimeoutError, ReadOnlyError))
 
 
 def _client(url: str, timeout_seconds: float, retried: tuple[type[RedisError], ...]) -> Redis:

@@ -13,11 +13,13 @@ from typing import Any
 
 from celery import bootsteps
 from celery.backends.redis import RedisBackend
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
 
 
 def _passes(self: RedisBackend, error: Exception) -> bool:
     """Whatever Redis says, but that this worker has not the right to: nobody's waiting mends that."""
+    if isinstance(error, ReadOnlyError):  # the next try is to connect anew: another may be the primary by now
+        self.client.connection_pool.disconnect(inuse_connections=False)
     of_redis = isinstance(error, RedisError) and not isinstance(error, NoPermissionError)
     return of_redis and threading.current_thread() is not threading.main_thread()
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from job_files import answer, deliver, new_job, write_rows
 
+from failover import MovingBroker
 from fleet import Fleet, wait_for
 from producer import enqueue, registry
 from producer import job as module_of_jobs
@@ -51,7 +52,7 @@ class Sending:
 
     def __init__(
         self,
-        fleet: Fleet,
+        fleet: Fleet | MovingBroker,
         job: Job,
         *,
         chunk_rows: int = 1,
@@ -105,7 +106,7 @@ def message_records(message: dict[str, Any]) -> list[dict[str, Any]]:
     return list(records)
 
 
-def queued(fleet: Fleet, job: Job) -> Callable[[], set[int]]:
+def queued(fleet: Fleet | MovingBroker, job: Job) -> Callable[[], set[int]]:
     return lambda: rows_in_flight(fleet.redis, "transcribe", job.id)
 
 
@@ -455,6 +456,16 @@ def test_an_outage_of_redis_is_waited_out(fleet: Fleet, tmp_path: Path, caplog: 
         wait_for(lambda: "Redis does not take it, trying again" in caplog.text)
         fleet.valkey.start()
         wait_for(lambda: queued(fleet, job)() >= set(range(10, 20)))
+
+
+def test_rows_find_the_new_primary(tmp_path: Path) -> None:
+    """The old one may answer after a failover, and take nothing."""
+    job = new_job(tmp_path, rows=30)
+    with MovingBroker(tmp_path / "brokers") as broker, Sending(broker, job, window_rows=10) as sending:
+        wait_for(lambda: len(queued(broker, job)()) == 10)
+        broker.move()
+        sending.journal(range(10))
+        wait_for(lambda: queued(broker, job)() >= set(range(10, 20)))
 
 
 def test_the_jobs_lock_is_free_for_its_collector(clean: Fleet, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from failover import MovingBroker
 from fleet import Fleet, free_port, wait_for
 from producer.embedded import Valkey
 from workers import keys
@@ -88,3 +89,16 @@ def test_worker_that_ends_gives_the_record_back(tmp_path: Path) -> None:
             ResultSink(connect(valkey.url), stopping).add(JOB, ROWS[0])
     finally:
         valkey.stop()
+
+
+def test_answer_finds_the_new_primary(tmp_path: Path) -> None:
+    """After a failover the old server may still answer: as a replica, which takes nothing."""
+    with MovingBroker(tmp_path) as broker:
+        sink = ResultSink(broker.redis, threading.Event())
+        sink.add(JOB, ROWS[0])
+        assert delivered(broker.url) == ROWS[:1]
+        # When another is the primary, and the connection to the first is as good as ever
+        broker.move()
+        sink.add(JOB, ROWS[1])
+        # Then the answer is there
+        assert delivered(broker.url) == ROWS[1:]
