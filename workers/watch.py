@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 
 from celery.worker import state
 
@@ -16,15 +17,21 @@ from workers.runtime import Runtime
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
+#: After so long without a look this process itself stood still (a paused container or machine), and its engine with it.
+STOOD_SECONDS = 5.0
 
 
 class Watch:
     """Looks twice a second until the process ends: whatever goes wrong elsewhere, this worker does not linger."""
 
-    def __init__(self, runtime: Runtime, ending: Ending, stall_seconds: float) -> None:
+    def __init__(
+        self, runtime: Runtime, ending: Ending, stall_seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._runtime = runtime
         self._ending = ending
         self._stall_seconds = stall_seconds
+        self._clock = clock
+        self._looked = self._awake_since = clock()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
@@ -45,7 +52,11 @@ class Watch:
 
     def _check_engine(self) -> bool:
         engine = self._runtime.engine
-        stalled = engine.stalled_seconds()
+        now = self._clock()
+        if now - self._looked > STOOD_SECONDS:
+            self._awake_since = now
+        self._looked = now
+        stalled = min(engine.stalled_seconds(), now - self._awake_since)
         if not engine.healthy():
             reason = "its processes have ended"
         elif stalled > self._stall_seconds:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from celery import Celery
+from celery.worker import state
 from hypothesis import given
 from hypothesis import strategies as st
 
 from doomed import start_doomed
 from fleet import Fleet
 from workers import exit_codes, keys
+from workers.drain import Ending
 from workers.presence import live_workers
 from workers.progress import Progress
+from workers.watch import LOOK_SECONDS, Watch
 
 DEADLINE_SECONDS = 120.0
 FATES = ("die", "hang")
@@ -66,6 +72,33 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def test_an_engine_that_stood_still_with_its_worker_gets_its_time_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A paused container or machine: nothing moved, and nothing is wrong."""
+    monkeypatch.setattr(state, "should_stop", None)
+    clock, failed = Clock(), list[str]()
+    progress = Progress(clock=clock)
+    engine = SimpleNamespace(healthy=lambda: True, stalled_seconds=progress.stalled_seconds, fail=failed.append)
+    runtime: Any = SimpleNamespace(engine=engine, closing=False, stopping=threading.Event())
+    watch = Watch(runtime, Ending(60.0), 180.0, clock)
+    progress.started()
+
+    def pass_seconds(seconds: float) -> None:
+        for _ in range(int(seconds / LOOK_SECONDS)):
+            clock.now += LOOK_SECONDS
+            watch._check_engine()
+
+    # Given an engine with work, and a worker that stands still for long
+    pass_seconds(100)
+    clock.now += 1000
+    # When it goes on, then the engine has all of its time from there on
+    pass_seconds(180)
+    assert not failed
+    # And no more
+    pass_seconds(1)
+    assert failed
+    assert "no progress for 180 s" in failed[0]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["started", "moved", "ended"]), st.integers(0, 100))))
