@@ -20,7 +20,6 @@ from workers.app import PRIORITY_BULK, PRIORITY_INTERACTIVE
 from workers.messages import task_id as task_id
 
 PAGE = 500
-UNACKED = "unacked"
 #: The id of a message, found without parsing the message: other jobs' messages are not worth it, whatever they are.
 _ID = re.compile(rb'"id":\s*("(?:[^"\\]|\\.)*")')
 
@@ -57,7 +56,7 @@ def rows_on_their_way(redis: Redis, queues: Iterable[str], jobs: Collection[str]
 def calls_on_their_way(redis: Redis, queues: Iterable[str]) -> set[str]:
     """The ids of the messages that are queued before all bulk ones, or held. Look twice, as above."""
     found = {_id_of(message) for queue in queues for message in _queued(redis, queue)}
-    found |= {_id_of(held) for _, held in redis.hscan_iter(UNACKED, count=PAGE)}
+    found |= {_id_of(held) for _, held in redis.hscan_iter(keys.UNACKED, count=PAGE)}
     return {id for id in found if id is not None}
 
 
@@ -83,7 +82,7 @@ def _in_flight(redis: Redis, queues: Iterable[str], jobs: Collection[str]) -> di
 def _messages(redis: Redis, queues: Iterable[str]) -> Iterator[bytes]:
     for key in _lists(queues):
         yield from _queued(redis, key)
-    for _, held in redis.hscan_iter(UNACKED, count=PAGE):
+    for _, held in redis.hscan_iter(keys.UNACKED, count=PAGE):
         yield held
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from celery import Celery
 from kombu.entity import Exchange, Queue
 
-from workers import discretion, flower_doors
+from workers import discretion, flower_doors, keys
 from workers.device import batch
 from workers.messages import TASK_NAMES, TASKS, Task
 from workers.redis_url import broker_url, celery_url, sentinel_master, sentinel_options, tls_options
@@ -57,6 +57,10 @@ def create_app(config: Settings, *, set_as_current: bool = True) -> Celery:
     )
     transport: dict[str, object] = {
         "visibility_timeout": config.visibility_timeout_seconds,
+        # Of the fleet's own: other applications in this database may hold their messages for longer than that.
+        "unacked_key": keys.UNACKED,
+        "unacked_index_key": keys.UNACKED_INDEX,
+        "unacked_mutex_key": keys.UNACKED_MUTEX,
         # Every `interval` x `throttle` seconds a worker gives out again what silent workers held.
         "unacked_restore_interval": config.restore_seconds,
         "unacked_restore_throttle": 1,

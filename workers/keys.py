@@ -27,10 +27,15 @@ key                              type    content
                                          meanwhile; expires
 ``whisper:beat:{process}``       string  nothing: that it could be written tells a worker that others could renew their
                                          marks; expires
+``whisper:unacked``              hash    kombu's: the messages that workers hold, each with the queue it goes back to
+``whisper:unacked:index``        sorted  kombu's: their tags, by when their holders last said so
+                                 set
+``whisper:unacked:mutex``        string  kombu's: held by the worker that gives out again what silent ones held
 ===============================  ======  ==============================================================================
 
-Celery's: the lists ``transcribe`` and ``translate`` (with a suffix for priorities other than 0), ``unacked``,
-``unacked_index`` and ``celery-task-meta-*`` for results of interactive calls.
+Celery's: the lists ``transcribe`` and ``translate`` (with a suffix for priorities other than 0) and
+``celery-task-meta-*`` for results of interactive calls. Not ``unacked``, which all Celery applications of a database
+share by default: each gives out again what others have held for longer than its own visibility timeout.
 """
 
 from __future__ import annotations
@@ -38,6 +43,7 @@ from __future__ import annotations
 JOBS = "whisper:jobs"
 WORKERS = "whisper:workers"
 STARTING = "whisper:starting"
+UNACKED, UNACKED_INDEX, UNACKED_MUTEX = "whisper:unacked", "whisper:unacked:index", "whisper:unacked:mutex"
 #: Longer than any message waits for its next run; what is forgotten only costs another try.
 TASK_EXPIRES_SECONDS = 86_400
 #: From the last answer on: what nobody has collected by then belongs to a job that was given up or replaced.

@@ -90,7 +90,7 @@ def test_killed_engine_is_replaced_and_killed_worker_leaves_nothing(
     client = Celery(broker=fleet.url, backend=fleet.url)
     records = [{"audio": str(samples / "en_news_long.ogg"), "row": 0}]
     client.send_task("whisper.transcribe", [records], {"job": "news"}, queue="transcribe")
-    wait_for(lambda: fleet.redis.hlen("unacked"))
+    wait_for(lambda: fleet.redis.hlen(keys.UNACKED))
 
     # When its engine is killed
     core.kill()

@@ -332,7 +332,7 @@ def test_a_cancelled_call_is_dropped_also_by_a_worker_that_comes_later(fleet: Fl
         assert ("task-succeeded", cancelled.id) not in [(event["type"], event.get("uuid")) for event in events]
         assert fleet.redis.keys(f"*{cancelled.id}*") == [keys.held(cancelled.id).encode()]
         assert 0 < fleet.redis.ttl(keys.held(cancelled.id)) <= DONE_SECONDS
-        wait_for(lambda: fleet.redis.hlen("unacked") == 0)
+        wait_for(lambda: fleet.redis.hlen(keys.UNACKED) == 0)
 
 
 def test_a_full_redis_tells_at_least_the_workers_that_listen(fleet: Fleet) -> None:

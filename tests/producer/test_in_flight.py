@@ -114,7 +114,7 @@ def test_foreign_messages_are_passed_over(clean: Fleet) -> None:
     for junk in (b"", b"not json", b"[]", b"7", json.dumps({"body": "?", "headers": {"id": "other"}}).encode()):
         clean.redis.lpush("transcribe", junk)
         clean.redis.lpush(f"transcribe:{PRIORITY_BULK}", junk)
-    clean.redis.hset("unacked", "tag", b"not json")
+    clean.redis.hset(keys.UNACKED, "tag", b"not json")
     assert rows_in_flight(clean.redis, "transcribe", "a") == {0}
 
 

@@ -86,14 +86,14 @@ def held(fleet: Fleet) -> Iterator[Held]:
 
 
 def stamps(fleet: Fleet) -> dict[bytes, float]:
-    return dict(fleet.redis.zrange("unacked_index", 0, -1, withscores=True))
+    return dict(fleet.redis.zrange(keys.UNACKED_INDEX, 0, -1, withscores=True))
 
 
 def test_held_messages_are_stamped_anew(held: Held, fleet: Fleet) -> None:
     # Given three messages that were taken long ago
     tags = [message.delivery_tag.encode() for message in held.messages]
     assert set(stamps(fleet)) == set(tags)
-    fleet.redis.zadd("unacked_index", dict.fromkeys(tags, 1.0))
+    fleet.redis.zadd(keys.UNACKED_INDEX, dict.fromkeys(tags, 1.0))
 
     # When the worker renews its hold
     renewed = renew_leases(held.channel)
@@ -105,7 +105,21 @@ def test_held_messages_are_stamped_anew(held: Held, fleet: Fleet) -> None:
     # and a sweep of any worker gives out none of them
     held.channel.qos.restore_visible(num=10, interval=1)
     assert fleet.redis.llen("transcribe") == 0
-    assert fleet.redis.hlen("unacked") == 3
+    assert fleet.redis.hlen(keys.UNACKED) == 3
+
+
+def test_what_another_application_holds_is_left_to_it(held: Held, fleet: Fleet) -> None:
+    """Celery applications in one database share ``unacked`` by default; theirs may run for longer than ours."""
+    # Given one of another's messages, held for longer than the fleet's visibility timeout
+    with Connection(fleet.url) as connection, connection.SimpleQueue("celery") as queue:
+        queue.put("long")
+        queue.get(timeout=30)
+        fleet.redis.zadd("unacked_index", dict.fromkeys(fleet.redis.zrange("unacked_index", 0, -1), 1.0))
+        # When a fleet's worker looks for messages of silent ones
+        held.channel.qos.restore_visible(num=10, interval=1)
+        # Then it is where it was
+        assert fleet.redis.hlen("unacked") == 1
+        assert not fleet.redis.keys("celery*")
 
 
 def test_acknowledged_and_rejected_messages_are_not_held_again(held: Held, fleet: Fleet) -> None:
@@ -120,7 +134,7 @@ def test_acknowledged_and_rejected_messages_are_not_held_again(held: Held, fleet
 
 def test_message_that_redis_gave_out_again_is_not_stamped(held: Held, fleet: Fleet) -> None:
     """Another worker's message by now: a stamp of ours without its message would never go away."""
-    fleet.redis.zrem("unacked_index", held.messages[0].delivery_tag)
+    fleet.redis.zrem(keys.UNACKED_INDEX, held.messages[0].delivery_tag)
 
     renew_leases(held.channel)
 
@@ -217,7 +231,7 @@ def test_record_that_takes_longer_than_the_timeout_runs_once(slow_workers: dict[
     slow = slow_workers["renews"]
 
     assert slow.client.AsyncResult(slow.first).get(timeout=DEADLINE_SECONDS) == {"rows": 1, "failed": 0, "reasons": {}}
-    wait_for(lambda: not slow.fleet.redis.hlen("unacked"))
+    wait_for(lambda: not slow.fleet.redis.hlen(keys.UNACKED))
 
     assert slow.log().count("received") == 1
     assert [row.row for row in slow.rows("first")] == [0]
@@ -253,5 +267,5 @@ def test_worker_told_to_end_delivers_or_gives_back(slow_workers: dict[str, Slow]
     answered = [row.row for row in slow.rows("last")]
     waiting = [json.loads(message)["headers"]["id"] for message in redis.lrange("transcribe", 0, -1)]
     assert (answered, last in waiting) == (([0], False) if name == "renews" else ([], True))
-    assert redis.hlen("unacked") == 0
+    assert redis.hlen(keys.UNACKED) == 0
     assert name == "forgets" or "Traceback" not in slow.log()

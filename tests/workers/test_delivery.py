@@ -80,7 +80,7 @@ class Poisonous:
 
     def idle(self) -> bool:
         redis = self.fleet.redis
-        return not (redis.hlen("unacked") or redis.llen("transcribe") or redis.llen("transcribe:5"))
+        return not (redis.hlen(keys.UNACKED) or redis.llen("transcribe") or redis.llen("transcribe:5"))
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_worker_that_is_killed_while_it_gives_messages_out_again_holds_up_no_oth
     with create_app(settings, set_as_current=False).connection_for_read() as connection:
         channel = connection.default_channel
         with Mutex(channel.client, channel.unacked_mutex_key, channel.unacked_mutex_expire):
-            assert poisonous.fleet.redis.exists("unacked_mutex")
+            assert poisonous.fleet.redis.exists(keys.UNACKED_MUTEX)
 
             # When another one is there
             poisonous.go()
@@ -260,7 +260,7 @@ def test_cancelled_call_that_another_worker_runs_occupies_nobody(poisonous: Pois
 def give_out_again(fleet: Fleet) -> None:
     """As a sweep does with messages whose holder has been silent."""
     with create_app(load_settings(redis_url=fleet.url)).connection_for_read() as connection:
-        for tag in fleet.redis.hkeys("unacked"):
+        for tag in fleet.redis.hkeys(keys.UNACKED):
             connection.default_channel.qos.restore_by_tag(tag.decode())
 
 

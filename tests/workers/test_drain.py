@@ -58,7 +58,7 @@ class Case:
         return [json.loads(message)["headers"]["id"] for message in self.fleet.redis.lrange("transcribe", 0, -1)]
 
     def held(self) -> int:
-        return int(self.fleet.redis.hlen("unacked"))
+        return int(self.fleet.redis.hlen(keys.UNACKED))
 
     def log(self, number: int = 1) -> str:
         return self.fleet.log_path(number).read_text()

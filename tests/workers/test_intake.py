@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from kombu.utils.json import dumps
 
 from fleet import Fleet, wait_for
+from workers import keys
 from workers.intake import MAX_ENVELOPE_BYTES, check
 from workers.messages import MAX_MESSAGE_BYTES
 
@@ -202,7 +203,7 @@ def works(fleet: Fleet, client: Celery) -> None:
     wait_for(lambda: call.ready() or fleet.workers[0].poll() is not None)
     call.forget()
     assert fleet.workers[0].poll() is None, fleet.log_path().read_text()[-3000:]
-    wait_for(lambda: not fleet.redis.llen("transcribe") and not fleet.redis.hlen("unacked"))
+    wait_for(lambda: not fleet.redis.llen("transcribe") and not fleet.redis.hlen(keys.UNACKED))
 
 
 def test_the_worker_goes_on_and_senders_are_told(worker: tuple[Fleet, Celery]) -> None:

@@ -106,7 +106,7 @@ def send(client: Celery, job: str, *audio: str | list[str], **options: Any) -> A
 
 def answers(fleet: Fleet, job: str, rows: int) -> list[list[Item]]:
     entries: Any = wait_for(lambda: (found := fleet.redis.xrange(keys.results(job))) and len(found) == rows and found)
-    wait_for(lambda: not fleet.redis.hlen("unacked"))
+    wait_for(lambda: not fleet.redis.hlen(keys.UNACKED))
     assert fleet.redis.llen("transcribe:5") == 0
     found = [RowResult.model_validate_json(fields[keys.RESULT_FIELD]) for _, fields in entries]
     return [row.items for row in sorted(found, key=lambda row: row.row)]
@@ -138,7 +138,7 @@ def test_failed_row_alone_goes_on_and_is_in_flight_all_the_while(
     # Then it is known to be on its way, in a message of its own
     assert rows_in_flight(worker.redis, "transcribe", "longer") == {1}
     assert single_id("longer", 1, "longer.0.part", "a3") == "longer.1.part-a3"
-    assert b"longer.1.part-a3" in b"".join(worker.redis.hvals("unacked"))
+    assert b"longer.1.part-a3" in b"".join(worker.redis.hvals(keys.UNACKED))
 
     # and when its storage is back, it gets its text, under the options of its chunk
     storage.go.set()

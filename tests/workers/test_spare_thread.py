@@ -13,6 +13,7 @@ from kombu import Connection, Consumer
 from kombu.transport.redis import Channel
 
 from fleet import Fleet, wait_for
+from workers import keys
 from workers.app import PRIORITY_BULK, PRIORITY_INTERACTIVE, create_app
 from workers.presence import live_workers
 from workers.settings import load_settings
@@ -95,14 +96,14 @@ def call(app: Celery, audio: str) -> str:
 def test_a_backlog_leaves_each_worker_a_thread(stuck: tuple[Fleet, Celery]) -> None:
     fleet, app = stuck
     # Given two workers that have all the bulk messages that they take
-    wait_for(lambda: fleet.redis.hlen("unacked") == 4)
+    wait_for(lambda: fleet.redis.hlen(keys.UNACKED) == 4)
     assert [worker.threads for worker in live_workers(fleet.redis)] == [2, 2]
     # When calls come, one after another
     for number in range(4):
         # Then each is answered, though no bulk message ends
         assert "file_not_found" in call(app, f"/nowhere/{number}.wav")
     # And meanwhile no more of those were taken (a call is answered before it is acknowledged)
-    wait_for(lambda: fleet.redis.hlen("unacked") == 4)
+    wait_for(lambda: fleet.redis.hlen(keys.UNACKED) == 4)
     assert fleet.redis.llen(BULK_LIST) == 5
 
 
@@ -115,12 +116,12 @@ def test_a_call_takes_no_bulk_messages_place_whatever_its_priority_in_the_first_
     try:
         row = {"audio": str(samples / "en_train.flac"), "row": 0}
         app.send_task("whisper.transcribe", [[row]], queue="transcribe", priority=3)
-        wait_for(lambda: fleet.redis.hlen("unacked") == 1)
+        wait_for(lambda: fleet.redis.hlen(keys.UNACKED) == 1)
         # When a backlog of bulk messages comes
         for _ in range(4):
             app.send_task("whisper.transcribe", [[row]], {"job": "bulk"}, queue="transcribe", priority=PRIORITY_BULK)
         # Then it takes as many of those as without the call
-        wait_for(lambda: fleet.redis.hlen("unacked") == 3)
+        wait_for(lambda: fleet.redis.hlen(keys.UNACKED) == 3)
         assert fleet.redis.llen(BULK_LIST) == 2
     finally:
         app.close()

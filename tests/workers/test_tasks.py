@@ -291,7 +291,7 @@ def test_bulk_message_leaves_rows_and_no_result(client: Celery, standin_fleet: F
     )
     redis = standin_fleet.redis
     try:
-        wait_for(lambda: redis.xlen(keys.results("tasks-bulk")) and not redis.hlen("unacked"))
+        wait_for(lambda: redis.xlen(keys.results("tasks-bulk")) and not redis.hlen(keys.UNACKED))
         assert [row.row for row in rows_of(standin_fleet, "tasks-bulk")] == [0]
         assert not redis.exists(f"celery-task-meta-{result.id}")
     finally:

@@ -62,7 +62,7 @@ def test_lost_engine_ends_its_worker_and_loses_no_record(fleets: dict[str, Fleet
     # no producer counts on it, and the record waits for another worker, unanswered.
     assert live_workers(fleet.redis) == []
     assert [json.loads(message)["headers"]["id"] for message in fleet.redis.lrange("transcribe", 0, -1)] == [sent.id]
-    assert fleet.redis.hlen("unacked") == 0
+    assert fleet.redis.hlen(keys.UNACKED) == 0
     assert fleet.redis.xlen(keys.results("before")) == 1
     assert fleet.redis.xlen(keys.results("after")) == 0
 
