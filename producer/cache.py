@@ -115,6 +115,11 @@ class Step:
         """A lock of the job, not yet taken; the job folder must be there."""
         return FileLock(self.job_path / f"{name}.lock")
 
+    @property
+    def force_lock(self) -> FileLock:
+        """Held while `--force` waits for the job's collector to give it back (`producer.standing`)."""
+        return self.lock("force")
+
     def input_of(self, inputs: Sequence[Path]) -> list[Path]:
         """What this step reads: ``inputs`` for step 1, else the step before it.
 
@@ -189,6 +194,27 @@ class FileLock:
             raise FleetError(f"{self.path}: cannot be locked ({error.strerror}): use another cache path") from error
         self._fd = fd
         return True
+
+    def in_place(self) -> bool:
+        """Whether the lock is held, by the file that is at its path: one that was removed keeps nobody away."""
+        try:
+            return self._fd is not None and os.path.samestat(os.fstat(self._fd), self.path.stat())
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def is_held(self) -> bool:
+        """Whether somebody has the lock, for a process that does not want it."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
 
     def holder(self) -> str:
         """Who took the lock last, for messages: ``process 12 on host``."""

@@ -47,7 +47,8 @@ def serve(redis: Redis, names: Sequence[str], report: Report, config: Settings) 
         while waiting or not names:
             try:
                 if time.monotonic() >= next_adoption:
-                    for owned in collector.adopt_registered() if not names else collector.adopt(waiting.values()):
+                    named = [job.reload() for job in waiting.values()]
+                    for owned in collector.adopt(named) if names else collector.adopt_registered():
                         report(owned.job, owned.progress())
                     next_adoption = time.monotonic() + ADOPT_SECONDS
                 if not collector.jobs:

@@ -53,11 +53,11 @@ class Collection:
         return new
 
     def progress(self) -> Progress:
-        """How far the job is. ``complete`` is what its files say, not what Redis says."""
+        """How far the job is. ``complete`` is what its files say (`Job.current` and its error), not Redis."""
         if self.owned is not None:
             return self.owned.progress()
         published = registry.read(self.redis, self.job.id) or Progress(rows=self.job.rows)
-        return replace(published, complete=self.job.reload().is_finished())
+        return replace(published, complete=self.job.current().is_finished())
 
     def answered(self) -> RowSet:
         """The rows that are answered and on the disk."""

@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 READ_COUNT = 500
 #: Answers that come a few at a time are gathered for so long: each read ends with a write that waits for the disk.
 GATHER_SECONDS = 0.05
-#: How often a job's registration and progress are repeated, which a flushed Redis has lost.
+#: How often a job's registration and progress are repeated, which a flushed Redis has lost, and how soon a job is
+#: given back that was removed, or that somebody starts over (`producer.standing.GIVE_BACK_SECONDS`).
 ANNOUNCE_SECONDS = 5.0
 #: The share of the time that tries to go on with a job that cannot may take.
 TRY_SHARE = 0.05
@@ -70,13 +71,13 @@ class Collector:
 
     def _open(self, job: Job, stopped: Stopped) -> OwnedJob | None:
         lock = job.step.lock("collector")
-        if not lock.acquire():
+        if job.step.force_lock.is_held() or not lock.acquire():
             return None
         journal = None
         began = time.monotonic()
         try:
             # Read again now that nobody else writes it: another collector may have finished the job meanwhile.
-            job = job.reload()
+            job = job.current()
             if job.is_finished():
                 with _unless_full():
                     registry.publish(self._redis, job.id, job.progress())
@@ -149,12 +150,18 @@ class Collector:
         if time.monotonic() >= self._next_announcement:
             for owned in self.jobs:
                 if not owned.complete:
-                    self.announce(owned)
+                    with _failing(owned):
+                        owned.check_in_place()
+                        if owned.is_asked_back():
+                            log.info("job %s: given back, somebody starts over", owned.job.id)
+                            self.release(owned)
+                        else:
+                            self.announce(owned)
             self._next_announcement = time.monotonic() + ANNOUNCE_SECONDS
         new = 0
         if not self._write_complete():
             # Journaled entries are deleted, so what a stream holds is still to be done: always read from its start.
-            streams = {keys.results(id): "0" for id, owned in self._owned.items() if not owned.answered}
+            streams = {keys.results(id): "0" for id, owned in self._owned.items() if _awaits(owned)}
             if streams:
                 time.sleep(max(0.0, min(block_seconds, self._next_read - time.monotonic())))
                 new = self._read(streams, block_seconds)
@@ -195,6 +202,7 @@ class Collector:
         self._threads.shutdown(wait=False)
 
     def _take(self, owned: OwnedJob, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> int:
+        owned.check_in_place()
         new = owned.journal.append(owned.parts.take(fields.get(keys.RESULT_FIELD, b"") for _, fields in entries))
         with _unless_full(), self._redis.pipeline(transaction=False) as pipe:
             pipe.xdel(keys.results(owned.job.id), *(id for id, _ in entries))
@@ -237,6 +245,10 @@ class Collector:
             if self._said.get(job) != str(error):
                 self._said[job] = str(error)
                 log.warning("job %s: cannot be served here: %s", job, error)
+
+
+def _awaits(owned: OwnedJob) -> bool:
+    return not owned.answered and owned.error is None
 
 
 @contextmanager

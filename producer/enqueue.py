@@ -316,8 +316,9 @@ class Enqueuer:
         if time.monotonic() - self._announced < ANNOUNCE_SECONDS:
             return
         self._announced = time.monotonic()
+        self._job.current()
         self._retried(lambda: registry.register(self._redis, self._job.registration()))
-        if self._job.reload().is_finished():  # by another, just now
+        if self._job.current().is_finished():  # by another, just now
             self._retried(lambda: registry.forget(self._redis, self._job.id))
         progress = self._retried(lambda: registry.read(self._redis, self._job.id))
         if progress is not None and (transcribed := progress.answered - progress.failed - progress.reused) > 0:

@@ -31,7 +31,7 @@ class Follower:
         self._complete = False
 
     def read(self) -> RowSet:
-        """The rows that are answered and on the disk. Raises FleetError for a journal that cannot be read."""
+        """The rows that are answered and on the disk. Raises FleetError for files that cannot be read or are gone."""
         with self._lock:
             if not self._complete:
                 journal_path = self._job.step.journal_path
@@ -43,7 +43,7 @@ class Follower:
                     why = f"cannot be read ({error.strerror or error}): is it of a collector of another user?"
                     raise FleetError(f"{journal_path}: {why}") from error
                 # A step that is written needs no journal any more.
-                self._complete = not journal_path.exists() and self._job.reload().is_finished()
+                self._complete = not journal_path.exists() and self._job.current().is_finished()
             return range(self._job.rows) if self._complete else self._answered
 
     @property

@@ -155,16 +155,28 @@ class Job:
         header = JobHeader.read(self.step.header_path)
         return self if header is None else dataclasses.replace(self, header=header)
 
+    def current(self) -> Job:
+        """`reload`, of this job alone. Raises FleetError where its files were removed or are another job's by now."""
+        header = JobHeader.read(self.step.header_path)
+        if header is None or header.id != self.id:
+            raise self.replaced()
+        return dataclasses.replace(self, header=header)
+
+    def replaced(self) -> FleetError:
+        """What whoever still is at the job ends with."""
+        return FleetError(f"{self.step.job_path}: job {self.id} is not there any more: was it removed or replaced?")
+
     def finish(self, journal: Journal, stopped: Stopped = never) -> Job:
         """Write the step file, and then say in the header that it is final. The journal has served its time.
 
-        Raises StoppedError soon after ``stopped``, with nothing changed.
+        Raises StoppedError soon after ``stopped``, and FleetError where the job was removed or replaced: nothing is
+        changed then.
         """
         retry = self.header.retry
         kept = None if retry is None else Kept(read_rows([self.step.path]), self.retried(), retry.kept_sha256)
         drop = self.columns.family() if self.header.options["overwrite_column"] else ()
         write_step(
-            *(self.step.path, while_wanted(self.lines(), stopped), journal, self.columns, self.media_key, drop),
+            *(self.step.path, self._lines_while_current(stopped), journal, self.columns, self.media_key, drop),
             sha256=self.header.sha256,
             kept=kept,
         )
@@ -173,6 +185,12 @@ class Job:
         self.step.forget_answers()
         self.step.retried_path.unlink(missing_ok=True)
         return dataclasses.replace(self, header=header)
+
+    def _lines_while_current(self, stopped: Stopped) -> Iterator[bytes]:
+        """`lines`. Writing them takes minutes where they are many: it is looked before and after."""
+        self.current()
+        yield from while_wanted(self.lines(), stopped)
+        self.current()
 
     def _summary(self, journal: Journal) -> dict[str, Any]:
         """What came of the step. ``audio_seconds``: all that was transcribed for it, retries too."""

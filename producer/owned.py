@@ -49,8 +49,19 @@ class OwnedJob:
             step_path=str(self.job.step.path),
         )
 
+    def check_in_place(self) -> None:
+        """Raise FleetError where its folder was removed: what lies there now, if anything, is another job's."""
+        if not self.lock.in_place():
+            raise self.job.replaced()
+        self.job.current()
+
+    def is_asked_back(self) -> bool:
+        """Whether somebody who starts over waits for it: that is for none to do whose job a producer still sends."""
+        return self.job.step.force_lock.is_held()
+
     def merge(self, stopped: Stopped) -> Job:
         """Its step file written, if it is not. Raises what `Job.finish` does."""
+        self.check_in_place()
         return self.job if self.job.is_finished() else self.job.finish(self.journal, stopped)
 
     def let_go(self) -> None:

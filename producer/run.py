@@ -69,7 +69,7 @@ def run_job(
     Raises FleetError; what is answered by then stays in the journal, and the same call resumes.
     """
     display.begin(job.task)
-    while not (job := job.reload()).is_finished():
+    while not (job := job.current()).is_finished():
         with job.step.lock("producer") as lock:
             if not lock.acquire():
                 display.waiting(f"following {lock.holder()}, which runs this job")
@@ -246,7 +246,7 @@ def _transfer(
 def _follow(job: Job, display: Display) -> None:
     """Show another process's progress until the job is complete or nobody runs it any more."""
     follower = Follower(job)
-    while not job.reload().is_finished():
+    while not job.current().is_finished():
         with job.step.lock("producer") as lock:
             if lock.acquire():
                 return

@@ -5,20 +5,29 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from producer.cache import Step, disk_errors
+from producer.cache import FileLock, Step, disk_errors
 from producer.errors import UsageError
 from producer.header import INPUT_CHANGED, JobHeader, differences
 
 #: Another starter of the same job needs no longer to write its header.
 SETTLE_SECONDS = 5.0
+#: A collector of the fleet looks every few seconds whether it is to give a job back (`producer.collector`).
+GIVE_BACK_SECONDS = 15.0
 
 
 def settle(step: Step, header: JobHeader, folder: Path, *, force: bool) -> JobHeader:
-    """The header that holds: the one on disk if it is of the same job, else this one, with the files of ``folder``."""
+    """The header that holds: the one on disk if it is of the same job, else this one, with the files of ``folder``.
+
+    With ``force``, a collector that serves the job alone, for a producer that has gone, is asked to give it back.
+    Raises UsageError where somebody else is at the job, or the collector keeps it.
+    """
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
         with step.lock("producer") as producing, step.lock("collector") as collecting:
             busy = next((lock for lock in (producing, collecting) if not lock.acquire()), None)
+            if force and busy is collecting:
+                _wait_until_given_back(step, collecting)
+                busy = None
             # Looked at again under the locks: another starter of the same job may have been faster.
             standing = None if force else standing_header(step, header)
             if standing is not None:
@@ -33,6 +42,19 @@ def settle(step: Step, header: JobHeader, folder: Path, *, force: bool) -> JobHe
         if force or time.monotonic() > deadline:
             raise UsageError(f"{step.path}: {busy.holder()} is working on it: stop that one first")
         time.sleep(0.05)
+
+
+def _wait_until_given_back(step: Step, collecting: FileLock) -> None:
+    """Take the lock of the job's collector, who may be everybody's and on another machine. Hold the producer's."""
+    deadline = time.monotonic() + GIVE_BACK_SECONDS
+    with step.force_lock as asking:
+        while not (asking.acquire() and collecting.acquire()):
+            if time.monotonic() > deadline:
+                raise UsageError(
+                    f"{step.path}: {collecting.holder()} collects it and has not given it back within "
+                    f"{GIVE_BACK_SECONDS:.0f} s: stop that one first"
+                )
+            time.sleep(0.05)
 
 
 def standing_header(step: Step, header: JobHeader) -> JobHeader | None:

@@ -7,19 +7,23 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from job_files import answer, deliver, new_job, read_rows, speech_rows
+from job_files import answer, deliver, finished, new_job, read_rows, speech_rows
 
 from fleet import Fleet, ended, wait_for
 from patched_imports import patched_imports
 from producer import registry
+from producer.aside import Stopped
 from producer.collect import _poll, serve
+from producer.collection import Collection
 from producer.collector import Collector
+from producer.errors import FleetError, UsageError
+from producer.follow import Follower
 from producer.in_flight import rows_in_flight, rows_uncollected
 from producer.job import Job, load_job, new_id
 from producer.journal import Journal
@@ -192,8 +196,74 @@ def test_a_job_whose_folder_was_removed_ends_no_collector(fleet: Fleet, tmp_path
     wait_for(lambda: (collector.poll(0.01), [owned for owned in collector.jobs if owned.complete])[1])
     errors = {owned.job.id: owned.error for owned in collector.jobs}
     assert errors[other.id] is None
-    assert "was it removed?" in str(errors[removed.id])
+    assert "was it removed or replaced?" in str(errors[removed.id])
     collector.close()
+
+
+@pytest.mark.parametrize("when", ["before the last answer", "while the step is written"])
+def test_a_removed_job_touches_nothing_of_the_one_in_its_place(
+    when: str, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its collector has files open that are nowhere any more; whatever it would write by name is the new job's."""
+    old = new_job(tmp_path, rows=2)
+    news: list[Job] = []
+
+    def replaced() -> dict[Path, bytes]:
+        shutil.rmtree(tmp_path / "cache")
+        news.append(new_job(tmp_path, rows=2, timestamps=True))
+        with contextlib.closing(Journal.open(news[0].step.journal_path, 2)) as journal:
+            journal.append([answer(1, "of the new one")])
+        return {path: path.read_bytes() for path in (news[0].step.header_path, news[0].step.journal_path)}
+
+    with contextlib.closing(Collector(fleet.redis)) as collector:
+        # Given: a collector of a job that lacks one answer, whose user removes the cache and begins anew
+        owned = collector.add(old)
+        assert owned is not None
+        deliver(fleet.redis, old, answer(0))
+        wait_for(lambda: collector.poll(0.01))
+        if when == "before the last answer":
+            kept = replaced()
+        else:
+            before: list[dict[Path, bytes]] = []
+
+            def rows_and_more(rows: Iterable[bytes], _: Stopped) -> Iterator[bytes]:
+                yield from rows
+                before.append(replaced())
+
+            monkeypatch.setattr("producer.job.while_wanted", rows_and_more)
+        # When: the last one comes
+        deliver(fleet.redis, old, answer(1))
+        wait_for(lambda: (collector.poll(0.01), owned.error)[1])
+        monkeypatch.undo()
+        if when != "before the last answer":
+            kept = before[0]
+        # Then: the new job is as it was
+        assert "was it removed or replaced?" in str(owned.error)
+        assert {path: path.read_bytes() for path in kept} == kept
+        assert sorted(path.name for path in old.step.cache_path.iterdir()) == [news[0].step.job_path.name]
+        # And: the old one is not announced any more, nor finished
+        registry.forget(fleet.redis, old.id)
+        wait_for(lambda: (_poll(collector, lambda *_: None, 60.0), not collector.jobs)[1])
+        assert old.id not in {entry.id for entry in registry.registered(fleet.redis)}
+        with pytest.raises(FleetError, match="removed or replaced"):
+            old.current()
+        # And: whoever comes next has the new one
+        registry.register(fleet.redis, news[0].registration())
+        deliver(fleet.redis, news[0], answer(0, "and this"))
+        wait_for(lambda: (collector.adopt_registered(), collector.poll(0.01), news[0].reload().is_finished())[2])
+    assert [row["transcription"] for row in read_rows(old.step.path)] == ["and this", "of the new one"]
+
+
+def test_a_run_whose_job_was_replaced_is_not_done_with_the_other_one(fleet: Fleet, tmp_path: Path) -> None:
+    old = new_job(tmp_path, rows=2)
+    shutil.rmtree(tmp_path / "cache")
+    new = finished(new_job(tmp_path, rows=2, timestamps=True), [answer(0), answer(1)])
+    assert new.reload().is_finished()
+    with contextlib.closing(Collector(fleet.redis)) as collector:
+        with pytest.raises(FleetError, match="removed or replaced"):
+            Collection(collector, fleet.redis, old).progress()
+        with pytest.raises(FleetError, match="removed or replaced"):
+            Follower(old).read()
 
 
 def test_a_job_that_cannot_be_written_leaves_the_others_their_time(fleet: Fleet, tmp_path: Path) -> None:
@@ -211,6 +281,40 @@ def test_a_job_that_cannot_be_written_leaves_the_others_their_time(fleet: Fleet,
         registry.register(fleet.redis, job.registration())
         assert collector.adopt_registered() == []
         assert 35.0 < collector._paused_until[job.id] - time.monotonic() < 60.0
+
+
+def test_force_starts_over_although_a_collector_of_the_fleet_serves_the_job(fleet: Fleet, tmp_path: Path) -> None:
+    # Given: a collector that serves all, and two jobs of the producers of which one still runs
+    stopped, running = new_job(tmp_path / "stopped", rows=2), new_job(tmp_path / "running", rows=2)
+    for job in (stopped, running):
+        registry.register(fleet.redis, job.registration())
+        deliver(fleet.redis, job, answer(0))
+    with collecting(fleet), running.step.lock("producer") as producing:
+        assert producing.acquire()
+        wait_for(lambda: answered(stopped) and answered(running))
+        # When: both are to start over
+        with pytest.raises(UsageError, match="is working on it: stop that one first"):
+            new_job(tmp_path / "running", rows=2, language="de", force=True)
+        anew = new_job(tmp_path / "stopped", rows=2, language="de", force=True)
+        # Then: one is, the other goes on
+        assert (anew.step, answered(anew)) == (stopped.step, 0)
+        assert running.current() == running
+        registry.register(fleet.redis, anew.registration())
+        deliver(fleet.redis, anew, answer(0, "anew"), answer(1, "anew"))
+        deliver(fleet.redis, running, answer(1))
+        wait_for(lambda: anew.current().is_finished() and running.current().is_finished())
+    assert [row["transcription"] for row in read_rows(anew.step.path)] == ["anew", "anew"]
+
+
+def test_a_job_that_is_asked_back_is_not_taken_again_meanwhile(fleet: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=1)
+    registry.register(fleet.redis, job.registration())
+    with contextlib.closing(Collector(fleet.redis)) as collector:
+        with job.step.force_lock as asking:
+            assert asking.acquire()
+            assert collector.adopt_registered() == []
+            assert collector.add(job) is None
+        assert len(wait_for(collector.adopt_registered)) == 1
 
 
 @pytest.mark.parametrize("by", ["id", "step file"])

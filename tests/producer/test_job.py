@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import threading
@@ -86,14 +87,23 @@ def test_force_starts_over_and_prefix_goes_elsewhere(tmp_path: Path) -> None:
     assert not forced.step.journal_path.exists()
 
 
-@pytest.mark.parametrize("lock", ["producer", "collector"])
-def test_force_does_not_pull_a_job_from_under_its_process(tmp_path: Path, lock: str) -> None:
+@pytest.mark.parametrize("others", [("producer",), ("collector",), ("producer", "collector")])
+def test_force_does_not_pull_a_job_from_under_its_process(
+    tmp_path: Path, others: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A producer's is not asked for; whoever collects alone is asked, and need not listen."""
+    monkeypatch.setattr("producer.standing.GIVE_BACK_SECONDS", 0.2)
     job = new_job(tmp_path)
-    with job.step.lock(lock) as held:
-        assert held.acquire()
-        with pytest.raises(UsageError, match="is working on it"):
+    words = "is working on it" if "producer" in others else "collects it and has not given it back"
+    with contextlib.ExitStack() as held:
+        for name in others:
+            assert held.enter_context(job.step.lock(name)).acquire()
+        with pytest.raises(UsageError, match=words):
             open_job(spec_of(tmp_path, force=True))
+        assert job.step.force_lock.path.exists() == ("producer" not in others)
+        assert not job.step.force_lock.is_held()
     assert open_job(spec_of(tmp_path)) == job
+    assert open_job(spec_of(tmp_path, force=True)) != job
 
 
 def test_a_file_that_no_job_made_is_not_overwritten(tmp_path: Path) -> None:
