@@ -54,7 +54,8 @@ MAX_DEPTH = 500
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SPACE_BYTES = b" \t\n\r"
-_NESTING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
+# Possessive, and with an end that may be missing: nothing is remembered to go back to, however long a string is.
+_NESTING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 # Integers are read as floats: they are only looked at, and int() refuses more than 4300 digits.
 _DECODER = json.JSONDecoder(parse_int=float)

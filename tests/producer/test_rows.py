@@ -4,6 +4,8 @@ import gzip
 import hashlib
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -291,3 +293,19 @@ def test_a_row_may_say_how_long_its_audio_is(row: dict[str, object], seconds: fl
     record, known = timed_record_of(7, line, "audio", "/r")
     assert known == seconds
     assert record == record_of(7, line, "audio", "/r"), "the record is the same either way"
+
+
+@pytest.mark.parametrize("text", ["xx", '\\"', "\\\\"], ids=["plain", "quotation marks", "backslashes"])
+def test_how_deep_a_row_is_takes_no_memory(text: str) -> None:
+    """A string of 16 MB among many lists: `re` may remember every character of it, where tracemalloc does not look."""
+    code = f"""if True:
+        import resource
+        from producer.rows import _depth
+        line = b'{{"a": "' + {text.encode()!r} * 2**23 + b'", "b": [' + b"[]," * 600 + b"[[]]]}}"
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(_depth(line), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    """
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True, timeout=120)
+    depth, kilobytes = map(int, done.stdout.split())
+    assert depth == 4
+    assert kilobytes < 50_000
