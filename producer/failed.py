@@ -117,8 +117,13 @@ def failed_row(job: Job, row: int, line: bytes) -> FailedRow | None:
         errors = columns.errors(json.loads(line, parse_int=float), recording_count(line, job.media_key) == 1)
         failures = [(at, error["type"], error["message"]) for at, error in errors if error is not None]
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise FleetError(f"{job.step.path}:{row + 1}: changed by another program: start over with --force") from None
+        raise foreign_row(job, row) from None
     return FailedRow(row, failures, whole=len(failures) == len(errors)) if failures else None
+
+
+def foreign_row(job: Job, row: int) -> FleetError:
+    """What is said of a row of the job's step file that is not as the job wrote it."""
+    return FleetError(f"{job.step.path}:{row + 1}: changed by another program: start over with --force")
 
 
 def _rows_made(job: Job) -> Iterator[FailedRow | None]:

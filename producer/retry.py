@@ -8,16 +8,17 @@ they were. Until then the old file stays. `Job.finish` does that, so any collect
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from producer.audio_files import Stamp, read_stamps, stamped, write_stamps
 from producer.cache import Step, atomic_write
 from producer.errors import UsageError
-from producer.failed import failed_row, step_lines
+from producer.failed import failed_row, foreign_row, step_lines
 from producer.header import JobHeader, Retry
 from producer.job import Job, new_id
 from producer.standing import SETTLE_SECONDS
@@ -28,7 +29,7 @@ def begin_retry(job: Job, reasons: Sequence[str] = (), before_new: Callable[[], 
 
     One that was interrupted is resumed. ``before_new`` may refuse a new one. Raises UsageError where the step is not
     finished, where a retry for other reasons is, where the input has changed, and where the next step is being made
-    from this one.
+    from this one; FleetError where rows of the step are not those of the input any more.
     """
     wanted = sorted(set(reasons))
     deadline = time.monotonic() + SETTLE_SECONDS
@@ -102,10 +103,15 @@ class _Found:
 
     def sort(self, job: Job, wanted: set[str], output: BinaryIO) -> None:
         """Write the numbers of the rows to do to ``output`` and count the others; in the memory of one row."""
+        family, sources = job.columns.family(), job.lines()
         for line in step_lines(job):
+            source = next(sources, b"{}")
             failed = failed_row(job, self.rows, line)
             reasons = failed.reasons() if failed else Counter[str]()
             if failed is not None and (not wanted or wanted & reasons.keys()):
+                # It is made again from the input: in a file that was sorted or extended that would be another row.
+                if _other_columns(line, family) != _other_columns(source, family):
+                    raise foreign_row(job, self.rows)
                 output.write(b"%d\n" % self.rows)
                 self.retried += 1
             else:
@@ -113,6 +119,12 @@ class _Found:
                 self.kept_failed += failed is not None and failed.whole
                 self.kept_reasons += reasons
             self.rows += 1
+
+
+def _other_columns(line: bytes, family: Collection[str]) -> dict[str, Any]:
+    # Integers as floats, as everywhere (`producer.rows`), and NaN as something that equals itself.
+    row = json.loads(line, parse_int=float, parse_constant=str)
+    return {name: value for name, value in row.items() if name not in family}
 
 
 def _renew_stamps(job: Job) -> None:

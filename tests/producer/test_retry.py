@@ -161,6 +161,32 @@ def test_what_cannot_be_done_again_is_refused_in_words(tmp_path: Path) -> None:
     assert not step.step.retried_path.exists()
 
 
+@pytest.mark.parametrize("change", ["sorted", "extended"])
+def test_a_step_that_another_program_rearranged_keeps_its_rows(tmp_path: Path, change: str) -> None:
+    """A row that is done again is written as the input has it at that place."""
+    step = made_step(tmp_path, overwrite_column=True)
+    rows = read_rows(step.step.path)
+    write_rows(step.step.path, reversed(rows) if change == "sorted" else ({**row, "mine": 1} for row in rows))
+    before = step.step.path.read_bytes()
+    with pytest.raises(FleetError, match=r"data_step1\.jsonl:\d: changed by another program"):
+        begin_retry(step)
+    assert (step.step.path.read_bytes(), step.reload()) == (before, step)
+    assert not step.step.retried_path.exists()
+
+
+def test_a_row_is_the_same_row_however_it_is_written(tmp_path: Path) -> None:
+    # Given: failed rows with an old column that was overwritten, and a step that pandas has written anew
+    lines = ['{"audio": "a.wav", "n": 1.10, "x": NaN, "transcription": "old"}', '{"audio": "b.wav"}']
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    job = open_job(spec_of(tmp_path / "data.jsonl", overwrite_column=True))
+    step = finished(job, [failed_answer(0), answer(1)])
+    write_rows(step.step.path, [dict(reversed(row.items())) for row in read_rows(step.step.path)])
+    # Then: nothing is in the way
+    retry = begin_retry(step)
+    assert retry is not None
+    assert retry.rows == 1
+
+
 def test_a_step_that_the_next_one_is_made_from_stays_as_it_is(tmp_path: Path) -> None:
     """Or all answers of the next one would be of an input that is gone."""
     step = made_step(tmp_path)
