@@ -27,11 +27,11 @@ _COMMANDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("+script|exists", ("SCRIPT", "EXISTS", _NO_SCRIPT)),
     ("+time", ("TIME",)),
 )
-#: Its patterns of keys, and a key of each that is kept for good or is nobody's: PERSIST leaves it as it is.
+#: Its patterns of keys, and a key of each that is kept for good or is nobody's: PERSIST leaves it as it is. (Those of
+#: what follows a call, `~celery` and `~celery-taskset-meta-*`, are missed by nobody else.)
 _KEYS = (
     ("~transcribe*", "transcribe"),
     ("~translate*", "translate"),
-    ("~unacked*", "unacked"),
     ("~_kombu.*", "_kombu.binding.transcribe"),
     ("~celeryev.*", f"celeryev.{_NOBODY}"),
     ("~*.celery.pidbox*", f"{_NOBODY}.reply.celery.pidbox"),
