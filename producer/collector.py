@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,12 +25,12 @@ from producer.errors import FleetError
 from producer.job import Job, load_job
 from producer.journal import Journal
 from producer.owned import OwnedJob
+from producer.read_size import READ_COUNT, ReadSize
 from producer.spans import PartStore
 from workers import keys
 
 log = logging.getLogger(__name__)
 
-READ_COUNT = 500
 #: Answers that come a few at a time are gathered for so long: each read ends with a write that waits for the disk.
 GATHER_SECONDS = 0.05
 #: How often a job's registration and progress are repeated, which a flushed Redis has lost, and how soon a job is
@@ -55,6 +55,7 @@ class Collector:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="collector")
         self._paused_until: dict[str, float] = {}
         self._next_announcement = self._next_read = 0.0
+        self._read_size = ReadSize()
         self._said: dict[str, str] = {}
 
     @property
@@ -66,8 +67,12 @@ class Collector:
         """Take a job over: lock it, read its journal, register it. None where another has it, or it is complete."""
         owned = self._open(job, never)
         if owned is not None:
-            self._owned[job.id] = owned
+            self._serve(owned)
         return owned
+
+    def _serve(self, owned: OwnedJob) -> None:
+        self._owned[owned.job.id] = owned
+        self._read_size.begin_small()
 
     def _open(self, job: Job, stopped: Stopped) -> OwnedJob | None:
         lock = job.step.lock("collector")
@@ -133,7 +138,7 @@ class Collector:
         with self._reporting(job):
             owned = opening.result()
             if owned is not None:
-                self._owned[job] = owned
+                self._serve(owned)
                 log.info("job %s: %d of %d rows answered", job, owned.journal.answered, owned.journal.rows)
             return owned
         self._paused_until[job] = time.monotonic() + opening.seconds / TRY_SHARE
@@ -165,22 +170,32 @@ class Collector:
             if streams:
                 time.sleep(max(0.0, min(block_seconds, self._next_read - time.monotonic())))
                 new = self._read(streams, block_seconds)
-                self._next_read = time.monotonic() + (GATHER_SECONDS if new < READ_COUNT // 2 else 0.0)
             else:
                 Piece.wait_all(self._merging(), block_seconds)
             self._write_complete()
         return new
 
     def _read(self, streams: dict[str, str], block_seconds: float) -> int:
-        answer = self._redis.xread(cast("Any", streams), count=READ_COUNT, block=max(1, int(block_seconds * 1000)))
-        by_stream = dict(cast("Any", answer or ()))
-        new = 0
-        for owned in self.jobs:
-            entries = by_stream.get(keys.results(owned.job.id).encode())
-            if entries:
-                with _failing(owned):
-                    new += self._take(owned, _flat(entries))
+        """Read until something is new or nothing there: what was journaled already may fill the first, small reads."""
+        new = taken = 0
+        while not new and taken < READ_COUNT:
+            count = self._read_size.count
+            answer = self._redis.xread(cast("Any", streams), count=count, block=max(1, int(block_seconds * 1000)))
+            by_stream = {stream: _flat(entries) for stream, entries in dict(cast("Any", answer or ())).items()}
+            self._read_size.learn([sum(map(len, fields.values())) for _, fields in each] for each in by_stream.values())
+            new = sum(self._take_if_any(owned, by_stream) for owned in self.jobs)
+            taken += sum(map(len, by_stream.values()))
+            self._next_read = time.monotonic() + (GATHER_SECONDS if new < count // 2 else 0.0)
+            if not by_stream or any(owned.error for owned in self.jobs):
+                break
         return new
+
+    def _take_if_any(self, owned: OwnedJob, by_stream: Mapping[bytes, list[tuple[bytes, dict[bytes, bytes]]]]) -> int:
+        entries = by_stream.get(keys.results(owned.job.id).encode())
+        if entries:
+            with _failing(owned):
+                return self._take(owned, entries)
+        return 0
 
     def _merging(self) -> list[Piece[Job]]:
         return [owned.merging for owned in self.jobs if owned.merging is not None]

@@ -17,9 +17,8 @@ from typing import Any, TypeVar
 
 from producer.aside import Stopped, never, while_wanted
 from producer.cache import disk_errors, fsync_folder
-from producer.columns import is_failure, parts_of
 from producer.errors import FleetError
-from producer.journal_lines import Answer, read_answer, row_of
+from producer.journal_lines import Answer, Figures, read_answer, row_of
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ class Journal:
             try:
                 for answer, offset, size in while_wanted(_answers(path, rows, read_answer), stopped):
                     if answer.row not in journal:
-                        journal._count(answer, offset)
+                        journal._count(answer.figures(), offset)
                     journal._size = offset + size
                 if os.fstat(fd).st_size > journal._size:
                     logger.warning("%s: the last line was cut off by a crash and is removed", path)
@@ -104,7 +103,7 @@ class Journal:
         What is no answer to a row of this job is logged and left out. Raises FleetError where the disk is full or
         fails: then none of them counts, and a later call may succeed.
         """
-        fresh: dict[int, tuple[Answer, bytes]] = {}
+        fresh: dict[int, tuple[Figures, bytes]] = {}
         for raw in results:
             try:
                 answer = read_answer(raw, self.rows)
@@ -114,11 +113,11 @@ class Journal:
             if answer.row not in self and answer.row not in fresh:
                 # A foreign worker may indent its JSON; here a line is an answer.
                 line = raw.strip() if b"\n" not in raw.strip() else json.dumps(answer.as_dict()).encode()
-                fresh[answer.row] = (answer, line + b"\n")
+                fresh[answer.row] = (answer.figures(), line + b"\n")
         if fresh:
             self._write(b"".join(line for _, line in fresh.values()))
-        for answer, line in fresh.values():
-            self._count(answer, self._size)
+        for figures, line in fresh.values():
+            self._count(figures, self._size)
             self._size += len(line)
         return len(fresh)
 
@@ -170,13 +169,11 @@ class Journal:
                 os.ftruncate(self._fd, self._size)
                 raise
 
-    def _count(self, answer: Answer, offset: int) -> None:
+    def _count(self, answer: Figures, offset: int) -> None:
         self._offsets[answer.row] = offset
-        parts = [part for item in answer.items for part in parts_of(item)]
-        failures = [part for part in parts if is_failure(part)]
         self.answered += 1
-        self.failed += len(failures) == len(parts)
-        self.reasons.update(item["type"] for item in failures)
+        self.failed += answer.failed
+        self.reasons.update(answer.reasons)
         if answer.reused:
             self.reused += 1
             return

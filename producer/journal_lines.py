@@ -17,6 +17,17 @@ _LONGEST_SECONDS = 1e9
 
 
 @dataclass(frozen=True, slots=True)
+class Figures:
+    """What an answer adds to the figures of its job. ``failed``: all of it; ``reasons``: of what failed, one each."""
+
+    row: int
+    failed: bool
+    reasons: tuple[str, ...]
+    reused: bool
+    audio_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What of a `RowResult` is looked at here."""
 
@@ -33,6 +44,12 @@ class Answer:
     def audio_seconds(self) -> float:
         """Length of its transcribed recordings; of split channels it counts once."""
         return sum(max(map(_duration_s, parts_of(item))) for item in self.items)
+
+    def figures(self) -> Figures:
+        """A few bytes of an answer that has a megabyte of segments."""
+        parts = [part for item in self.items for part in parts_of(item)]
+        reasons = tuple(part["type"] for part in parts if is_failure(part))
+        return Figures(self.row, len(reasons) == len(parts), reasons, self.reused, self.audio_seconds)
 
     def as_dict(self) -> dict[str, Any]:
         """The whole of it, unknown fields too."""

@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,11 @@ from redis.exceptions import RedisError
 from fleet import Fleet, wait_for
 from producer import registry
 from producer.aside import Stopped, StoppedError
-from producer.collector import READ_COUNT, Collector
+from producer.collector import Collector
 from producer.errors import FleetError
 from producer.job import Job, JobSpec, open_job
 from producer.journal import Journal
+from producer.read_size import READ_BYTES, READ_COUNT
 from producer.registry import Registration
 from workers import keys
 
@@ -252,13 +254,39 @@ def test_what_is_no_answer_is_logged_and_dropped(
 
 
 def test_more_answers_than_one_read_takes(redis: Redis, collector: Collector, tmp_path: Path) -> None:
-    rows = READ_COUNT + 50
+    rows = 2 * READ_COUNT + 50
     job = new_job(tmp_path, rows=rows)
     collector.add(job)
     deliver(redis, job, *(answer(row) for row in reversed(range(rows))))
-    assert collector.poll(0.01) == READ_COUNT
-    assert poll_all(collector) == 50
+    reads = list(iter(lambda: collector.poll(0.01), 0))
+    assert sum(reads) == rows
+    assert max(reads) == READ_COUNT
+    assert reads.index(READ_COUNT) <= 4, "short answers are soon read by the hundred"
     assert texts(job) == [f"text {row}" for row in range(rows)]
+
+
+def test_answers_of_long_recordings_are_read_in_bounded_memory(
+    redis: Redis, collector: Collector, tmp_path: Path
+) -> None:
+    """After an outage of the collector hundreds may wait, half a megabyte each with timestamps, more when parsed."""
+    rows = 60
+    job = new_job(tmp_path, rows=rows, timestamps=True)
+    segments = [{"start": float(at), "end": at + 0.5, "text": "some words of it " * 10} for at in range(2500)]
+    items = json.dumps([{"text": "long", "duration": 14_400.0, "segments": segments}])
+    assert len(items) > 500_000
+    deliver(redis, job, *(f'{{"row": {row}, "items": {items}}}'.encode() for row in range(rows)))
+    owned = collector.add(job)
+    assert owned is not None
+    tracemalloc.start()
+    try:
+        reads = []
+        while owned.journal.answered < rows:
+            reads.append(collector.poll(0.01))
+        assert tracemalloc.get_traced_memory()[1] < 6 * READ_BYTES
+    finally:
+        tracemalloc.stop()
+    assert max(reads) * len(items) < READ_BYTES
+    assert (owned.journal.audio_seconds, owned.journal.failed) == (14_400.0 * rows, 0)
 
 
 def test_an_answer_is_on_the_disk_before_it_leaves_redis(redis: Redis, tmp_path: Path) -> None:
