@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from producer.columns import is_failure, parts_of
-from producer.errors import FleetError
+from producer.errors import FleetError, UsageError
 from producer.inputs import read_rows
 from producer.job import Job
 from producer.journal import Journal
@@ -89,7 +90,8 @@ class Failures:
 def failures_of(job: Job) -> Failures:
     """What failed in a job's step: in its file if that is the job's (a retry replaces it last), else so far.
 
-    Memory: a bit a row at most. Raises FleetError for a step file that another program changed.
+    Memory: a bit a row at most. An example's ``audio`` is empty where the input of a running job is gone. Raises
+    FleetError for a step file that another program changed.
     """
     made = job.header.complete or job.header.retry is not None
     found = Failures(job.header.rows)
@@ -97,7 +99,9 @@ def failures_of(job: Job) -> Failures:
         found.answered += 1
         if row is not None:
             _add(found, row)
-    _name_audio(job, [one for reason in found.reasons.values() for one in reason.examples])
+    examples = [one for reason in found.reasons.values() for one in reason.examples]
+    with contextlib.suppress(*(() if made else (UsageError,))):  # of a running job the input may be gone meanwhile
+        _name_audio(job, step_lines(job) if made else job.lines(), examples)
     return found
 
 
@@ -153,10 +157,10 @@ def _add(found: Failures, row: FailedRow) -> None:
             reason.examples.append(Example(row.row, message, at))
 
 
-def _name_audio(job: Job, examples: Collection[Example]) -> None:
-    """Look up in the input what the examples' rows name."""
+def _name_audio(job: Job, lines: Iterable[bytes], examples: Collection[Example]) -> None:
+    """Look up in ``lines``, the rows of the step or of its input, what the examples' rows name."""
     rows = sorted({one.row for one in examples})
-    for row, line in zip(rows, picked(job.lines(), rows), strict=False):
+    for row, line in zip(rows, picked(lines, rows), strict=False):
         media = json.loads(line, parse_int=float).get(job.media_key)
         for one in (one for one in examples if one.row == row):
             recordings = media if isinstance(media, list) else [media]

@@ -69,6 +69,24 @@ def test_a_finished_step_and_a_running_job_say_the_same(tmp_path: Path) -> None:
     assert first == {"row": 1, "audio": "1.wav", "message": "x: no such file"}
 
 
+def test_the_audio_of_a_finished_step_is_named_by_its_own_rows(tmp_path: Path) -> None:
+    # Given: an input that is gone. Then: of a running job it is not named
+    job, journal = a_job(tmp_path)
+    journal.append(answers())
+    source = tmp_path / "data.jsonl"
+    rows = source.read_bytes()
+    source.unlink()
+    assert {audio for _, examples in reasons_of(job).values() for _, audio in examples} == {""}
+    # And: a finished step has all that is needed, also where the input is another by now
+    source.write_bytes(rows)
+    done = job.finish(journal)
+    journal.close()
+    source.unlink()
+    assert reasons_of(done) == REASONS
+    write_rows(source, [{"audio": "other.wav"}] * len(ROWS))
+    assert reasons_of(done) == REASONS
+
+
 def test_of_a_running_job_what_is_answered_counts_once(tmp_path: Path) -> None:
     job, journal = a_job(tmp_path)
     assert failures_of(job).as_dict() == {"rows": 12, "answered": 0, "failed": 0, "partly_failed": 0, "reasons": {}}
