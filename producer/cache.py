@@ -49,7 +49,7 @@ _MAX_NAME_BYTES = 255 - 32
 class Step:
     """The names of step ``number`` (from 1: step 0 is the input). A run at step k writes step k + 1.
 
-    Raises UsageError for a prefix that is no file name.
+    Raises UsageError for a prefix that is no file name, and for a folder whose name no message can carry.
     """
 
     cache_path: Path
@@ -59,6 +59,8 @@ class Step:
     def __post_init__(self) -> None:
         if not self.prefix or "/" in self.prefix or not self.prefix.isprintable():
             raise UsageError(f"--prefix {self.prefix!r}: must be a file name without slashes")
+        if not is_text(self.cache_path):
+            raise UsageError(f"--cache-path {str(self.cache_path)!a}: not valid UTF-8: name another folder")
         if self.number < 1:
             raise UsageError(f"step {self.number}: steps that are written count from 1, step 0 is the input")
         if len(os.fsencode(self.path.name)) > _MAX_NAME_BYTES:
@@ -281,12 +283,24 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def fsync_folder(path: Path) -> None:
-    """Put a folder's new and renamed entries on the disk."""
+    """Put a folder's new and renamed entries on the disk, where its file system can be told to."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(fd)
+
+
+def is_text(path: str | Path) -> bool:
+    """Whether a path is valid UTF-8. Linux takes any bytes for a name; messages, headers and Redis take text."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_writable(cache_path: Path) -> None:

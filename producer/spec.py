@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from producer.cache import Step
+from producer.cache import Step, is_text
 from producer.errors import UsageError
 from producer.header import JobHeader
 from workers.errors import TranscriptionError
@@ -62,7 +62,17 @@ class JobSpec:
 
 
 def audio_root(spec: JobSpec, step: Step, step0: list[Path]) -> str:
-    """Where relative paths start: as told, as the step before had it, or the folder of step 0."""
+    """Where relative paths start: as told, as the step before had it, or the folder of step 0.
+
+    Raises UsageError where that is several folders, or one whose name no message can carry.
+    """
+    root = _audio_root(spec, step, step0)
+    if not is_text(root):
+        raise UsageError(f"{root!a}: not valid UTF-8: name another folder with --audio-root")
+    return root
+
+
+def _audio_root(spec: JobSpec, step: Step, step0: list[Path]) -> str:
     if spec.audio_root is not None:
         return spec.audio_root if "://" in spec.audio_root else str(Path(spec.audio_root).absolute())
     if step.number > 1:

@@ -1,8 +1,10 @@
 """Step files: names, headers, locks held by real processes, and writes that leave all or nothing."""
 
+import errno
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -137,6 +139,22 @@ class TestAtomicWrite:
             handle.writelines([b"new", None])  # type: ignore[list-item]
         assert path.read_bytes() == b"old"
         assert list(tmp_path.iterdir()) == [path]
+
+    @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+    def test_a_file_system_that_cannot_sync_folders_is_written_to(
+        self, tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fsync = os.fsync
+
+        def of_files(fd: int) -> None:
+            if stat.S_ISDIR(os.fstat(fd).st_mode):
+                raise OSError(code, os.strerror(code))
+            fsync(fd)
+
+        monkeypatch.setattr(os, "fsync", of_files)
+        with atomic_write(tmp_path / "out.jsonl") as handle:
+            handle.write(b"new")
+        assert (tmp_path / "out.jsonl").read_bytes() == b"new"
 
     def test_a_full_disk_is_one_line(self, tmp_path: Path) -> None:
         path = tmp_path / "out.jsonl"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -298,6 +300,24 @@ def test_wrong_options_are_named_and_nothing_is_made(tmp_path: Path, options: di
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "cache").exists()
+
+
+def test_folders_whose_names_no_message_can_carry_are_refused(tmp_path: Path) -> None:
+    """Linux takes any bytes for a name."""
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    write_rows(tmp_path / "data.jsonl", [{"audio": "a.wav"}])
+    inputs = (str(tmp_path / "data.jsonl"),)
+    with pytest.raises(UsageError, match=r"--cache-path '.*caf.udce9': not valid UTF-8"):
+        open_job(JobSpec(inputs, cache_path=str(odd)))
+    assert not odd.exists()
+    with pytest.raises(UsageError, match=r"caf.udce9': not valid UTF-8: name another folder with --audio-root"):
+        open_job(spec_of(tmp_path, audio_root=str(odd)))
+    # And: so is the folder of the input, unless another one is named
+    write_rows(odd / "data.jsonl", [{"audio": "a.wav"}])
+    there = JobSpec((str(odd / "data.jsonl"),), cache_path=str(tmp_path / "cache"))
+    with pytest.raises(UsageError, match="--audio-root"):
+        open_job(there)
+    assert open_job(replace(there, audio_root=str(tmp_path))).rows == 1
 
 
 def test_jobs_are_found_by_their_step_file(tmp_path: Path) -> None:
