@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,13 +45,17 @@ def write_step(
 
     ``drop`` names columns to take out first (`Columns.family` to overwrite), ``sha256`` is the hash that the scan of
     the input gave. With ``kept``, only the retried rows get an answer, and the others are the lines that they were:
-    the same bytes, also when it is done twice. Raises FleetError, and leaves the file as it was, where an answer is
-    missing, the input is another than the one scanned, the kept lines are others, or the disk is full.
+    the same bytes, also when it is done twice; the file stays where links lead, with its mode. Raises FleetError, and
+    leaves the file as it was, where an answer is missing, the input is another than the one scanned, the kept lines are
+    others, or the disk is full.
     """
     digest, kept_digest = hashlib.sha256(), hashlib.sha256()
     rows = answered = 0
     standing = iter(()) if kept is None else iter(kept.lines)
-    with atomic_write(step_path) as handle:
+    path, mode = (step_path, None) if kept is None else _where_it_stands(step_path)
+    with atomic_write(path, mode=0o666 if mode is None else mode) as handle:
+        if mode is not None:
+            os.fchmod(handle.fileno(), mode)  # whatever the umask is now
         for line in lines:
             old = next(standing, b"") + b"\n"
             if kept is None or (answered < len(kept.retried) and kept.retried[answered] == rows):
@@ -67,6 +73,15 @@ def write_step(
         if kept is not None and (kept_digest.hexdigest() != kept.sha256 or next(standing, None) is not None):
             raise FleetError(f"{step_path}: changed while its rows were done again: start over with --force")
     return rows
+
+
+def _where_it_stands(step_path: Path) -> tuple[Path, int]:
+    """The file that a step is, behind links, and its mode. Raises FleetError where it is gone."""
+    try:
+        path = step_path.resolve(strict=True)
+        return path, stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        raise FleetError(f"{step_path}: cannot be read ({error.strerror}): was it removed?") from error
 
 
 def picked(lines: Iterable[bytes], rows: Sequence[int]) -> Iterator[bytes]:

@@ -232,6 +232,26 @@ def test_a_step_that_is_changed_meanwhile_is_left_alone(tmp_path: Path) -> None:
     assert open_job(spec_of(tmp_path / "data.jsonl")).rows == 6
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_a_rewritten_step_stays_where_it_lies_and_as_open_as_it_was(tmp_path: Path, mode: int) -> None:
+    # Given: a step whose user has it on another disk, behind a link, and lets these people read it
+    step = made_step(tmp_path)
+    elsewhere = tmp_path / "elsewhere" / "rows.jsonl"
+    elsewhere.parent.mkdir()
+    step.step.path.rename(elsewhere)
+    step.step.path.symlink_to(elsewhere)
+    elsewhere.chmod(mode)
+    job = begin_retry(step)
+    assert job
+    # When: its failed rows are done again
+    done = finished(job, [answer(row, "again") for row in range(3)])
+    # Then: it is the same file to them
+    assert step.step.path.is_symlink()
+    assert elsewhere.stat().st_mode & 0o777 == mode
+    assert texts(done) == ["text 0", "again", "again", "text 3", "text 4", "again"]
+    assert list(elsewhere.parent.iterdir()) == [elsewhere]
+
+
 def test_force_ends_a_retry(tmp_path: Path) -> None:
     job = begin_retry(made_step(tmp_path))
     assert job
