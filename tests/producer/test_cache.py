@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import shutil
 import signal
 import stat
 import subprocess
@@ -90,6 +91,27 @@ class TestFileLock:
         first.release()
         assert second.acquire()
         second.release()
+
+    def test_whether_somebody_has_it_is_seen_without_taking_it(self, tmp_path: Path) -> None:
+        lock = FileLock(tmp_path / "x.lock")
+        assert not FileLock(lock.path).is_held()
+        assert not lock.path.exists()
+        with lock:
+            assert lock.acquire()
+            assert FileLock(lock.path).is_held()
+        assert not FileLock(lock.path).is_held()
+
+    def test_one_whose_file_was_removed_is_not_in_place(self, tmp_path: Path) -> None:
+        with FileLock(tmp_path / "job" / "x.lock") as lock, FileLock(lock.path) as other:
+            lock.path.parent.mkdir()
+            assert not lock.in_place(), "not held"
+            assert lock.acquire()
+            assert lock.in_place()
+            shutil.rmtree(lock.path.parent)
+            assert not lock.in_place()
+            lock.path.parent.mkdir()
+            assert other.acquire(), "it keeps nobody away"
+            assert (lock.in_place(), other.in_place()) == (False, True)
 
     def test_it_ends_with_its_process(self, tmp_path: Path) -> None:
         path = tmp_path / "x.lock"
