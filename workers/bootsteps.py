@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery import bootsteps, signals
 
-from workers import exit_codes, keys, runtime
+from workers import broker_clock, exit_codes, keys, runtime
 from workers.app import task_threads
 from workers.broker_check import ask_broker
 from workers.device import batch
@@ -158,6 +157,9 @@ class LeaseStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, parent: Any) -> None:
         """Renew the hold again and again (`Settings.beat_seconds`)."""
         channel = parent.task_consumer.channel
+        broker_clock.install()
+        with channel.conn_or_acquire() as client:
+            broker_clock.measure(client)
         self._timer = parent.timer.call_repeatedly(settings().beat_seconds, renew_leases, (channel,))
 
     def stop(self, parent: Any) -> None:
@@ -177,7 +179,8 @@ def renew_leases(channel: Any) -> int:
     held = [tag for tag in list(channel.qos._delivered) if tag not in channel.qos._dirty]
     if held:
         with channel.conn_or_acquire() as client:
-            client.zadd(channel.unacked_index_key, dict.fromkeys(held, time.time()), xx=True)
+            broker_clock.measure(client)
+            client.zadd(channel.unacked_index_key, dict.fromkeys(held, broker_clock.now()), xx=True)
     return len(held)
 
 

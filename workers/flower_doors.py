@@ -59,6 +59,8 @@ def _shut(**_: Any) -> None:
     from flower.views.monitor import Metrics
     from tornado.web import ErrorHandler, authenticated
 
+    from workers import broker_clock
+
     if hasattr(Flower, "opened"):
         return
     Flower.opened, listen, find = False, Flower.start_http_server, Flower.find_handler
@@ -83,5 +85,6 @@ def _shut(**_: Any) -> None:
             return self.get_handler_delegate(request, ErrorHandler, {"status_code": 403})
         return find(self, request, **options)
 
+    broker_clock.install()  # it looks for messages of silent workers, as every consumer does
     Flower.start_http_server, Flower.find_handler = start_http_server, find_handler
     Metrics.get = authenticated(Metrics.get)

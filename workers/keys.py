@@ -28,7 +28,7 @@ key                              type    content
 ``whisper:beat:{process}``       string  nothing: that it could be written tells a worker that others could renew their
                                          marks; expires
 ``whisper:unacked``              hash    kombu's: the messages that workers hold, each with the queue it goes back to
-``whisper:unacked:index``        sorted  kombu's: their tags, by when their holders last said so
+``whisper:unacked:index``        sorted  kombu's: their tags, by when their holders last said so (by Redis's clock)
                                  set
 ``whisper:unacked:mutex``        string  kombu's: held by the worker that gives out again what silent ones held
 ===============================  ======  ==============================================================================
