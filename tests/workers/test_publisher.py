@@ -61,7 +61,7 @@ def test_another_of_the_same_name_is_complained_of_once(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(publisher, "REPEAT_SECONDS", 0.05)
-    monkeypatch.setattr(publisher, "EXPIRES_SECONDS", 1)
+    monkeypatch.setattr(publisher, "EXPIRES_SECONDS", 3)
     times: list[float] = []
 
     def counted() -> Starting:
