@@ -13,13 +13,9 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import glob
-import json
 import os
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -28,12 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from producer.errors import FleetError, UsageError
-
-#: What a full or failing disk says; the run ends with one line and can be resumed. EFBIG is a file-size limit.
-DISK_ERRORS = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
-)
+from producer.disk import disk_errors, fsync_folder
+from producer.errors import UsageError
+from producer.file_lock import FileLock
 
 # A temporary file that nobody wrote to for this long was left by a killed process. Its process id proves nothing
 # where containers share the folder.
@@ -169,77 +162,6 @@ class Step:
         self.parts_path.unlink(missing_ok=True)
 
 
-class FileLock:
-    """A lock that ends with its process: `flock`, on a file that says who holds it and is never removed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._fd: int | None = None
-
-    def acquire(self) -> bool:
-        """Take the lock; False where another process (or another FileLock) holds it. Never waits."""
-        if self._fd is not None:
-            return True
-        with disk_errors(self.path):
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Known only to people: a full disk must not keep a job from being locked.
-            with suppress(OSError):
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
-        except BlockingIOError:
-            os.close(fd)
-            return False
-        except OSError as error:
-            os.close(fd)
-            raise FleetError(f"{self.path}: cannot be locked ({error.strerror}): use another cache path") from error
-        self._fd = fd
-        return True
-
-    def in_place(self) -> bool:
-        """Whether the lock is held, by the file that is at its path: one that was removed keeps nobody away."""
-        try:
-            return self._fd is not None and os.path.samestat(os.fstat(self._fd), self.path.stat())
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-
-    def is_held(self) -> bool:
-        """Whether somebody has the lock, for a process that does not want it."""
-        try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-
-    def holder(self) -> str:
-        """Who took the lock last, for messages: ``process 12 on host``."""
-        try:
-            data = json.loads(self.path.read_bytes())
-            return f"process {data['pid']} on {data['host']}"
-        except (OSError, ValueError, LookupError, TypeError):
-            return "another process"
-
-    def release(self) -> None:
-        """Give the lock back; nothing where it is not held."""
-        if self._fd is not None:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)  # closing alone leaves it with a forked child
-            os.close(self._fd)
-            self._fd = None
-
-    def __enter__(self) -> FileLock:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-
 @contextmanager
 def atomic_write(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A file that is at ``path`` as a whole and on the disk when the block ends, or not at all when it raises.
@@ -267,31 +189,6 @@ def _remove_stale(path: Path) -> None:
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 left.unlink()
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the errors of a full, failing or forbidden disk into a FleetError of one line; others pass."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        advice = "free some space" if full else "make it writable"
-        raise FleetError(f"{path}: cannot be written ({error.strerror}): {advice} and run the same command") from error
-
-
-def fsync_folder(path: Path) -> None:
-    """Put a folder's new and renamed entries on the disk, where its file system can be told to."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(fd)
 
 
 def is_text(path: str | Path) -> bool:

@@ -20,9 +20,9 @@ from producer.chunks import Chunk, ChunkLimits, window_rows_for
 from producer.errors import FleetError
 from producer.follow import RowSet
 from producer.in_flight import rows_on_their_way, task_id
-from producer.inputs import stamp_of
 from producer.job import Job
 from producer.routing import queue_of_job, queues_for
+from producer.unchanged_input import UnchangedInput
 from workers import keys
 from workers.app import PRIORITY_BULK
 from workers.messages import TASK_NAMES, Failure, Record, RowResult
@@ -40,8 +40,6 @@ RETRY_SECONDS = 2.0
 LOOK_AGAIN_SECONDS = 1.0
 #: How often the registration is repeated, which a flushed Redis has lost, and what is waited for said again.
 ANNOUNCE_SECONDS, SAY_AGAIN_SECONDS = 5.0, 60.0
-#: The share of the time that looks at an input which grows may take: each reads all rows of the job.
-CHECK_SHARE = 0.1
 #: Messages sent in one round trip.
 BATCH_MESSAGES = 100
 
@@ -61,19 +59,21 @@ def enqueuer_for(
 ) -> Enqueuer:
     """An enqueuer whose queue and chunk size suit the live workers. Raises UsageError for what none of them can do."""
     header = job.header
-
-    def sizes(present: Sequence[Presence]) -> tuple[ChunkLimits, int]:
-        limits = ChunkLimits.of(job.rows, present, rows=config.chunk_rows, window_rows=config.window_rows)
-        return limits, config.window_rows or window_rows_for(present, limits)
-
-    limits, window_rows = sizes(present)
     # An own fleet was started with the job's model, whatever name the model gives itself.
     model = None if config.redis_url is None else header.options["model"]
+    queue = queue_of_job(present, job.task, header.options["language"], model)
+
+    def sizes(present: Sequence[Presence]) -> tuple[ChunkLimits, int]:
+        serving = [worker for worker in present if queue in worker.queues]
+        limits = ChunkLimits.of(job.rows, serving, rows=config.chunk_rows, window_rows=config.window_rows)
+        return limits, config.window_rows or window_rows_for(serving, limits)
+
+    limits, window_rows = sizes(present)
     return Enqueuer(
         job,
         app,
         redis,
-        queue=queue_of_job(present, job.task, header.options["language"], model),
+        queue=queue,
         limits=limits,
         window_rows=window_rows,
         sizes=sizes,
@@ -116,8 +116,7 @@ class Enqueuer:
         self._stall_seconds = stall_seconds
         self._sizes = sizes
         self._announced = self._said = float("-inf")
-        #: The input as it was when its rows were found to be the job's, and when that may be looked at again.
-        self._stamp, self._next_check = job.stamp or stamp_of(job.header.inputs), float("-inf")
+        self._input = UnchangedInput(job)
         #: The rows that were journaled when last looked, and those between sent and journaled: what the window limits.
         self._done: RowSet = ()
         self._out: set[int] = set()
@@ -262,14 +261,14 @@ class Enqueuer:
         """A row without a record needs no worker: its answer is known."""
         payload = RowResult(row=row, items=[failure]).model_dump_json()
         self._wait_for_memory()
-        self._check_input()
+        self._input.check()
         self._retried(lambda: self._redis.xadd(keys.results(self._job.id), {keys.RESULT_FIELD: payload}))
 
     def _flush(self, batch: list[list[Record]]) -> None:
         while batch and not self._stop.is_set():
             self._announce()
             self._wait_for_memory()
-            self._check_input()
+            self._input.check()
             try:
                 self._publish(batch)
                 batch.clear()
@@ -280,17 +279,6 @@ class Enqueuer:
                 batch[:] = [
                     rows for rows in batch if (rows[0].row or 0) not in there and (rows[0].row or 0) not in done
                 ]
-
-    def _check_input(self) -> None:
-        """Raise UsageError where somebody has written other rows to the input: answers know only their numbers.
-
-        Not in every moment: an input that grows all the time would be read all the time.
-        """
-        stamp, began = stamp_of(self._job.header.inputs), time.monotonic()
-        if stamp != self._stamp and began >= self._next_check:
-            self._job.check_input()
-            self._stamp, now = stamp, time.monotonic()
-            self._next_check = now + (now - began) / CHECK_SHARE
 
     def _publish(self, batch: list[list[Record]]) -> None:
         name, options = TASK_NAMES[self._job.task], self._job.message_options.model_dump(exclude_defaults=True)

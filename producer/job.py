@@ -21,8 +21,9 @@ from typing import Any
 from producer import reuse
 from producer.aside import Stopped, never, while_wanted
 from producer.audio_files import read_stamps, stamped, write_stamps
-from producer.cache import Step, check_writable, disk_errors
+from producer.cache import Step, check_writable
 from producer.columns import Columns
+from producer.disk import disk_errors
 from producer.errors import FleetError, UsageError
 from producer.header import JobHeader
 from producer.inputs import default_prefix, expand_inputs, read_rows, stamp_of

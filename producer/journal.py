@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from producer.aside import Stopped, never, while_wanted
-from producer.cache import disk_errors, fsync_folder
+from producer.disk import disk_errors, fsync_folder
 from producer.errors import FleetError
 from producer.journal_lines import Answer, Figures, read_answer, row_of
 

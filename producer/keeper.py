@@ -16,9 +16,9 @@ from pathlib import Path
 
 from redis import Redis
 
-from producer.cache import FileLock
 from producer.embedded import EmbeddedFleet
 from producer.errors import ClientClosedError, FleetError
+from producer.file_lock import FileLock
 from producer.valkey import IN_USE, RUN_FOLDER_PREFIX
 from workers.presence import Presence, live_workers
 from workers.redis_client import connect

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from producer.aside import Piece, Stopped
-from producer.cache import FileLock
 from producer.errors import FleetError
+from producer.file_lock import FileLock
 from producer.job import Job
 from producer.journal import Journal
 from producer.registry import Progress

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from producer.cache import disk_errors, fsync_folder
+from producer.disk import disk_errors, fsync_folder
 from producer.follow import RowSet
 from workers.messages import PartResult, RowResult, Span, first_problem
 from workers.spans import joined

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from producer.cache import FileLock, Step, disk_errors
+from producer.cache import Step
+from producer.disk import disk_errors
 from producer.errors import UsageError
+from producer.file_lock import FileLock
 from producer.header import INPUT_CHANGED, JobHeader, differences
 
 #: Another starter of the same job needs no longer to write its header.

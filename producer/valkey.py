@@ -16,8 +16,9 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from producer.cache import FileLock, disk_errors
+from producer.disk import disk_errors
 from producer.errors import FleetError
+from producer.file_lock import FileLock
 from producer.processes import end, last_line, log_lines, start_guarded
 from workers.redis_client import connect
 

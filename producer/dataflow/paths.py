@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from producer.cache import Step, disk_errors
+from producer.cache import Step
 from producer.dataflow import pickles
+from producer.disk import disk_errors
 from producer.errors import UsageError
 
 log = logging.getLogger(__name__)

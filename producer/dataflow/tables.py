@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from producer.cache import atomic_write, disk_errors
+from producer.cache import atomic_write
 from producer.dataflow import csv_text, frames, parquet, pickles
 from producer.dataflow.frames import Row
 from producer.dataflow.paths import Format, Table
+from producer.disk import disk_errors
 from producer.errors import UsageError
 from producer.inputs import expand_inputs, iter_lines
 

@@ -20,9 +20,9 @@ from redis.retry import Retry
 from fleet import free_port
 from patched_imports import SLOW_LOAD, patched_imports
 from producer import embedded
-from producer.cache import FileLock
 from producer.embedded import EmbeddedFleet, Valkey
 from producer.errors import FleetError
+from producer.file_lock import FileLock
 from producer.valkey import DATA_FOLDER, IN_USE, MOST_REVIVALS, RUN_FOLDER_PREFIX
 from workers.redis_client import connect
 

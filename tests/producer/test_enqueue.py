@@ -17,10 +17,10 @@ from failover import MovingBroker
 from fleet import Fleet, wait_for
 from producer import enqueue, registry
 from producer import job as module_of_jobs
-from producer.cache import FileLock
 from producer.chunks import ChunkLimits
 from producer.enqueue import Enqueuer, enqueuer_for
 from producer.errors import UsageError
+from producer.file_lock import FileLock
 from producer.follow import Follower
 from producer.in_flight import rows_in_flight, rows_uncollected
 from producer.job import Job, JobSpec, open_job
@@ -28,7 +28,7 @@ from producer.journal import Journal
 from producer.registry import Progress
 from workers import keys
 from workers.app import create_app
-from workers.presence import Presence
+from workers.presence import Presence, live_workers
 from workers.publisher import publish
 from workers.settings import load_settings
 
@@ -230,6 +230,22 @@ def test_the_window_suits_the_workers_that_come_and_go(
         live(clean, 0)
         sending.enqueuer._suit_workers()
         assert sending.enqueuer._window_rows == 2000
+
+
+def test_workers_of_other_queues_do_not_count(clean: Fleet, tmp_path: Path) -> None:
+    """A large fleet for one model beside a worker of another: a job of that one keeps to what one worker needs."""
+    job, config = new_job(tmp_path, rows=12_000), load_settings(REDIS_URL=clean.url)
+    live(clean, 101)
+    one, *others = live_workers(clean.redis)
+    beside = [worker.model_copy(update={"queues": ["transcribe.whisper-small"]}) for worker in others]
+
+    def window_rows(present: list[Presence]) -> int:
+        made = enqueuer_for(
+            job, create_app(config), clean.redis, present, config, Follower(job).read, threading.Event()
+        )
+        return made._window_rows
+
+    assert window_rows([one, *beside]) == window_rows([one]) < window_rows([one, *others])
 
 
 def test_a_message_that_is_larger_than_the_window_by_now_goes_alone(clean: Fleet, tmp_path: Path) -> None:
