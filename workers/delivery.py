@@ -8,8 +8,8 @@ it runs in another live worker                     wait for that; after a while 
 it is done (a message of a job)                    nothing is left to do
 its sender has given it up (a call)                dropped
 nobody died over it                                run it, beside others; rows that have their answers are skipped
-a worker died over it: rows of a chunk             each row that is left goes on as a suspect, in its own message
-a worker died over it: a single row, or a call     run it alone (`workers.alone`)
+a worker died over it                              run it alone (`workers.alone`): another may be to blame
+a worker died over a chunk while it was alone      each row that is left goes on as a suspect, in its own message
 two workers died over it while it was alone        quarantined: it gets its error
 =================================================  ==================================================================
 
@@ -155,7 +155,7 @@ class Deliveries:
             raise _dropped(task_id)
         if claim.deaths_alone >= DEATHS_ALONE:
             return self._without_engine(task_id, work, lambda: work.give_up(claim, _quarantine(claim)))
-        if claim.suspect and work.divisible:
+        if claim.deaths_alone and work.divisible:
             return self._without_engine(task_id, work, lambda: work.divide(claim))
         with self._gate.entered(alone=claim.suspect):
             return self._run(task_id, work, claim, alone=claim.suspect)

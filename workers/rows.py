@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workers import keys, retries
@@ -80,9 +80,10 @@ class RowsWork:
         return self._summary()
 
     def divide(self, claim: Claim) -> dict[str, Any]:
-        """Send each row without an answer on as a suspect."""
+        """Send each row without an answer on as a suspect. None of them has been alone yet."""
+        accusation = replace(claim, deaths=claim.deaths + claim.deaths_alone, deaths_alone=0)
         for record in self._readable(claim):
-            self._send_on(record, "s", claim)
+            self._send_on(record, "s", accusation)
             self._counts["suspects"] += 1
         return self._summary()
 

@@ -133,8 +133,9 @@ def test_a_call_that_comes_again_runs_only_without_its_result(
     ("claim", "divisible", "outcome"),
     [
         (Claim("mine", deaths=1), False, "run"),
-        (Claim("mine", deaths=1), True, "divided"),
+        (Claim("mine", deaths=5), True, "run"),
         (Claim("mine", deaths=5, deaths_alone=1), False, "run"),
+        (Claim("mine", deaths=5, deaths_alone=1), True, "divided"),
         (Claim("mine", deaths=1, deaths_alone=2), False, "given up"),
     ],
 )
