@@ -38,29 +38,34 @@ class Piece(Generic[Value]):
     """One piece of work in a thread of ``threads``. ``work`` is told how to ask whether it is still wanted."""
 
     def __init__(self, threads: ThreadPoolExecutor, work: Callable[[Stopped], Value]) -> None:
+        #: How long it took. It may have waited for a thread before.
+        self.seconds = 0.0
         self._unwanted = False
-        self._ended_at: float | None = None
-        self._began_at = time.monotonic()
-        self._future: Future[Value] = threads.submit(work, lambda: self._unwanted)
-        self._future.add_done_callback(self._note_end)
+        self._future: Future[Value] = threads.submit(self._timed, work)
+
+    def _timed(self, work: Callable[[Stopped], Value]) -> Value:
+        began = time.monotonic()
+        try:
+            return work(lambda: self._unwanted)
+        finally:
+            self.seconds = time.monotonic() - began
 
     def wait(self, seconds: float = 0.0) -> bool:
         """Whether it has ended, after ``seconds`` at most."""
         return self._future.done() or bool(wait([self._future], seconds).done)
 
-    @property
-    def seconds(self) -> float:
-        """How long it took, or has taken so far, since it was asked for."""
-        return (self._ended_at or time.monotonic()) - self._began_at
-
     def result(self) -> Value:
         """What the work gave or raised, once it has ended."""
         return self._future.result()
 
-    def end(self) -> Value | None:
-        """Have it end soon, and wait for that. What it gave all the same, None where it did not."""
+    def stop(self) -> bool:
+        """Have it end soon. Whether it has not begun, and will not."""
         self._unwanted = True
-        if self._future.cancel():
+        return self._future.cancel()
+
+    def end(self) -> Value | None:
+        """`stop`, and wait for its end. What it gave all the same, None where it did not."""
+        if self.stop():
             return None
         with contextlib.suppress(Exception):
             return self._future.result()
@@ -70,6 +75,3 @@ class Piece(Generic[Value]):
     def wait_all(pieces: Iterable[Piece[Value]], seconds: float) -> None:
         """Wait until all have ended, ``seconds`` at most."""
         wait([piece._future for piece in pieces], seconds)
-
-    def _note_end(self, _: Future[Value]) -> None:
-        self._ended_at = time.monotonic()

@@ -20,13 +20,11 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
 from producer import registry
-from producer.aside import THREADS, Piece, Stopped, never
+from producer.aside import THREADS, Piece, never
 from producer.errors import FleetError
 from producer.job import Job, load_job
-from producer.journal import Journal
-from producer.owned import OwnedJob
+from producer.owned import OwnedJob, opened
 from producer.read_size import READ_COUNT, ReadSize
-from producer.spans import PartStore
 from workers import keys
 
 log = logging.getLogger(__name__)
@@ -51,7 +49,7 @@ class Collector:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._owned: dict[str, OwnedJob] = {}
-        self._opening: dict[str, Piece[OwnedJob | None]] = {}
+        self._opening: dict[str, Piece[OwnedJob | Job | None]] = {}
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="collector")
         self._paused_until: dict[str, float] = {}
         self._next_announcement = self._next_read = 0.0
@@ -65,42 +63,24 @@ class Collector:
 
     def add(self, job: Job) -> OwnedJob | None:
         """Take a job over: lock it, read its journal, register it. None where another has it, or it is complete."""
-        owned = self._open(job, never)
-        if owned is not None:
-            self._serve(owned)
-        return owned
+        return self._serve(opened(job, never))
 
-    def _serve(self, owned: OwnedJob) -> None:
-        self._owned[owned.job.id] = owned
-        self._read_size.begin_small()
-
-    def _open(self, job: Job, stopped: Stopped) -> OwnedJob | None:
-        lock = job.step.lock("collector")
-        if job.step.force_lock.is_held() or not lock.acquire():
+    def _serve(self, found: OwnedJob | Job | None) -> OwnedJob | None:
+        """Say in Redis what was found, which is served from now on if it is not complete."""
+        if isinstance(found, Job):
+            with _unless_full():
+                registry.publish(self._redis, found.id, found.progress())
+            registry.forget(self._redis, found.id)
             return None
-        journal = None
-        began = time.monotonic()
-        try:
-            # Read again now that nobody else writes it: another collector may have finished the job meanwhile.
-            job = job.current()
-            if job.is_finished():
-                with _unless_full():
-                    registry.publish(self._redis, job.id, job.progress())
-                registry.forget(self._redis, job.id)
-                lock.release()
-                return None
-            journal = Journal.open(job.step.journal_path, job.rows, stopped)
-            parts = PartStore(job.step.parts_path, job.rows, journal)
-            journal.append(parts.standing())
-            owned = OwnedJob(job, journal, parts, lock)
-            self.announce(owned)
-            owned.tried_seconds = time.monotonic() - began
-        except BaseException:
-            if journal is not None:
-                journal.close()
-            lock.release()
-            raise
-        return owned
+        if found is not None:
+            try:
+                self.announce(found)
+            except BaseException:
+                found.let_go()
+                raise
+            self._owned[found.job.id] = found
+            self._read_size.begin_small()
+        return found
 
     def announce(self, owned: OwnedJob) -> None:
         """Say in Redis that the job is there and how far it is."""
@@ -127,18 +107,18 @@ class Collector:
         for job in jobs:
             paused = self._paused_until.get(job.id, 0.0) > time.monotonic()
             if not (job.id in self._owned or job.id in self._opening or paused):
-                self._opening[job.id] = Piece(self._threads, partial(self._open, job))
+                self._opening[job.id] = Piece(self._threads, partial(opened, job))
                 begun.append(self._opening[job.id])
         Piece.wait_all(begun, AT_ONCE_SECONDS)
         ended = [job for job, opening in self._opening.items() if opening.wait()]
-        return [owned for owned in map(self._opened, ended) if owned is not None]
+        return [owned for owned in map(self._adopted, ended) if owned is not None]
 
-    def _opened(self, job: str) -> OwnedJob | None:
+    def _adopted(self, job: str) -> OwnedJob | None:
         opening = self._opening.pop(job)
         with self._reporting(job):
-            owned = opening.result()
+            owned = self._serve(opening.result())
             if owned is not None:
-                self._serve(owned)
+                owned.tried_seconds = opening.seconds
                 log.info("job %s: %d of %d rows answered", job, owned.journal.answered, owned.journal.rows)
             return owned
         self._paused_until[job] = time.monotonic() + opening.seconds / TRY_SHARE
@@ -176,7 +156,7 @@ class Collector:
         return new
 
     def _read(self, streams: dict[str, str], block_seconds: float) -> int:
-        """Read until something is new or nothing there: what was journaled already may fill the first, small reads."""
+        """Read, and again where all was journaled already that filled a first, small read."""
         new = taken = 0
         while not new and taken < READ_COUNT:
             count = self._read_size.count
@@ -186,7 +166,8 @@ class Collector:
             new = sum(self._take_if_any(owned, by_stream) for owned in self.jobs)
             taken += sum(map(len, by_stream.values()))
             self._next_read = time.monotonic() + (GATHER_SECONDS if new < count // 2 else 0.0)
-            if not by_stream or any(owned.error for owned in self.jobs):
+            full = any(len(entries) >= count for entries in by_stream.values())
+            if not full or any(owned.error for owned in self.jobs):
                 break
         return new
 
@@ -209,8 +190,10 @@ class Collector:
     def close(self) -> None:
         """Give all jobs back."""
         for opening in self._opening.values():
-            if (owned := opening.end()) is not None:
-                self.release(owned)
+            opening.stop()
+        for opening in self._opening.values():
+            if isinstance(owned := opening.end(), OwnedJob):
+                owned.let_go()
         self._opening.clear()
         for owned in self.jobs:
             self.release(owned)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from producer.aside import Piece, Stopped
+from producer.aside import Piece, Stopped, StoppedError
 from producer.errors import FleetError
 from producer.file_lock import FileLock
 from producer.job import Job
 from producer.journal import Journal
 from producer.registry import Progress
 from producer.spans import PartStore
+
+#: How often it is looked, while a journal is read, whether somebody starts over.
+LOOK_SECONDS = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -70,3 +75,43 @@ class OwnedJob:
             self.merging.end()
         self.journal.close()
         self.lock.release()
+
+
+def opened(job: Job, stopped: Stopped) -> OwnedJob | Job | None:
+    """The job with its journal read, under its lock; without that if it is complete. None where others have it."""
+    lock = job.step.lock("collector")
+    asked_back = _now_and_then(job.step.force_lock.is_held)
+    if asked_back() or not lock.acquire():
+        return None
+    journal = None
+    try:
+        # Read again now that nobody else writes it: another collector may have finished the job meanwhile.
+        job = job.current()
+        if job.is_finished():
+            lock.release()
+            return job
+        journal = Journal.open(job.step.journal_path, job.rows, lambda: stopped() or asked_back())
+        parts = PartStore(job.step.parts_path, job.rows, journal)
+        journal.append(parts.standing())
+    except BaseException as error:
+        if journal is not None:
+            journal.close()
+        lock.release()
+        if isinstance(error, StoppedError):
+            return None
+        raise
+    return OwnedJob(job, journal, parts, lock)
+
+
+def _now_and_then(look: Callable[[], bool]) -> Callable[[], bool]:
+    """``look``, which is a look at the disk, not more often than every few seconds; False between."""
+    next_look = float("-inf")
+
+    def looked() -> bool:
+        nonlocal next_look
+        if time.monotonic() < next_look:
+            return False
+        found, next_look = look(), time.monotonic() + LOOK_SECONDS
+        return found
+
+    return looked

@@ -10,11 +10,12 @@ import tracemalloc
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from job_files import answer, deliver, failed_answer, finished, new_job, read_rows, write_rows
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError
 
 from fleet import Fleet, wait_for
 from producer import registry
@@ -118,7 +119,7 @@ def test_a_job_that_cannot_be_taken_over_takes_a_small_part_of_the_time(
         time.sleep(0.2)
         raise FleetError(f"{path}:2: damaged")
 
-    monkeypatch.setattr("producer.collector.Journal.open", damaged)
+    monkeypatch.setattr("producer.owned.Journal.open", damaged)
     began = time.monotonic()
     while time.monotonic() - began < 1.5:
         assert collector.adopt_registered() == []
@@ -179,7 +180,7 @@ def test_other_jobs_are_served_while_a_journal_is_read(
             assert read.wait(30)
         return opened(path, rows, stopped)
 
-    monkeypatch.setattr("producer.collector.Journal.open", slow_for_large)
+    monkeypatch.setattr("producer.owned.Journal.open", slow_for_large)
     wait_for(lambda: [owned.job.id for owned in collector.adopt_registered()] == [small.id])
     deliver(redis, small, answer(1), answer(0))
     assert poll_all(collector) == 2
@@ -188,6 +189,72 @@ def test_other_jobs_are_served_while_a_journal_is_read(
 
     read.set()
     wait_for(lambda: [owned.job.id for owned in collector.adopt([])] == [large.id])
+
+
+def test_after_trouble_in_redis_all_jobs_are_there_at_once(
+    redis: Redis, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may answer reads and refuse writes for a while: as a replica does, or without room for its file."""
+    jobs = [new_job(tmp_path / str(number)) for number in range(3)]
+    for job in jobs:
+        registry.register(redis, job.registration())
+
+    def refused(*_: object) -> None:
+        raise ReadOnlyError("You can't write against a read only replica.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(registry, "register", refused)
+        with pytest.raises(ReadOnlyError):
+            collector.adopt_registered()
+    found: set[str] = set()
+    for _ in range(2):  # the one that was refused is opened again
+        found |= {owned.job.id for owned in collector.adopt_registered()}
+    assert found == {job.id for job in jobs}
+
+
+def test_parts_that_keep_coming_do_not_keep_the_other_jobs_waiting(
+    redis: Redis, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What begins the answer of a long recording is no answer yet; each read waits for more of them."""
+    job = new_job(tmp_path, rows=READ_COUNT)
+    collector.add(job)
+    reads = 0
+    read = redis.xread
+
+    def one_more(*arguments: Any, **named: Any) -> Any:
+        nonlocal reads
+        part = {"row": reads, "items": [{"text": "begins"}], "part": {"awaits": [{"recording": 0, "start_s": 600.0}]}}
+        deliver(redis, job, json.dumps(part).encode())
+        reads += 1
+        return read(*arguments, **named)
+
+    monkeypatch.setattr(redis, "xread", one_more)
+    assert collector.poll(1) == 0
+    assert reads == 1
+    assert redis.xlen(keys.results(job.id)) == 0
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_journal_that_is_read_is_given_back_to_who_starts_over(
+    redis: Redis, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = new_job(tmp_path)
+    begun = threading.Event()
+
+    def endless(rows: Iterable[object], stopped: Stopped) -> Iterator[object]:
+        begun.set()
+        while not stopped():
+            time.sleep(0.01)
+        raise StoppedError
+
+    monkeypatch.setattr("producer.journal.while_wanted", endless)
+    monkeypatch.setattr("producer.owned.LOOK_SECONDS", 0.05)
+    assert collector.adopt([job]) == []
+    assert begun.wait(30)
+    with job.step.force_lock as asking, job.step.lock("collector") as collecting:
+        assert asking.acquire()
+        wait_for(collecting.acquire)
+        assert collector.adopt([job]) == []
 
 
 @pytest.mark.usefixtures("at_once")
