@@ -269,7 +269,7 @@ def _tell_workers(opened: _Open, cancelled: list[str]) -> None:
 
 def _answering(url: str) -> str:
     try:
-        check_server(url)
+        check_server(url, control=False)
     except SettingsError as error:
         raise UsageError(str(error)) from None
     except RedisError as error:

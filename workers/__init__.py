@@ -18,4 +18,8 @@ def __getattr__(name: str) -> Celery:
         from workers.app import app
     except SettingsError as error:  # Celery would show it as a traceback within a usage error
         raise SystemExit(f"The worker cannot start: {error}") from None
+    from workers import broker_clock
+
+    # Whatever consumes by this app looks for messages of silent workers too, remote control from its first moment on.
+    broker_clock.install()
     return app

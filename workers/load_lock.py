@@ -35,22 +35,26 @@ def gpus_of(settings: Settings) -> list[str]:
 def loading_alone(gpus: Sequence[str], parts: Startup) -> Iterator[None]:
     """In the block no other process is in one for any of these GPUs. Waiting is a part of the start.
 
-    The kernel opens the lock of a process that dies. Where the temporary folder cannot be written, nobody waits.
+    The kernel opens the lock of a process that dies. Where the temporary folder can be neither written nor locked in,
+    nobody waits.
     """
     with ExitStack() as held:
         for gpu in sorted(set(gpus)):  # in one order, or two engines of several GPUs may wait for each other
             try:
                 lock = os.open(_path(gpu), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+                held.callback(os.close, lock)
+                _wait_for(lock, parts)
             except OSError as error:
                 log.warning("engines of one GPU may load at the same time, and fail: %s", error)
-                continue
-            held.callback(os.close, lock)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                with parts.part(startup.OTHER_ENGINE):
-                    fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _wait_for(lock: int, parts: Startup) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with parts.part(startup.OTHER_ENGINE):
+            fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def _path(gpu: str) -> Path:

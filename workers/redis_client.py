@@ -71,8 +71,8 @@ def _client(url: str, timeout_seconds: float, retried: tuple[type[RedisError], .
     return Redis.from_url(url, **options)
 
 
-def check_server(url: str) -> None:
-    """Ask the server once, so that what no waiting mends is said at the start.
+def check_server(url: str, *, control: bool = True) -> None:
+    """Ask the server once, so that what no waiting mends is said at the start. ``control``: see `missing_rights`.
 
     Raises SettingsError (one line) for a certificate, password or right that is not good enough, and for a Redis
     Cluster; RedisError as it came for everything that may pass, such as an outage.
@@ -84,7 +84,7 @@ def check_server(url: str) -> None:
             with contextlib.suppress(NoPermissionError):  # which is named below
                 redis.ping()
                 facts = redis.info("cluster")
-            missing = [] if facts.get("cluster_enabled") else missing_rights(redis)
+            missing = [] if facts.get("cluster_enabled") else missing_rights(redis, control=control)
         except MasterNotFoundError:
             why = no_master(url)
             if why.lasting:

@@ -19,34 +19,39 @@ _NO_SCRIPT, _NOBODY = "0" * 40, "whisper-check"
 #: fleet: producers do not wait where Redis is full.)
 _COMMANDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("+@connection", ("PING",)),
-    ("+@read", ("SCAN", "0", "COUNT", "1")),
-    ("+@pubsub", ("PUBSUB", "NUMPAT")),
+    ("+@read", ("EXISTS", f"whisper:{_NOBODY}")),
     ("+@transaction", ("UNWATCH",)),
     ("+evalsha", ("EVALSHA", _NO_SCRIPT, "0")),
     ("+script|load", ("SCRIPT", "LOAD", "return 1")),
     ("+script|exists", ("SCRIPT", "EXISTS", _NO_SCRIPT)),
     ("+time", ("TIME",)),
 )
-#: Its patterns of keys, and a key of each that is kept for good or is nobody's: PERSIST leaves it as it is. (Those of
-#: what follows a call, `~celery` and `~celery-taskset-meta-*`, are missed by nobody else.)
+#: Its patterns of keys, and a key of each. HDEL of what no hash has leaves all as it is. (Those of what follows a call,
+#: `~celery` and `~celery-taskset-meta-*`, are missed by nobody else.)
 _KEYS = (
     ("~transcribe*", "transcribe"),
     ("~translate*", "translate"),
     ("~_kombu.*", "_kombu.binding.transcribe"),
-    ("~celeryev.*", f"celeryev.{_NOBODY}"),
-    ("~*.celery.pidbox*", f"{_NOBODY}.reply.celery.pidbox"),
     ("~celery-task-meta-*", f"celery-task-meta-{_NOBODY}"),
     ("~whisper:*", "whisper:jobs"),
 )
+#: Of remote control and events: workers', and of those who watch them.
+_CONTROL_KEYS = (
+    ("~celeryev.*", f"celeryev.{_NOBODY}"),
+    ("~*.celery.pidbox*", f"{_NOBODY}.reply.celery.pidbox"),
+)
 
 
-def missing_rights(redis: Redis) -> list[str]:
+def missing_rights(redis: Redis, *, control: bool = True) -> list[str]:
     """What this client's user lacks, as the README's ACL line grants it. Raises RedisError where Redis does not answer.
+
+    ``control``: also what is only for remote control and events, which calls need not have.
 
     Other refusals, such as those of a full Redis or of one that is no master, are none of rights.
     """
     probes = [(command, granted, granted) for granted, command in _COMMANDS]
-    probes += [(("PERSIST", key), "+@write", granted) for granted, key in _KEYS]
+    places = (*_KEYS, *_CONTROL_KEYS) if control else _KEYS
+    probes += [(("HDEL", key, _NOBODY), "+@write", granted) for granted, key in places]
     with redis.pipeline(transaction=False) as pipe:
         for command, _, _ in probes:
             pipe.execute_command(*command)  # type: ignore[no-untyped-call]
@@ -56,27 +61,27 @@ def missing_rights(redis: Redis) -> list[str]:
         for (_, of_command, of_place), answer in zip(probes, answers, strict=True)
         if isinstance(answer, NoPermissionError)
     ]
-    if "+@pubsub" not in missing:
-        missing += _missing_channels(redis)
+    missing += _missing_channels(redis, control)
     return list(dict.fromkeys(missing))
 
 
-def _missing_channels(redis: Redis) -> list[str]:
+def _missing_channels(redis: Redis, control: bool) -> list[str]:
     database = redis.connection_pool.connection_kwargs.get("db") or 0
     missing = []
     with redis.pubsub() as listener:  # type: ignore[no-untyped-call]
-        # As a receiver of events, a worker's remote control and a client listen.
-        subscriptions: tuple[tuple[str, Any, str], ...] = (
-            (f"&/{database}.celeryev/*", listener.psubscribe, f"/{database}.celeryev/*"),
-            (f"&/{database}.celery.pidbox", listener.psubscribe, f"/{database}.celery.pidbox"),
-            ("&celery-task-meta-*", listener.subscribe, f"celery-task-meta-{_NOBODY}"),
-        )
+        # As a client listens, and as a receiver of events and a worker's remote control do.
+        results = ("&celery-task-meta-*", listener.subscribe, f"celery-task-meta-{_NOBODY}")
+        of_control = [
+            (f"&/{database}.{name}", listener.psubscribe, f"/{database}.{name}")
+            for name in ("celeryev/*", "celery.pidbox")
+        ]
+        subscriptions: list[tuple[str, Any, str]] = [*(of_control if control else ()), results]
         for granted, subscribe, channel in subscriptions:
             try:
                 subscribe(channel)
                 listener.get_message(timeout=1.0)
-            except NoPermissionError:
-                missing.append(granted)
+            except NoPermissionError as error:
+                missing.append("+@pubsub" if "command" in str(error) else granted)
             except ResponseError:
                 continue
     return missing

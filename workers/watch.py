@@ -58,7 +58,7 @@ class Watch:
         self._looked = now
         stalled = min(engine.stalled_seconds(), now - self._awake_since)
         if not engine.healthy():
-            reason = "its processes have ended"
+            reason = "its processes have ended, or what they compute is no number (the line before)"
         elif stalled > self._stall_seconds:
             reason = f"it has made no progress for {stalled:.0f} s (WHISPER_ENGINE_STALL_SECONDS)"
         else:
