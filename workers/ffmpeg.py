@@ -25,7 +25,8 @@ from workers.pcm import Floats, Piece, mono
 from workers.source_errors import os_error, shown
 
 #: Containers whose durations and time stamps are written, not guessed: these can be trusted and sought in.
-EXACT_CONTAINERS = frozenset({"mov", "mp4", "matroska", "webm"})
+MATROSKA = frozenset({"matroska", "webm"})
+EXACT_CONTAINERS = MATROSKA | {"mov", "mp4"}
 #: And the time stamps of these, which count what each frame says that it is: damage that is left out shows in them.
 TIMED_CONTAINERS = EXACT_CONTAINERS | {"flac"}
 #: Less than this between two frames is an inexact time.
@@ -68,7 +69,10 @@ def told_seconds(file: LocalFile) -> float:
         if track is None or track.codec_context is None:
             return 0.0
         stream = cast(av.AudioStream, track)
-        if not EXACT_CONTAINERS.isdisjoint(container.format.name.split(",")):
+        names = container.format.name.split(",")
+        if not MATROSKA.isdisjoint(names) and len(container.streams) > 1:
+            return 0.0  # its index, if it has one, is of the video: to find a place all before it is read
+        if not EXACT_CONTAINERS.isdisjoint(names):
             return _written_seconds(container, stream)
         if container.format.name == "mp3":
             told_s = _told_seconds(file, stream.codec_context, next(container.demux(stream)))
@@ -122,7 +126,9 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
         job.check_length(min(known_s, longest_s(file.descriptor)))
         if job.start_s > RUN_UP_SECONDS:  # a place to seek would be a guess, but for one where it was read before
             run_up_s = job.start_s - RUN_UP_SECONDS
-            place = file.places.before(run_up_s)
+            # Only from the file's start ffmpeg takes off what an encoder has put behind the sound.
+            to_the_end = bool(known_s) and job.end_s > known_s - LENGTH_TOLERANCE_SECONDS
+            place = None if to_the_end else file.places.before(run_up_s)
             if place is not None:
                 container.seek(place[1], unsupported_byte_offset=True)
                 packets = container.demux(stream)

@@ -25,6 +25,8 @@ LOOP_COMPRESSION = 4.0
 #: Bytes of text (UTF-8) to a second of speech: fewer leave speech out. Slow speech has twice as many in English, and as
 #: many in Chinese, whose letters are three bytes and words of their own.
 SPARSE_BYTES_PER_SECOND = 5.0
+#: What people say again and again they say faster than this; letters of scripts without spaces have three bytes.
+AGAIN_BYTES_PER_SECOND, AGAIN_UNSPACED_BYTES_PER_SECOND = 7.0, 10.0
 #: A list is kept when every other try is so much less likely, by mean log probability.
 MUCH_LESS_LIKELY = 0.5
 #: A window with less speech than this may well have no words in it.
@@ -33,6 +35,7 @@ CLEAR_SPEECH_SECONDS = 0.6
 MISSED_SECONDS = 3.0
 
 #: One letter of a script without spaces, or a word. The vowel signs of the scripts of India are no `\w` to Python.
+_UNSPACED = re.compile(rf"[{UNSPACED_LETTERS}]")
 _WORDS = re.compile(rf"[{UNSPACED_LETTERS}]|(?:(?![{UNSPACED_LETTERS}])[\w\u0900-\u0963\u0966-\u0dff])+")
 
 
@@ -76,7 +79,8 @@ class Gates:
             return Verdict.REPETITION
         if loops(result.text):
             # Instead of what is said, or as it is said: "thank you" four times fills no ten seconds.
-            return Verdict.REPETITION if sparse(result.text, speech_seconds) else Verdict.REPETITIVE
+            instead = result.no_speech_prob > self.no_speech or is_slow(result.text, speech_seconds)
+            return Verdict.REPETITION if instead else Verdict.REPETITIVE
         if result.compression_ratio > self.compression_ratio:
             return Verdict.REPETITIVE
         if not result.text:
@@ -114,6 +118,13 @@ def _repeats(said: Sequence[str], size: int, times: int) -> bool:
 def sparse(text: str, speech_seconds: float) -> bool:
     """Whether a text is too short to be all that is said in so much speech."""
     return len(text.encode("utf-8")) < SPARSE_BYTES_PER_SECOND * speech_seconds
+
+
+def is_slow(text: str, speech_seconds: float) -> bool:
+    """Whether a text that repeats itself is too short for the speech: of most loops a line comes every few seconds."""
+    unspaced = len(_UNSPACED.findall(text)) > len(text) / 2
+    least = AGAIN_UNSPACED_BYTES_PER_SECOND if unspaced else AGAIN_BYTES_PER_SECOND
+    return len(text.encode("utf-8")) < least * speech_seconds
 
 
 def trusted(tries: Sequence[tuple[WindowResult, Verdict]]) -> bool:

@@ -33,8 +33,10 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRY = frozenset({202, 408, 425, 429})
 #: Stays as it is in a path or query; spaces and non-ASCII letters, which people paste, are escaped.
 _SAFE = "%/:=&?~#+!$,;'@()*[]"
-#: Content codings of RFC 9110 that zlib undoes.
+#: Content codings that nobody undoes here, and those that zlib does. People write other words there, which are none.
+_OTHERS = frozenset({"br", "zstd", "compress", "x-compress"})
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
+_BEGIN_BYTES = 2**16
 _ZIPPED = frozenset({"gzip", "x-gzip", "deflate"})
 _HEADERS = {"Accept-Encoding": "identity", "Connection": "close", "User-Agent": "whisper-fleet"}
 
@@ -112,26 +114,38 @@ def _save(answer: http.client.HTTPResponse, download: Download) -> None:
     announced = answer.length or 0
     if announced:
         check_size(announced, download.source, download.limits)
-    encoding = answer.getheader("Content-Encoding", "identity").strip().lower()
-    if encoding in _ZIPPED:  # not asked for: it is stored so, and given as it is
-        download.copy(_unzipped(answer.read1))
+    encoding = answer.getheader("Content-Encoding", "").strip().lower()
+    if encoding in _OTHERS:
+        raise TranscriptionError("fetch_failed", f"{name}: comes encoded as {encoding}, which is not supported")
+    copied = download.copy(_unzipped(answer.read1) if encoding in _ZIPPED else answer.read1)
+    if announced:
         copied = announced - (answer.length or 0)
-    elif encoding in ("", "identity"):
-        copied = download.copy(answer.read1)
-    else:
-        raise TranscriptionError("fetch_failed", f"{name}: comes encoded as {printable(encoding)[:100]}: not supported")
     if copied < announced:
         raise TransientError("fetch_failed", f"{name}: the connection ended after {copied} of {announced} bytes")
 
 
 def _unzipped(read: Callable[[int], bytes]) -> Callable[[int], bytes]:
-    """What ``read`` gives, unzipped, at most as many bytes at once as are asked for. Raises OSError for damage."""
+    """What ``read`` gives, unzipped, at most as many bytes at once as are asked for. Raises OSError for damage.
+
+    Some storage says so of what is not: then it is left as it is.
+    """
+    begin = b""
+    while len(begin) < 2 and (more := read(_BEGIN_BYTES)):
+        begin += more
+    ahead = [begin]
+
+    def as_it_is(most: int) -> bytes:
+        return ahead.pop() if ahead else read(most)
+
+    is_zlib = begin[:1] == b"\x78" and int.from_bytes(begin[:2], "big") % 31 == 0  # RFC 1950, 2.2
+    if not is_zlib and not begin.startswith(b"\x1f\x8b"):
+        return as_it_is
     unzip = zlib.decompressobj(_GZIP_OR_ZLIB)
 
     def some(most: int) -> bytes:
         nonlocal unzip
         while True:
-            zipped = (unzip.unused_data if unzip.eof else unzip.unconsumed_tail) or read(most)
+            zipped = (unzip.unused_data if unzip.eof else unzip.unconsumed_tail) or as_it_is(most)
             if unzip.eof and zipped:  # gzip files may lie one behind the other
                 unzip = zlib.decompressobj(_GZIP_OR_ZLIB)
             if not zipped:

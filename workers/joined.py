@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
@@ -19,11 +21,18 @@ from workers.mp3 import id3v2_bytes
 OGG_PAGE, OGG_PAGE_HEADER, OGG_SERIAL, OGG_NUMBER = b"OggS", 27, slice(14, 18), slice(18, 22)
 #: No page and hardly a frame is longer, so that in so much of the file one begins.
 LONGEST_BYTES = 65_307
-#: Places that are looked at, evenly spread, the end among them.
-PLACES = 8
+#: Places that are looked at beside the end, as shares of the file. Multiples of the golden ratio: evenly spread ones
+#: could lie, each in its copy of nine equal parts, a little farther than the one before.
+PLACES = sorted(number * 0.6180339887 % 1 for number in range(8))
 
-#: A page or frame: the stream that it belongs to, and its number in it.
-Numbered = tuple[bytes, int]
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """A page or frame: the byte at which it begins, the stream that it belongs to, and its number in it."""
+
+    at: int
+    stream: bytes
+    number: int
 
 
 def is_joined(descriptor: int) -> bool:
@@ -32,39 +41,46 @@ def is_joined(descriptor: int) -> bool:
         begin = os.pread(descriptor, HEADER, id3v2_bytes(os.pread(descriptor, 10, 0)))
         if begin.startswith(OGG_PAGE):
             found = _found(descriptor, _page)
-            return any(stream != begin[OGG_SERIAL] for stream, _ in found) or not _goes_on(found)
+            return any(one.stream != begin[OGG_SERIAL] for one in found) or not _goes_on(found)
         if begin.startswith(MARK) and len(begin) == HEADER:
             found = _found(descriptor, partial(_frame, header=begin))
-            return not _goes_on(found) or (bool(found) and found[-1][1] > told_samples(begin) > 0)
+            return not _goes_on(found) or (bool(found) and found[-1].number > told_samples(begin) > 0)
     except OSError:  # whoever decodes it says what is the matter with the storage
         pass
     return False
 
 
 def _goes_on(found: list[Numbered]) -> bool:
-    return all(one[1] < following[1] for one, following in pairwise(found))
+    return all(one.number < following.number for one, following in pairwise(found))
 
 
-def _found(descriptor: int, read: Callable[[bytes, bool], Numbered | None]) -> list[Numbered]:
-    """What ``read`` makes of each place, in order; of places that lie upon each other only the later."""
-    length = LONGEST_BYTES + OGG_PAGE_HEADER
-    end = max(0, os.fstat(descriptor).st_size - length)
-    places = [end * number // (PLACES - 1) for number in range(PLACES)]
-    apart = [at for at, following in pairwise(places) if following - at >= length] + [end]
-    read_at = (read(os.pread(descriptor, length, at), at == end) for at in apart)
-    return [one for one in read_at if one is not None]
+def _found(descriptor: int, read: Callable[[bytes, int], Iterator[Numbered]]) -> list[Numbered]:
+    """The first page or frame behind each place, and the file's last, in order."""
+    size = os.fstat(descriptor).st_size
+    found: dict[int, Numbered] = {}
+    for at, following in pairwise([*(int(share * size) for share in PLACES), size]):
+        # What begins behind the next place is found there.
+        content = os.pread(descriptor, min(following - at, LONGEST_BYTES) + OGG_PAGE_HEADER, at)
+        first = next(read(content, at), None)
+        if first is not None and first.at < following:
+            found[first.at] = first
+    end = max(0, size - LONGEST_BYTES - OGG_PAGE_HEADER)
+    last = deque(read(os.pread(descriptor, LONGEST_BYTES + OGG_PAGE_HEADER, end), end), maxlen=1)
+    found |= {one.at: one for one in last}
+    return [found[at] for at in sorted(found)]
 
 
-def _page(content: bytes, is_end: bool) -> Numbered | None:
-    """The first Ogg page that begins in ``content``, at the file's end the last."""
-    until = len(content) - OGG_PAGE_HEADER + len(OGG_PAGE)
-    at = content.rfind(OGG_PAGE, 0, until) if is_end else content.find(OGG_PAGE, 0, until)
-    page = content[at:]
-    return None if at < 0 else (page[OGG_SERIAL], int.from_bytes(page[OGG_NUMBER], "little"))
+def _page(content: bytes, place: int) -> Iterator[Numbered]:
+    """The Ogg pages that begin in ``content``, which lies at byte ``place``."""
+    for found in re.finditer(re.escape(OGG_PAGE), content):
+        page = content[found.start() : found.start() + OGG_PAGE_HEADER]
+        if len(page) == OGG_PAGE_HEADER:
+            yield Numbered(place + found.start(), page[OGG_SERIAL], int.from_bytes(page[OGG_NUMBER], "little"))
 
 
-def _frame(content: bytes, is_end: bool, header: bytes) -> Numbered | None:
-    """The first FLAC frame that begins in ``content``, at the file's end the last; its number is that of its end."""
-    places = [found.start() for found in re.finditer(b"|".join(SYNCS), content)]
-    ends = (frame_end(content, at, header) for at in (reversed(places) if is_end else places))
-    return next(((MARK, end) for end in ends if end is not None), None)
+def _frame(content: bytes, place: int, header: bytes) -> Iterator[Numbered]:
+    """The FLAC frames that begin in ``content``; the number of each is that of its last sample."""
+    for found in re.finditer(b"|".join(SYNCS), content):
+        end = frame_end(content, found.start(), header)
+        if end is not None:
+            yield Numbered(place + found.start(), MARK, end)

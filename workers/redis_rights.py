@@ -19,7 +19,6 @@ _NO_SCRIPT, _NOBODY = "0" * 40, "whisper-check"
 #: fleet: producers do not wait where Redis is full.)
 _COMMANDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("+@connection", ("PING",)),
-    ("+@read", ("EXISTS", f"whisper:{_NOBODY}")),
     ("+@transaction", ("UNWATCH",)),
     ("+evalsha", ("EVALSHA", _NO_SCRIPT, "0")),
     ("+script|load", ("SCRIPT", "LOAD", "return 1")),
@@ -51,6 +50,7 @@ def missing_rights(redis: Redis, *, control: bool = True) -> list[str]:
     """
     probes = [(command, granted, granted) for granted, command in _COMMANDS]
     places = (*_KEYS, *_CONTROL_KEYS) if control else _KEYS
+    probes.append((("EXISTS", "whisper:jobs"), "+@read", "~whisper:*"))
     probes += [(("HDEL", key, _NOBODY), "+@write", granted) for granted, key in places]
     with redis.pipeline(transaction=False) as pipe:
         for command, _, _ in probes:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from workers.decoding import CUT_OFF, compression_ratio
 from workers.fallback import FallbackDecoder
-from workers.gates import CLEAR_SPEECH_SECONDS, MISSED_SECONDS, sparse
+from workers.gates import CLEAR_SPEECH_SECONDS, MISSED_SECONDS, SPARSE_BYTES_PER_SECOND, sparse
 from workers.interface import SAMPLE_RATE_HZ, WindowRequest, WindowResult, WindowSegment
 from workers.joining import joined_text
 from workers.later import Later
@@ -37,6 +37,8 @@ class _Window:
     answer: Future[WindowResult] = field(default_factory=Future)
     #: Where each part starts in the window, in seconds, and what was heard from there.
     parts: list[tuple[float, WindowResult]] = field(default_factory=list)
+    #: The last of these with a tail that is heard again, as it seems too short for the speech there.
+    with_tail: WindowResult | None = None
 
 
 class SeekingDecoder:
@@ -78,8 +80,11 @@ class SeekingDecoder:
     def _heard(self, window: _Window, start_s: float, done: Future[WindowResult]) -> None:
         try:
             result = done.result()
+            if window.with_tail is not None and not result.text:  # there is no more than that
+                window.parts[-1] = (window.parts[-1][0], _with_end(window.with_tail))
             part, until_s, again_s = self._part(result, window.speech, start_s)
             more = _says_more(window.speech, until_s)
+            window.with_tail = result if part is not result and result.finished else None
             if more and again_s is not None and len(window.parts) + 1 < MOST_PARTS:
                 window.parts.append((start_s, part))
                 self._later.run(window.answer, lambda: self._hear(window, again_s))
@@ -98,8 +103,9 @@ class SeekingDecoder:
         heard = self._whole(result) if _is_open(result, speech, start_s) else result
         part = heard or _with_end(result)
         until_s = start_s + (part.segments[-1].end if part.segments else 0.0)
-        if heard is None:  # a loop from the start: behind the next pause
-            utterance_s = next_utterance(speech, until_s)
+        if heard is None:  # a loop from the start: behind the next pause, when all of it is said however slowly
+            slowest_s = len(result.text.encode("utf-8")) / SPARSE_BYTES_PER_SECOND
+            utterance_s = next_utterance(speech, max(until_s, start_s + slowest_s))
             again_s = start_s if utterance_s is None else taken_up(speech, utterance_s)
             return part, until_s, again_s if again_s > start_s else None
         if until_s <= start_s:

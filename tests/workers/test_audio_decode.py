@@ -464,7 +464,8 @@ class TestDamage:
         made = encode(tmp_path / name, tone(30, 48_000), "libopus" if name == "a.webm" else "aac", video=video)
         assert read(made)[1].flags == ()
         with local_file(str(made), LIMITS, lambda: None) as file:
-            assert told_seconds(file) == pytest.approx(30, abs=0.1)
+            # To find a place in a film, all before it would be read.
+            assert told_seconds(file) == (0.0 if video else pytest.approx(30, abs=0.1))
         os.truncate(made, made.stat().st_size // 2)
         assert read(made)[1].flags == ("truncated",)
 

@@ -102,7 +102,14 @@ def test_what_people_say_again_and_again_is_kept_against_what_is_much_less_likel
 
 
 @pytest.mark.parametrize(
-    ("text", "speech_s"), [("Thank you. " * times, 20.0) for times in range(4, 20)] + [("Bye. " * 20, 3.0)]
+    ("text", "speech_s"),
+    [
+        *(("Thank you. " * times, 20.0) for times in range(4, 20)),
+        *(("Thank you. " * times, 2.0 * times) for times in range(4, 15)),
+        *(("我不知道。" * times, 20.0) for times in range(4, 9)),
+        *(("ご視聴ありがとうございました。" * times, 26.0) for times in range(3, 6)),
+        ("Bye. " * 20, 3.0),
+    ],
 )
 def test_a_loop_that_the_model_is_sure_of_loses_to_what_is_said(text: str, speech_s: float) -> None:
     loop = heard(text, avg_logprob=-0.02, compression_ratio=compression_ratio(text))
@@ -111,6 +118,15 @@ def test_a_loop_that_the_model_is_sure_of_loses_to_what_is_said(text: str, speec
 
     assert trusted(tries)
     assert least_bad(tries)[0] == good
+
+
+def test_a_loop_over_what_the_model_takes_for_silence_does_not_outdo_silence() -> None:
+    loop = heard("Thank you. " * 4, avg_logprob=-0.4, no_speech_prob=0.9)
+    silence = heard("so", avg_logprob=-1.1, no_speech_prob=0.9, temperature=0.2)
+    tries = [(one, Gates().judge(one, 5.0)) for one in (loop, silence)]
+
+    assert trusted(tries)
+    assert least_bad(tries)[1] is Verdict.SILENCE
 
 
 def test_loop_of_timestamps_has_no_text_and_is_a_repetition() -> None:

@@ -73,7 +73,10 @@ def web() -> Iterator[WebServer]:
         "/zipped": encoded("gzip", gzip.compress(BODY[:100]) + gzip.compress(BODY[100:])),
         "/deflated": encoded("Deflate", zlib.compress(BODY)),
         "/zipped/cut": encoded("gzip", gzip.compress(BODY)[:-20]),
-        "/zipped/bad": encoded("gzip", BODY),
+        "/zipped/bad": encoded("gzip", b"\x1f\x8b\x08" + BODY),
+        "/zipped/not": encoded("gzip", BODY),
+        "/zipped/none": encoded("deflate", b""),
+        "/base64": encoded("base64", BODY),
         "/zipped/bomb": encoded("gzip", gzip.compress(bytes(10**7))),
         "/brotli": encoded("br", BODY),
         "/pending": raw(b"HTTP/1.1 202 Accepted\r\nContent-Length: 7\r\n\r\npending"),
@@ -276,6 +279,9 @@ def test_what_is_stored_zipped_comes_unzipped(web: WebServer) -> None:
     """As browsers show it: some storage gives it so whatever is asked for."""
     assert fetched(web.url + "/zipped") == BODY
     assert fetched(web.url + "/deflated") == BODY
+    for path in ("/zipped/not", "/base64"):
+        assert fetched(web.url + path) == BODY, "said in error, by whoever stored it"
+    assert fetched(web.url + "/zipped/none") == b""
     for path, words in (("/zipped/cut", "ends early"), ("/zipped/bad", "damaged")):
         error = error_of(web.url + path)
         assert (error.type, isinstance(error, TransientError), words in error.message) == ("fetch_failed", True, True)

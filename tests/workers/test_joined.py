@@ -42,6 +42,23 @@ def test_files_that_were_joined(tmp_path: Path, format: str) -> None:
 
 
 @pytest.mark.parametrize("format", ["FLAC", "OGG"])
+@pytest.mark.parametrize("seconds", [3, 5, 9])
+def test_short_files_that_were_joined(tmp_path: Path, format: str, seconds: int) -> None:
+    """Voice notes."""
+    notes = [made(tmp_path / str(number), seconds + number, format, number) for number in range(3)]
+    for note in notes:
+        assert not joined(tmp_path / "a", note)
+    for content in (notes[0] + notes[1], notes[2] + notes[0], notes[0] + notes[0], b"".join(notes)):
+        assert joined(tmp_path / "a", content)
+
+
+@pytest.mark.parametrize("format", ["FLAC", "OGG"])
+def test_a_moment_of_sound_is_one_file(tmp_path: Path, format: str) -> None:
+    for samples in (1, 100, 2000, 5000, 20_000):
+        assert not joined(tmp_path / "a", made(tmp_path / "one", samples / RATE_HZ, format))
+
+
+@pytest.mark.parametrize("format", ["FLAC", "OGG"])
 def test_damage_is_no_other_file(tmp_path: Path, format: str) -> None:
     whole = made(tmp_path / "one", 90, format)
     assert not joined(tmp_path / "a", whole[: len(whole) // 2])

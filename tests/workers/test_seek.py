@@ -240,6 +240,23 @@ def test_a_tail_that_the_model_does_not_get_beyond_is_kept_and_flagged(decoders:
     assert result.segments[-1].end < 15.0
 
 
+def test_a_tail_stays_where_nothing_is_heard_in_its_place(decoders: list[SeekingDecoder]) -> None:
+    """Applause that voice activity takes for speech."""
+    script = Script(short_tail("thank you"), heard("", no_speech_prob=0.9, avg_logprob=-0.2))
+    result = decode(decoders, script, window(29.5), (0.2, 29.0)).result(10)
+    assert script.starts_s == [0.0, 2.0]
+    assert (result.text, result.flags) == ("one thank you", ("empty",))
+    assert result.segments[-1].end < 5.0
+
+
+def test_slow_speech_before_a_loop_is_not_heard_twice(decoders: list[SeekingDecoder]) -> None:
+    slow = "what I have to say to you takes its time, and I have a lot of it to say, you know that, and " + NO
+    script = Script(*looped(slow, 0.0, 30.0), said("two", (0.3, 4.0)))
+    result = decode(decoders, script, window(30), (0.0, 9.5), (10.0, 24.5), (25.0, 29.0)).result(10)
+    assert script.starts_s[6:] == [pytest.approx(24.7, abs=0.1)]
+    assert result.text == f"{slow.strip()} two"
+
+
 #: As much as one says in half a minute, slowly.
 LONG = (
     "the train to London leaves at ten in the morning, and whoever wants to be there has to take the bus at nine,"
