@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fleet import Fleet, ended, wait_for
+from producer import registry
 from readme_acl import readme_rules, restricted
 from workers import exit_codes
 from workers.app import create_app
@@ -86,7 +87,9 @@ def test_a_right_that_is_taken_away_ends_who_would_wait_for_it(
         ended(broker.start_cli("enqueue", str(source), cwd=tmp_path, **options)) as producer,
         ended(broker.start_cli("collect", cwd=tmp_path, **options)) as collector,
     ):
-        wait_for(lambda: broker.redis.llen("transcribe:5") == 2 and broker.redis.exists("whisper:jobs"))
+        wait_for(lambda: broker.redis.llen("transcribe:5") == 2)
+        (job,) = wait_for(lambda: registry.registered(broker.redis))
+        wait_for(lambda: registry.read(broker.redis, job.id) is not None)  # said by the collector
         # When he may not any more
         restricted(broker, readme_rules(without=["~whisper:*"]))
         # Then both end and say why
