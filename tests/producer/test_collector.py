@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,19 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("producer.collector.AT_ONCE_SECONDS", 0.01)
 
 
+def work_without_end() -> tuple[threading.Event, Callable[[Iterable[object], Stopped], Iterator[object]]]:
+    """For `while_wanted`: rows that never come, and an event that tells that somebody waits for them."""
+    begun = threading.Event()
+
+    def endless(rows: Iterable[object], stopped: Stopped) -> Iterator[object]:
+        begun.set()
+        while not stopped():
+            time.sleep(0.01)
+        raise StoppedError
+
+    return begun, endless
+
+
 @pytest.mark.usefixtures("at_once")
 def test_other_jobs_are_served_while_a_step_file_is_written(
     redis: Redis, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -239,13 +252,7 @@ def test_a_journal_that_is_read_is_given_back_to_who_starts_over(
     redis: Redis, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = new_job(tmp_path)
-    begun = threading.Event()
-
-    def endless(rows: Iterable[object], stopped: Stopped) -> Iterator[object]:
-        begun.set()
-        while not stopped():
-            time.sleep(0.01)
-        raise StoppedError
+    begun, endless = work_without_end()
 
     monkeypatch.setattr("producer.journal.while_wanted", endless)
     monkeypatch.setattr("producer.owned.LOOK_SECONDS", 0.05)
@@ -264,13 +271,7 @@ def test_a_collector_that_ends_leaves_what_it_is_at(
 ) -> None:
     """It does not wait until ten million rows are read or written, and the next one begins where it was."""
     job = new_job(tmp_path, rows=4)
-    begun = threading.Event()
-
-    def endless(rows: Iterable[object], stopped: Stopped) -> Iterator[object]:
-        begun.set()
-        while not stopped():
-            time.sleep(0.01)
-        raise StoppedError
+    begun, endless = work_without_end()
 
     if doing == "merging":
         collector.add(job)
