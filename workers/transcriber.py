@@ -9,24 +9,24 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
+from workers.abilities import language_for
 from workers.audio import BEYOND_END, AudioStream, Block, DecodePool
-from workers.errors import EngineLostError, TranscriptionError, TransientError
+from workers.errors import EngineLostError, TranscriptionError
 from workers.fallback import FallbackDecoder
 from workers.gates import Gates
 from workers.interface import Engine, WindowRequest, WindowResult
-from workers.languages import AUTO, canonical_language, language_code
-from workers.messages import ChannelTranscripts, Failure, Item, Options, Record, Span, Task, Transcript
-from workers.models import is_other_model
+from workers.languages import AUTO, canonical_language
+from workers.messages import Failure, Item, Options, Record, Span, Task
+from workers.outcomes import Outcomes
 from workers.pauses import Speech, pauses_after
-from workers.recording import VOTERS, Files, Recording, Sent, Vote, join, silence, vote
-from workers.rooms import CHECK_SECONDS, Leave, Rooms
+from workers.recording import VOTERS, Files, Recording, Sent
+from workers.rooms import Leave, Rooms
 from workers.seek import SeekingDecoder
 from workers.settings import Settings
-from workers.spans import join_spans
 from workers.speech_spans import WindowOptions
 from workers.undecided import Undecided
 from workers.urls import is_web
@@ -77,6 +77,7 @@ class Transcriber:
         self._stopping = stopping or threading.Event()
         self._pool = pool
         self._decoder = SeekingDecoder(FallbackDecoder(engine, Gates.from_settings(settings)))
+        self._outcomes = Outcomes(self._decoder, engine.facts.model, self._check_stopping)
         self._window_options = WindowOptions.from_settings(settings)
         self._split_seconds = settings.split_seconds
         # Twice the engine's batch waits or runs, so that it never runs dry, whichever threads these windows are of:
@@ -118,14 +119,14 @@ class Transcriber:
                 files.begun.append(self._begin_channels(_Asked(record, number, task, options, room, share, urgent)))
                 # What has voted is kept until its recording is done: of a record of hundreds not all at once.
                 while files.first_is_done() or len(files.begun) > 2 * self._windows_per_task:
-                    files.items.append(self._item(files.begun.popleft(), record, options))
+                    files.items.append(self._outcomes.item(files.begun.popleft(), record, options))
             while waiting and waiting[0].done():
                 self._finish(waiting.popleft(), options, deliver)
         for files in waiting:
             self._finish(files, options, deliver)
 
     def _finish(self, files: Files, options: Options, deliver: Callable[[Record, list[Item]], None]) -> None:
-        files.items.extend(self._item(channels, files.record, options) for channels in files.begun)
+        files.items.extend(self._outcomes.item(channels, files.record, options) for channels in files.begun)
         deliver(files.record, files.items)
 
     def _begin_channels(self, asked: _Asked) -> list[Recording]:
@@ -142,7 +143,7 @@ class Transcriber:
         record, options = asked.record, asked.options
         later = record.span_of is not None
         try:
-            language = self._check(record, asked.source, asked.task, options)
+            language = language_for(self._engine.facts, record, asked.source, asked.task, options)
             recording.votes = language is None and canonical_language(record.language or options.language) == AUTO
             recording.elected = later and _is_elected(options)
             with contextlib.closing(Undecided()) as undecided:
@@ -208,7 +209,7 @@ class Transcriber:
     def _decide(self, recording: Recording, asked: _Asked, language: str | None, undecided: Undecided) -> str | None:
         """Wait for the vote, if there is one, and put what waited for it into the engine; returns the language."""
         if language is None and len(recording.voters()) == VOTERS:
-            language = self._vote(recording).language
+            language = self._outcomes.vote(recording).language
         for window, start_s, leave in undecided.take():
             recording.windows.append(self._sent(window, start_s, asked, language, False, leave))
         return language
@@ -276,19 +277,6 @@ class Transcriber:
         future.add_done_callback(lambda _: leave())
         return future
 
-    def _vote(self, recording: Recording) -> Vote:
-        voters = recording.voters()
-        return vote(voters, [self._wait(window.future) for window in voters])
-
-    def _wait(self, future: Future[WindowResult]) -> WindowResult:
-        while True:
-            try:
-                return future.result(timeout=CHECK_SECONDS)
-            except TimeoutError:
-                if future.done():  # just now, or the time-out is the window's own
-                    return future.result()
-                self._check_stopping()
-
     def _blocks(
         self, blocks: Iterable[Block], recording: Recording, asked: _Asked, undecided: Undecided
     ) -> Iterator[Block]:
@@ -302,63 +290,6 @@ class Transcriber:
     def _check_stopping(self) -> None:
         if self._stopping.is_set():
             raise EngineLostError("the worker is ending and its grace is over")
-
-    def _check(self, record: Record, source: str, task: Task, options: Options) -> str | None:
-        """The record's language code, None to detect it. Raises TranscriptionError for what the model cannot do."""
-        if not source:
-            raise TranscriptionError("no_audio", "the record names no audio file")
-        facts = self._engine.facts
-        if record.row is not None and options.model is not None and is_other_model(options.model, facts.model):
-            # One that joined the queue after the job began. Another may take the row.
-            raise TransientError("other_model", f"the job is for the model {options.model}, not for {facts.model}")
-        if task not in facts.tasks:
-            raise TranscriptionError(
-                "unsupported_task", f"the model {facts.model} cannot {task}; it can {', '.join(facts.tasks)}"
-            )
-        language = language_code(record.language or options.language)
-        if language is not None and language not in facts.languages:
-            raise TranscriptionError(
-                "unsupported_language", f"the model {facts.model} does not know the language {language!r}"
-            )
-        if len(facts.languages) == 1:
-            return facts.languages[0]
-        return language
-
-    def _item(self, channels: Sequence[Recording], record: Record, options: Options) -> Item:
-        """Wait for a file's windows and join them, those of each channel that was begun."""
-        items = [self._part(recording, record, options) for recording in channels]
-        return items[0] if len(items) == 1 else ChannelTranscripts(channels=items)
-
-    def _part(self, recording: Recording, record: Record, options: Options) -> Transcript | Failure:
-        try:
-            if recording.failure is None:
-                return self._transcript(recording, record, options)
-            for window in recording.all_windows():
-                self._wait(window.future)  # so that a lost engine is told from a broken file
-            return recording.failure
-        except TranscriptionError as error:
-            return Failure.of(error)
-        except EngineLostError:
-            raise
-        except Exception as error:  # as in `_begin`
-            log.exception("row %s: unexpected failure", record.row)
-            return Failure(type="internal_error", message=f"{type(error).__name__}: {error}")
-
-    def _transcript(self, recording: Recording, record: Record, options: Options) -> Transcript:
-        return join_spans([self._span_transcript(span, record, options) for span in (recording, *recording.rest)])
-
-    def _span_transcript(self, recording: Recording, record: Record, options: Options) -> Transcript:
-        model, attempts = self._engine.facts.model, record.attempt
-        results = [self._wait(window.future) for window in recording.windows]
-        if not results:
-            return silence(recording, timestamps=options.timestamps, model=model, attempts=attempts)
-        heard = vote(recording.voters() or recording.windows, results[: len(recording.voters()) or None])
-        for at, window in enumerate(recording.voters()):
-            if results[at].language != heard.language and window.request is not None:
-                # Outvoted: its text is in the wrong language.
-                again = replace(window.request, language=heard.language, urgent=True)
-                results[at] = self._wait(self._decoder.submit(again, window.speech, f"{window.identity}/outvoted"))
-        return join(recording, results, heard, timestamps=options.timestamps, model=model, attempts=attempts)
 
 
 def _is_elected(options: Options) -> bool:
