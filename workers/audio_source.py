@@ -24,6 +24,9 @@ from workers.roots import check_opened, check_path
 from workers.source_errors import SCHEME, os_error, shown
 from workers.urls import WEB_SCHEMES
 
+#: Names that FFmpeg ("raw") or libsndfile takes for samples without a header, whatever is in the file.
+TAKEN_FOR_RAW = frozenset({".raw", ".au", ".snd"})
+
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}$")
 
 
@@ -60,8 +63,7 @@ def local_file(source: str, limits: AudioLimits, progress: Progress) -> Iterator
         with _opened(path, source, limits) as descriptor:
             check_size(os.fstat(descriptor).st_size, source, limits)
             # By its name a file might be another one now, and ffmpeg and libsndfile take UTF-8 names only.
-            # The former takes "raw" for a format of its own, whatever is in the file.
-            by_name = limits.audio_roots is None and _is_utf8(path) and _suffix(path).lower() != ".raw"
+            by_name = limits.audio_roots is None and _is_utf8(path) and _suffix(path).lower() not in TAKEN_FOR_RAW
             yield LocalFile(path if by_name else f"/proc/self/fd/{descriptor}", descriptor, _suffix(path))
         return
     with _temporary_file() as file:

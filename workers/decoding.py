@@ -201,7 +201,8 @@ def parse_output(
     segments = _segments(said, tokens, decode, seconds) if request.timestamps else ()
     whole = _whole(said, tokens, decode, seconds) if request.timestamps else None
     if not ran_out:
-        whole = whole if whole is not None and whole[1] != segments else None
+        whole = (whole or ("", ())) if segments else None
+        whole = None if whole is None or whole[1] == segments else whole
     else:
         text = text.rstrip(HALF_A_LETTER)
         if whole is None and "repetition" not in flags:

@@ -126,6 +126,7 @@ class FallbackDecoder:
         result, verdict = least_bad(window.tries)
         flags = tuple(dict.fromkeys((*result.flags, *FLAGS[verdict])))
         if verdict is Verdict.SILENCE:
+            flags = FLAGS[verdict]  # what was wrong with its text is gone with it
             result = replace(result, text="", segments=(), whole=None)
             if window.speech_seconds >= MISSED_SECONDS:  # voice activity does not agree
                 flags = tuple(dict.fromkeys((*flags, *FLAGS[Verdict.EMPTY])))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 BLOCK_SECONDS = 10
 #: Channels whose mean has a smaller share of the loudest one's power are each other's opposites (a crossed wire).
 CANCELLED = 1 / 400
+#: No file has a larger sample, be it one of floats as large as integers of 32 bits: what is larger is damage.
+LOUDEST = 2.0**31
 
 Floats = npt.NDArray[np.float32]
 #: A rate in Hz and mono samples at that rate.
@@ -55,14 +57,15 @@ def mean(frames: npt.NDArray[Any]) -> Floats:
     if frames.shape[1] == 1:  # ten times as fast as a mean of one
         means: Floats = frames[:, 0].astype(np.float32)
     else:
-        means = frames.mean(axis=1, dtype=np.float32)
-        powers = np.einsum("ij,ij->j", frames, frames)
-        loudest = int(np.argmax(powers))
-        if np.dot(means, means) < CANCELLED * powers[loudest]:
-            means = frames[:, loudest].astype(np.float32)
-    if not np.isfinite(means).all():  # float files may hold anything; one such sample would spoil the resampler's rest
-        means = np.nan_to_num(frames, nan=0.0, posinf=0.0, neginf=0.0).mean(axis=1, dtype=np.float32)
-        means = np.nan_to_num(means, nan=0.0, posinf=0.0, neginf=0.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            means = frames.mean(axis=1, dtype=np.float32)
+            powers = np.einsum("ij,ij->j", frames, frames)
+            loudest = int(np.argmax(powers))
+            if np.dot(means, means) < CANCELLED * powers[loudest]:
+                means = frames[:, loudest].astype(np.float32)
+    # Float files may hold anything; one such sample would spoil the resampler's rest, or with another one become NaN.
+    if not np.abs(means).max(initial=0.0) <= LOUDEST:
+        means = np.where(np.abs(frames) <= LOUDEST, frames, 0.0).mean(axis=1, dtype=np.float32)
     return means
 
 

@@ -103,7 +103,7 @@ class SeekingDecoder:
         heard = self._whole(result) if _is_open(result, speech, start_s) else result
         part = heard or _with_end(result)
         until_s = start_s + (part.segments[-1].end if part.segments else 0.0)
-        if heard is None:  # a loop from the start: behind the next pause, when all of it is said however slowly
+        if heard is None:  # nothing with an end: behind the next pause, when all of it is said however slowly
             slowest_s = len(result.text.encode("utf-8")) / SPARSE_BYTES_PER_SECOND
             utterance_s = next_utterance(speech, max(until_s, start_s + slowest_s))
             again_s = start_s if utterance_s is None else taken_up(speech, utterance_s)

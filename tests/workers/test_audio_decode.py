@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -155,6 +156,33 @@ class TestFormats:
         with pytest.raises(TranscriptionError) as caught:
             read(made.rename(tmp_path / name))
         assert caught.value.type in ("not_audio", "no_audio_track")  # FFmpeg finds something in any bytes
+
+    @pytest.mark.parametrize("name", ["a.au", "a.SND"])
+    def test_a_page_under_a_name_of_old_sound_is_no_sound(self, tmp_path: Path, name: str) -> None:
+        """libsndfile takes such names for u-law without a header."""
+        page = tmp_path / name
+        page.write_text("<html><body>404 Not Found</body></html>\n" * 100)
+        assert error_of(page).type in ("not_audio", "no_audio_track")
+        assert_sounds_like(read(write(tmp_path / "b.au", tone(2), 16_000))[0], tone(2))
+
+    def test_an_mp4_in_fragments_begins_where_its_stream_was(self, tmp_path: Path) -> None:
+        """Cut from a live stream, its times are of that one's clock: by the epoch, or since it began."""
+        made = tmp_path / "live.mp4"
+        with av.open(made, "w", options={"movflags": "+frag_keyframe+empty_moov+default_base_moof"}) as container:
+            stream = container.add_stream("aac", rate=16_000, layout="mono")
+            frame = av.AudioFrame.from_ndarray(tone(5)[None], format="fltp", layout="mono")
+            frame.sample_rate = 16_000
+            container.mux([*stream.encode(frame), *stream.encode(None)])
+        content = made.read_bytes()
+        (place,) = (found.end() for found in re.finditer(b"tfdt", content))
+        assert content[place : place + 4] == b"\x01\0\0\0"
+        begin = int.from_bytes(content[place + 4 : place + 12]) + 1_764_547_200 * 16_000
+        made.write_bytes(content[: place + 4] + begin.to_bytes(8) + content[place + 12 :])
+        audio, end = read(made)
+        assert_sounds_like(audio, tone(5))
+        assert end.flags == ()
+        with local_file(str(made), LIMITS, lambda: None) as file:
+            assert told_seconds(file) == pytest.approx(5, abs=0.1)
 
     def test_file_name_that_is_no_utf8(self, tmp_path: Path) -> None:
         made = encode(tmp_path / "a.m4a", tone(1, 48_000), "aac")

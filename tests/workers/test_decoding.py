@@ -263,7 +263,7 @@ def test_a_text_that_ended_in_an_open_segment_is_whole_up_to_it_too() -> None:
     assert [(one.start, one.end) for one in result.segments] == [(0.0, 2.0), (2.0, 29.5)]
     assert (result.whole, result.finished) == (("w10", (WindowSegment(0.0, 2.0, "w10"),)), True)
     assert closed.whole is None
-    assert alone.whole is None
+    assert (alone.whole, alone.finished) == (("", ()), True)
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,12 @@ def test_silence_gives_empty_text_at_once(decoders: Decoders) -> None:
     assert (result.no_speech_prob, result.avg_logprob) == (0.9, -2.0), "the figures tell why"
 
 
+def test_what_was_wrong_with_a_text_goes_with_it(decoders: Decoders) -> None:
+    """Noise that the model talks over until it has no tokens left."""
+    result = decode(decoders(in_turn(replace(SILENCE, flags=("cut_off",), finished=False))))
+    assert (result.text, result.flags) == ("", ("no_speech",))
+
+
 @pytest.mark.parametrize("silent", [SILENCE, heard("", no_speech_prob=0.97)])
 @pytest.mark.parametrize(
     ("speech_s", "flags"), [(MISSED_SECONDS - 0.01, ("no_speech",)), (MISSED_SECONDS, ("no_speech", "empty"))]

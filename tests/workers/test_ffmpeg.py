@@ -17,7 +17,7 @@ from workers.audio import AudioLimits
 from workers.decode_job import MAX_PIECE_VALUES, DecodeJob, FaultError, piece_frames
 from workers.errors import TranscriptionError
 from workers.ffmpeg import _alike
-from workers.pcm import mean, mono
+from workers.pcm import mean, mono, resampled
 from workers.settings import load_settings
 
 #: Sample rate, layout and sample format.
@@ -124,6 +124,18 @@ def test_one_channel_is_taken_as_it_is(dtype: type) -> None:
 
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, np.nan_to_num(values[:, 0], nan=0.0).astype(np.float32))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_sample_as_large_as_only_damage_makes_it_becomes_silence(channels: int) -> None:
+    """Sums of such ones are no numbers after the resampler, and voice activity hears nothing more from there on."""
+    values = np.random.default_rng(0).normal(0, 0.1, (48_000, channels)).astype(np.float32)
+    expected = mean(values)
+    values[1000:1200] = 3e38 * np.sign(values[1000:1200])
+    found = np.concatenate(list(resampled(iter([(48_000, mean(values)), (48_000, mean(values[:0]))]))))
+    assert np.isfinite(found).all()
+    clean = np.concatenate(list(resampled(iter([(48_000, expected)]))))
+    np.testing.assert_allclose(found[1000:], clean[1000:], atol=1e-3)
 
 
 @pytest.mark.parametrize("channels", [2, 6])

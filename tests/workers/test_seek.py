@@ -240,6 +240,38 @@ def test_a_tail_that_the_model_does_not_get_beyond_is_kept_and_flagged(decoders:
     assert result.segments[-1].end < 15.0
 
 
+def alone(text: str, seconds: float = 30.0) -> WindowResult:
+    """A window that the model ended without a single end of a segment."""
+    return heard(text, segments=(WindowSegment(0.0, seconds, text),), whole=("", ()), avg_logprob=-0.2)
+
+
+def test_a_text_without_any_end_that_is_too_short_for_its_speech_is_heard_on_behind_the_next_pause(
+    decoders: list[SeekingDecoder],
+) -> None:
+    script = Script(alone("hello"), said("all that follows", (0.3, 24.0)))
+    result = decode(decoders, script, window(30), (0.2, 3.0), (5.0, 29.0)).result(10)
+    assert script.starts_s == [0.0, pytest.approx(4.7, abs=0.1)]
+    assert (result.text, result.flags) == ("hello all that follows", ())
+    assert result.segments[0].end <= 3.0
+
+
+def test_what_is_heard_again_and_has_no_end_either_is_said_to_be_cut_off(decoders: list[SeekingDecoder]) -> None:
+    script = Script(short_tail("two"), alone("two", 27.5))
+    result = decode(decoders, script, window(29.5), (0.2, 29.0)).result(10)
+    assert script.starts_s == [0.0, 2.0]
+    assert (result.text, result.flags) == ("one two", ("cut_off",))
+    assert result.segments[-1].end < 5.0
+
+
+def test_a_text_without_any_end_that_fills_its_window_is_taken_as_it_is(decoders: list[SeekingDecoder]) -> None:
+    """As of a model that was trained without timestamps."""
+    script = Script(alone(LONG))
+    result = decode(decoders, script, window(30), (0.2, 29.0)).result(10)
+    assert script.starts_s == [0.0]
+    assert (result.text, result.flags) == (LONG, ())
+    assert [(one.start, one.end) for one in result.segments] == [(0.2, 29.0)]
+
+
 def test_a_tail_stays_where_nothing_is_heard_in_its_place(decoders: list[SeekingDecoder]) -> None:
     """Applause that voice activity takes for speech."""
     script = Script(short_tail("thank you"), heard("", no_speech_prob=0.9, avg_logprob=-0.2))
