@@ -28,7 +28,8 @@ from benchmarks.standin_fleet import SPEED, Clock, busy_cores, run_rows, standin
 from producer.embedded import EmbeddedFleet
 from producer.enqueue import enqueuer_for
 from producer.follow import Follower
-from producer.job import JobSpec, open_job
+from producer.opening import open_job
+from producer.spec import JobSpec
 from workers.app import PRIORITY_BULK, PRIORITY_INTERACTIVE, create_app
 from workers.presence import live_workers
 from workers.redis_client import connect

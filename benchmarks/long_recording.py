@@ -22,8 +22,9 @@ from benchmarks.bars import Bar
 from benchmarks.outcome import RESULTS, report, tidy_when_ended
 from benchmarks.recordings import write_recording
 from benchmarks.standin_fleet import Clock, busy_cores, standin_fleet
-from producer.job import JobSpec, open_job
+from producer.opening import open_job
 from producer.run import RunOptions, run_job
+from producer.spec import JobSpec
 from workers.settings import load_settings
 
 HOURS = 2.0

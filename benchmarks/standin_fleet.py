@@ -20,9 +20,10 @@ import soundfile
 
 from benchmarks.facts import REPOSITORY
 from producer.embedded import EmbeddedFleet
-from producer.job import JobSpec, open_job
+from producer.opening import open_job
 from producer.registry import Progress
 from producer.run import RunOptions, reach, run_job
+from producer.spec import JobSpec
 from workers.messages import Task
 from workers.settings import load_settings
 

@@ -26,8 +26,9 @@ from typing import Any, Literal
 from benchmarks.corpus import REPOSITORY, Clip
 from producer.display import Display
 from producer.embedded import EmbeddedFleet, end, start_guarded
-from producer.job import JobSpec, open_job
+from producer.opening import open_job
 from producer.run import RunOptions, reach, run_job
+from producer.spec import JobSpec
 from workers.device import CPU_SEQS
 from workers.dtype import engine_dtype
 from workers.models import BUNDLED, Quantization

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         ClientClosedError,
         FleetError,
         FleetUnavailableError,
+        JobCancelledError,
         UsageError,
     )
     from producer.handle import Handle
@@ -35,6 +36,7 @@ __all__ = [
     "FleetError",
     "FleetUnavailableError",
     "Handle",
+    "JobCancelledError",
     "Segment",
     "Transcript",
     "TranscriptionError",

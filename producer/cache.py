@@ -8,6 +8,7 @@
     audio.jsonl                           size and time of each row's audio when the job began (`producer.audio_files`)
     retried.txt                           the rows that are being done again (`producer.retry`)
     stopped                               there when its producer was stopped on purpose (`producer.reconcile`)
+    cancelled                             there when a person gave it up (`producer.cancel`)
     {name}.lock                           who is at it (`FileLock`)
 """
 
@@ -106,6 +107,18 @@ class Step:
         """There while nobody is to send the job's rows: `producer.reconcile.producing`."""
         return self.job_path / "stopped"
 
+    @property
+    def cancelled_path(self) -> Path:
+        """There while nobody is to send or collect the rows of the job that it names: `producer.cancel`."""
+        return self.job_path / "cancelled"
+
+    def cancelled(self) -> str | None:
+        """The id of the job that was given up, None where none was."""
+        try:
+            return self.cancelled_path.read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            return None
+
     def lock(self, name: str) -> FileLock:
         """A lock of the job, not yet taken; the job folder must be there."""
         return FileLock(self.job_path / f"{name}.lock")
@@ -153,7 +166,7 @@ class Step:
     def forget(self) -> None:
         """Start over: remove what the job is. Hold the job's locks; these stay, and so does the step's file."""
         self.forget_answers()
-        for path in (self.header_path, self.audio_path, self.retried_path, self.stopped_path):
+        for path in (self.header_path, self.audio_path, self.retried_path, self.stopped_path, self.cancelled_path):
             path.unlink(missing_ok=True)
 
     def forget_answers(self) -> None:

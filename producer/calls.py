@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypedDict, TypeVar, cast
@@ -29,6 +29,7 @@ from workers.messages import (
     Transcript,
     parse_options,
 )
+from workers.source_errors import SCHEME
 
 #: A recording: a path, a URL, or a row with either in its column ``audio`` and, where wanted, ``language``,
 #: ``prompt``, ``start_s`` and ``end_s`` of its own. Other columns of a row are its owner's and stay here.
@@ -130,14 +131,26 @@ def call_of(task: Task, audio: Audio | AudioList, options: Mapping[str, Any]) ->
         audio = audio.get("audio")  # type: ignore[assignment]
     is_list = isinstance(audio, list | tuple)
     row["audio"] = [_source(one) for one in cast("AudioList", audio)] if is_list else _source(audio)
+    folder = _folder(row["audio"] if is_list else [row["audio"]])
     try:
         # As a line of JSON, so that a row is read in one place: wherever it comes from, it means the same.
-        record = record_of(0, json.dumps(row).encode("ascii"), "audio", str(Path.cwd()))
+        record = record_of(0, json.dumps(row).encode("ascii"), "audio", folder)
     except TypeError as error:
         raise UsageError(f"no JSON: {error}") from None
     if isinstance(record, Failure):
         raise UsageError(record.message, type=record.type)
     return Call(task, record.model_copy(update={"row": None}), _options(options), is_list)
+
+
+def _folder(sources: Sequence[str | None]) -> str:
+    """Where relative paths start. Raises UsageError where there is such a path, and no such folder any more."""
+    try:
+        return str(Path.cwd())
+    except OSError:
+        relative = next((one for one in sources if one and not Path(one).is_absolute() and not SCHEME.match(one)), None)
+        if relative is not None:
+            raise UsageError(f"audio {relative!r}: relative to a working directory that was removed") from None
+        return "/"
 
 
 def _options(options: Mapping[str, Any]) -> Options:

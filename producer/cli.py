@@ -18,17 +18,19 @@ from redis.exceptions import RedisError
 from rich.console import Console
 
 from producer import cli_failed, registry, services
+from producer.cancel import cancel as cancel_job
 from producer.collect import serve
 from producer.display import Display, result_table
 from producer.enqueue import enqueuer_for
 from producer.errors import FleetError, UsageError
 from producer.follow import Follower
 from producer.interruption import Terminated, resumable
-from producer.job import Job, JobSpec
+from producer.job import Job
 from producer.options import takes_job
 from producer.reconcile import producing
 from producer.registry import Progress
 from producer.run import RunOptions, reach, run_job
+from producer.spec import JobSpec
 from producer.step import check_limit, check_outcome, open_replacing
 from workers import discretion
 from workers.app import create_app
@@ -132,6 +134,28 @@ def jobs() -> None:
     for entry in sorted(registry.registered(redis), key=lambda one: (one.created, one.id)):
         progress = registry.read(redis, entry.id) or Progress()
         typer.echo(f"{entry.id}: {progress.answered} of {entry.rows} rows, {progress.failed} failed, {entry.output}")
+
+
+@app.command()
+def cancel(
+    jobs: Annotated[list[str], typer.Argument(metavar="JOB|STEP...", help="Names or step files of jobs.")],
+) -> None:
+    """Give up jobs on REDIS_URL: what waits in queues is taken back, and who sends or collects them lets go.
+
+    What workers have begun, all of a long recording too, they finish. The answers so far are kept: the command that
+    made a job resumes it.
+    """
+    _, redis = _broker(settings())
+    errors: list[FleetError] = []
+    for name in jobs:
+        try:
+            typer.echo(cancel_job(redis, name))
+        except FleetError as error:
+            errors.append(error)
+    for error in errors[:-1]:
+        typer.echo(f"whisper-fleet: {error}", err=True)
+    if errors:
+        raise errors[-1]
 
 
 app.command()(cli_failed.failed)

@@ -12,7 +12,7 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from producer import registry
 from producer.collector import TRY_SHARE, Collector
-from producer.errors import FleetError, UsageError
+from producer.errors import FleetError, JobCancelledError, UsageError
 from producer.job import Job, load_job
 from producer.owned import OwnedJob
 from producer.reconcile import Reconciler, Watched
@@ -37,37 +37,42 @@ def serve(redis: Redis, names: Sequence[str], report: Report, config: Settings) 
     ``report`` is called for a job that is taken over, that moved, and that is complete, whoever completed it. An
     outage of Redis or a full disk is waited out: nothing leaves Redis before it is on the disk. Rows that Redis has
     lost, or that a killed producer has not sent, are sent (`producer.reconcile`). Raises FleetError for a right that
-    Redis's user does not have (any more).
+    Redis's user does not have (any more), and in the end JobCancelledError for a named job that was cancelled.
     """
     collector = Collector(redis)
     reconciler = Reconciler(redis, create_app(config), config, _not_sent)
-    waiting = {job.id: job for job in (_known(redis, name) for name in names)}
+    named = {job.id: job for job in (_known(redis, name) for name in names)}
     next_adoption = 0.0
     try:
-        while waiting or not names:
+        while True:
+            waiting = [job for job in named.values() if not job.is_cancelled()]  # or was resumed since
+            if names and not waiting:
+                break
             try:
                 if time.monotonic() >= next_adoption:
-                    named = [job.reload() for job in waiting.values()]
-                    for owned in collector.adopt(named) if names else collector.adopt_registered():
+                    current = [job.reload() for job in waiting]
+                    for owned in collector.adopt(current) if names else collector.adopt_registered():
                         report(owned.job, owned.progress())
                     next_adoption = time.monotonic() + ADOPT_SECONDS
                 if not collector.jobs:
                     time.sleep(POLL_SECONDS)
                 for job in _poll(collector, report, config.stall_seconds):  # it may have been replaced by another one
-                    waiting = {id: one for id, one in waiting.items() if one.step != job.step}
+                    named = {id: one for id, one in named.items() if one.step != job.step}
                 reconciler.step([_watched(owned) for owned in collector.jobs])
             except NoPermissionError as error:
                 raise FleetError(f"Redis: {reason(error)}") from error
             except (RedisError, FleetError) as error:
                 log.warning("trying again: %s", error)
                 time.sleep(RETRY_SECONDS)
-            for id, job in [(id, job.reload()) for id, job in waiting.items()]:
+            for id, job in [(id, job.reload()) for id, job in named.items()]:
                 if job.is_finished() and job.id not in {owned.job.id for owned in collector.jobs}:
                     report(job, job.progress())  # another collector was faster
-                    del waiting[id]
+                    del named[id]
     finally:
         reconciler.close()
         collector.close()
+    for job in named.values():
+        raise job.cancelled()
 
 
 def _watched(owned: OwnedJob) -> Watched:
@@ -88,6 +93,9 @@ def _poll(collector: Collector, report: Report, pause_seconds: float) -> list[Jo
             report(owned.job, owned.progress())
         if owned.complete:
             complete.append(owned.job)
+            collector.release(owned)
+        elif isinstance(owned.error, JobCancelledError):
+            log.warning("job %s: let go of: %s", owned.job.id, owned.error)
             collector.release(owned)
         elif owned.error is not None:
             pause = max(pause_seconds, owned.tried_seconds / TRY_SHARE)

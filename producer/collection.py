@@ -43,7 +43,11 @@ class Collection:
         return self.owned is not None and self.owned.merging is not None
 
     def poll(self, seconds: float = POLL_SECONDS) -> int:
-        """Wait up to ``seconds`` for answers; returns how many came here. Raises FleetError and RedisError."""
+        """Wait up to ``seconds`` for answers; returns how many came here.
+
+        Raises FleetError, also where the job was cancelled or replaced, and RedisError.
+        """
+        self.job.current()
         if not self.take() or self.owned is None:
             time.sleep(seconds)
             return 0

@@ -8,26 +8,23 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 from celery import Celery
-from kombu.exceptions import BatchPublishError, OperationalError
 from redis import Redis
-from redis.exceptions import RedisError
 
-from producer import registry, room
+from producer import registry
 from producer.chunks import Chunk, ChunkLimits, window_rows_for
-from producer.errors import FleetError
 from producer.follow import RowSet
 from producer.in_flight import rows_on_their_way, task_id
 from producer.job import Job
+from producer.patience import TROUBLE, Patience
 from producer.routing import queue_of_job, queues_for
 from producer.unchanged_input import UnchangedInput
+from producer.window import Window
 from workers import keys
 from workers.app import PRIORITY_BULK
 from workers.messages import TASK_NAMES, Failure, Record, RowResult
 from workers.presence import Presence, live_workers
-from workers.redis_client import reason, refused_right
 from workers.settings import Settings
 from workers.startup import in_words, starting_workers
 
@@ -35,17 +32,12 @@ log = logging.getLogger(__name__)
 
 #: How soon room in the window is looked for, at first and later; as long an eighth of it is waited for.
 LOOK_SECONDS, GATHER_SECONDS = 0.02, 0.2
-RETRY_SECONDS = 2.0
 #: Between the two looks after which a row counts as lost: a message on its way is nowhere for a moment.
 LOOK_AGAIN_SECONDS = 1.0
-#: How often the registration is repeated, which a flushed Redis has lost, and what is waited for said again.
-ANNOUNCE_SECONDS, SAY_AGAIN_SECONDS = 5.0, 60.0
+#: How often the registration is repeated, which a flushed Redis has lost.
+ANNOUNCE_SECONDS = 5.0
 #: Messages sent in one round trip.
 BATCH_MESSAGES = 100
-
-_TROUBLE = (OperationalError, BatchPublishError, RedisError, OSError)
-
-Value = TypeVar("Value")
 
 
 def enqueuer_for(
@@ -110,18 +102,13 @@ class Enqueuer:
         self._queue = queue
         self._queues = {queue, *queues_for(job.task, job.header.options["model"])}
         self._limits = limits
-        self._window_rows = max(window_rows, limits.rows)
-        self._answered = answered
+        self._window = Window(max(window_rows, limits.rows), answered)
+        self._patience = Patience(redis, job, stop)
         self._stop = stop
         self._stall_seconds = stall_seconds
         self._sizes = sizes
-        self._announced = self._said = float("-inf")
+        self._announced = float("-inf")
         self._input = UnchangedInput(job)
-        #: The rows that were journaled when last looked, and those between sent and journaled: what the window limits.
-        self._done: RowSet = ()
-        self._out: set[int] = set()
-        #: How many rows were journaled when those were last taken out of `_out`.
-        self._pruned_at = 0
         #: Seconds of audio of a row that does not say how long it is: the mean of the answered ones.
         self._typical_seconds = 0.0
         #: Rows sent by this producer or on their way from an earlier one.
@@ -135,13 +122,13 @@ class Enqueuer:
         rows were lost and the input is another by now.
         """
         self._announce()
-        self._out = self._retried(self._look)
-        if self._out or self._was_begun():
+        self._window.add(self._patience.retried(self._look))
+        if len(self._window) or self._was_begun():
             self._stop.wait(LOOK_AGAIN_SECONDS)
-            self._out |= self._retried(self._look)
-        self._prune()
-        self.sent = len(self._out)
-        self._send(lambda row: row not in self._done and row not in self._out)
+            self._window.add(self._patience.retried(self._look))
+        self._window.look()
+        self.sent = len(self._window)
+        self._send(self._window.lacks)
 
     def _send(self, wanted: Callable[[int], bool], *, last: int | None = None, again: bool = False) -> None:
         """Send the rows that are ``wanted``, the ``last`` of which is known; ``again``: they are in the window."""
@@ -184,33 +171,29 @@ class Enqueuer:
 
     def _admit(self, rows: list[int], batch: list[list[Record]]) -> None:
         """Wait until ``rows`` have room in the window; what is not sent yet goes first."""
-        if self._free() < len(rows):
-            self._prune()
-        if self._free() < len(rows):
+        if self._window.free < len(rows):
+            self._window.look()
+        if self._window.free < len(rows):
             self._flush(batch)
             self._wait_for_room(len(rows))
-        self._out.update(rows)
+        self._window.add(rows)
         self.sent += len(rows)
-
-    def _free(self) -> int:
-        return self._window_rows - len(self._out)
 
     def _wait_for_room(self, rows: int) -> None:
         """Wait for an eighth of the window, so that batches stay large; after a while for ``rows`` alone."""
-        last, since, patience_seconds = len(self._out), time.monotonic(), self._stall_seconds
+        window = self._window
+        last, since, patience_seconds = len(window), time.monotonic(), self._stall_seconds
         gather_until, pause_seconds = since + GATHER_SECONDS, LOOK_SECONDS
         # (a message that was made for a larger window goes alone)
-        while self._free() < rows and self._out and not self._stop.wait(pause_seconds):
+        while window.free < rows and len(window) and not self._stop.wait(pause_seconds):
             pause_seconds = min(2 * pause_seconds, GATHER_SECONDS)
             self._announce()
             now = time.monotonic()
-            much = max(rows, self._window_rows // 8)
-            # A look at each row of the window costs more than one at their number.
-            if now >= gather_until or len(self._answered()) - self._pruned_at >= much - self._free():
-                self._prune()
+            if now >= gather_until or window.may_free(max(rows, window.limit // 8)):
+                window.look()
                 gather_until = now + GATHER_SECONDS
-            if len(self._out) != last:
-                last, since = len(self._out), now
+            if len(window) != last:
+                last, since = len(window), now
             elif now - since >= patience_seconds:
                 self._resend_lost()
                 since = time.monotonic()
@@ -219,13 +202,11 @@ class Enqueuer:
 
     def _resend_lost(self) -> None:
         """Send the rows of the window again that Redis has lost: a flush, a crash, a failover to an older copy."""
-        there = self._retried(self._look)
+        there = self._patience.retried(self._look)
         self._stop.wait(LOOK_AGAIN_SECONDS)
-        there |= self._retried(self._look)
+        there |= self._patience.retried(self._look)
         # Answers come before acknowledgements, so what was answered meanwhile is in the stream or in the journal.
-        self._pruned_at = -1  # a row that was answered as it was sent again is in the window, and no new answer
-        self._prune()
-        lost = self._out - there
+        lost = self._window.lost(there)
         if lost and not self._stop.is_set():
             self._job.check_input()
             log.warning("job %s: %d rows were lost by Redis and are sent again", self._job.id, len(lost))
@@ -235,12 +216,14 @@ class Enqueuer:
 
     def _say_who_is_awaited(self) -> None:
         """Nothing moves, and nothing is lost: name who is missing, if anybody is."""
-        answers = int(self._retried(lambda: self._redis.xlen(keys.results(self._job.id))))
+        answers = int(self._patience.retried(lambda: self._redis.xlen(keys.results(self._job.id))))
         if answers:
             where = f"is `whisper-fleet collect` running where {self._job.step.path} is?"
-            self._say(f"{answers} answers wait for a collector: {where}")
-        elif not self._retried(lambda: live_workers(self._redis)):
-            self._say(in_words(starting_workers(self._redis)) or f"no worker is live: rows wait in {self._queue}")
+            self._patience.say(f"{answers} answers wait for a collector: {where}")
+        elif not self._patience.retried(lambda: live_workers(self._redis)):
+            self._patience.say(
+                in_words(starting_workers(self._redis)) or f"no worker is live: rows wait in {self._queue}"
+            )
 
     def _look(self) -> set[int]:
         return rows_on_their_way(self._redis, self._queues, [self._job.id])[self._job.id]
@@ -251,31 +234,25 @@ class Enqueuer:
             return self._job.step.journal_path.stat().st_size > 0
         return False
 
-    def _prune(self) -> None:
-        self._done = done = self._answered()
-        if len(done) != self._pruned_at:
-            self._pruned_at = len(done)
-            self._out = {row for row in self._out if row not in done}
-
     def _answer(self, row: int, failure: Failure) -> None:
         """A row without a record needs no worker: its answer is known."""
         payload = RowResult(row=row, items=[failure]).model_dump_json()
-        self._wait_for_memory()
+        self._patience.wait_for_memory()
         self._input.check()
-        self._retried(lambda: self._redis.xadd(keys.results(self._job.id), {keys.RESULT_FIELD: payload}))
+        self._patience.retried(lambda: self._redis.xadd(keys.results(self._job.id), {keys.RESULT_FIELD: payload}))
 
     def _flush(self, batch: list[list[Record]]) -> None:
         while batch and not self._stop.is_set():
             self._announce()
-            self._wait_for_memory()
+            self._patience.wait_for_memory()
             self._input.check()
             try:
                 self._publish(batch)
                 batch.clear()
-            except _TROUBLE as error:
-                self._wait_out(error)
+            except TROUBLE as error:
+                self._patience.wait_out(error)
                 # Some of the batch may have arrived. Rows that come back twice are merged away, but they cost twice.
-                there, done = self._retried(self._look), self._answered()
+                there, done = self._patience.retried(self._look), self._window.answered()
                 batch[:] = [
                     rows for rows in batch if (rows[0].row or 0) not in there and (rows[0].row or 0) not in done
                 ]
@@ -305,43 +282,17 @@ class Enqueuer:
             return
         self._announced = time.monotonic()
         self._job.current()
-        self._retried(lambda: registry.register(self._redis, self._job.registration()))
+        self._patience.retried(lambda: registry.register(self._redis, self._job.registration()))
         if self._job.current().is_finished():  # by another, just now
-            self._retried(lambda: registry.forget(self._redis, self._job.id))
-        progress = self._retried(lambda: registry.read(self._redis, self._job.id))
+            self._patience.retried(lambda: registry.forget(self._redis, self._job.id))
+        progress = self._patience.retried(lambda: registry.read(self._redis, self._job.id))
         if progress is not None and (transcribed := progress.answered - progress.failed - progress.reused) > 0:
             self._typical_seconds = progress.audio_seconds / transcribed
         self._suit_workers()
 
     def _suit_workers(self) -> None:
         """Messages and window as the workers that are live by now need them: a fleet comes and goes during a job."""
-        if self._sizes is None or not (present := self._retried(lambda: live_workers(self._redis))):
+        if self._sizes is None or not (present := self._patience.retried(lambda: live_workers(self._redis))):
             return  # whoever comes back will likely be the same
         self._limits, window_rows = self._sizes(present)
-        self._window_rows = max(window_rows, self._limits.rows)
-
-    def _wait_for_memory(self) -> None:
-        while not self._stop.is_set() and (why := self._retried(lambda: room.full(self._redis))):
-            self._say(f"{why}: waiting until there is room")
-            self._stop.wait(RETRY_SECONDS)
-
-    def _retried(self, call: Callable[[], Value]) -> Value:
-        """``call`` until Redis answers. Raises FleetError when stopped meanwhile, and for a right that is missing."""
-        while True:
-            try:
-                return call()
-            except _TROUBLE as error:
-                self._wait_out(error)
-
-    def _wait_out(self, error: Exception) -> None:
-        if (refusal := refused_right(error)) is not None:
-            raise FleetError(f"Redis does not take it: {reason(refusal)}") from error
-        cause = error.__cause__ if isinstance(error, BatchPublishError) and error.__cause__ else error
-        self._say(f"Redis does not take it, trying again: {reason(cause)}")
-        if self._stop.wait(RETRY_SECONDS):
-            raise FleetError(f"Redis does not answer: {reason(cause)}") from error
-
-    def _say(self, what: str) -> None:
-        if time.monotonic() - self._said >= SAY_AGAIN_SECONDS:
-            self._said = time.monotonic()
-            log.warning("job %s: %s", self._job.id, what)
+        self._window.limit = max(window_rows, self._limits.rows)

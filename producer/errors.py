@@ -39,6 +39,12 @@ class FleetUnavailableError(FleetError):
     type = "unavailable"
 
 
+class JobCancelledError(FleetError):
+    """Somebody gave the job up (`whisper-fleet cancel`). Its answers so far are kept."""
+
+    type = "job_cancelled"
+
+
 class CallTimeoutError(FleetError, TimeoutError):
     """A call has no answer within the time that its caller gave it. It goes on: ask its handle again, or cancel it."""
 

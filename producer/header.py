@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,11 @@ class JobHeader:
             return cls(**data, retry=None if retry is None else Retry(**retry))
         except TypeError:
             raise UsageError(f"{path}: damaged: start over with --force") from None
+
+
+def now() -> str:
+    """The time, as headers say it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def differences(old: JobHeader, new: JobHeader) -> list[str]:

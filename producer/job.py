@@ -1,8 +1,7 @@
-"""A job on disk: one step, from the options of a command line to its rows, its records and its step file.
+"""A job on disk: one step, from its header (`producer.opening`) to its rows, its records and its step file.
 
-What is wrong with the input or the options is found here, before anything is enqueued or overwritten. A job does all
-rows of its step, or, when it is a retry (`producer.retry`), those that are named in ``retried.txt``: they are its rows
-0, 1, 2 ... to the fleet.
+A job does all rows of its step, or, when it is a retry (`producer.retry`), those that are named in ``retried.txt``:
+they are its rows 0, 1, 2 ... to the fleet.
 """
 
 from __future__ import annotations
@@ -14,29 +13,21 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from producer import reuse
 from producer.aside import Stopped, never, while_wanted
-from producer.audio_files import read_stamps, stamped, write_stamps
-from producer.cache import Step, check_writable
+from producer.cache import Step
 from producer.columns import Columns
 from producer.disk import disk_errors
-from producer.errors import FleetError, UsageError
-from producer.header import JobHeader
-from producer.inputs import default_prefix, expand_inputs, read_rows, stamp_of
+from producer.errors import FleetError, JobCancelledError, UsageError
+from producer.header import JobHeader, now
+from producer.inputs import read_rows, stamp_of
 from producer.journal import Journal
 from producer.merge import Kept, picked, write_step
 from producer.registry import Progress, Registration
-from producer.rows import ScanRules, scan, timed_record_of
-from producer.spec import JobSpec, audio_root
-from producer.standing import settle, standing_header
-from workers.languages import canonical_language
+from producer.rows import timed_record_of
 from workers.messages import TASKS, Failure, Options, Record, Task
-
-__all__ = ["Job", "JobSpec", "load_job", "new_id", "open_job"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +95,15 @@ class Job:
                 "put it back, or start over with --force (and keep answers with --reuse)"
             )
 
+    def checked(self) -> Job:
+        """The job after `check_input`, which remembers what its files were like: who sends it sees whether they change.
+
+        Raises UsageError as `check_input` does.
+        """
+        stamp = stamp_of(self.header.inputs)
+        self.check_input()
+        return dataclasses.replace(self, stamp=stamp)
+
     def retried(self) -> array[int]:
         """The rows of the step that a retry does, in order. Raises FleetError where the file is not whole."""
         with disk_errors(self.step.retried_path), self.step.retried_path.open("rb") as lines:
@@ -157,11 +157,32 @@ class Job:
         return self if header is None else dataclasses.replace(self, header=header)
 
     def current(self) -> Job:
-        """`reload`, of this job alone. Raises FleetError where its files were removed or are another job's by now."""
+        """`reload`, of this job alone, for whoever is at it.
+
+        Raises FleetError where its files were removed or are another job's by now, and JobCancelledError.
+        """
         header = JobHeader.read(self.step.header_path)
         if header is None or header.id != self.id:
             raise self.replaced()
+        if self._is_given_up(header):
+            raise self.cancelled()
         return dataclasses.replace(self, header=header)
+
+    def cancel(self) -> None:
+        """Leave the mark that ends whoever is at the job (`producer.cancel`); a complete one it does nothing to."""
+        self.step.cancelled_path.write_text(self.id, encoding="utf-8")
+
+    def cancelled(self) -> JobCancelledError:
+        """What whoever is at the job ends with where it was given up."""
+        return JobCancelledError(f"{self.step.path}: job {self.id} was cancelled: the command that makes it resumes")
+
+    def is_cancelled(self) -> bool:
+        """Whether it was given up (`producer.cancel`) and not resumed since."""
+        header = JobHeader.read(self.step.header_path)
+        return header is not None and header.id == self.id and self._is_given_up(header)
+
+    def _is_given_up(self, header: JobHeader) -> bool:
+        return not header.complete and self.step.cancelled() == header.id
 
     def replaced(self) -> FleetError:
         """What whoever still is at the job ends with."""
@@ -185,6 +206,7 @@ class Job:
         header.write(self.step.header_path)
         self.step.forget_answers()
         self.step.retried_path.unlink(missing_ok=True)
+        self.step.cancelled_path.unlink(missing_ok=True)
         return dataclasses.replace(self, header=header)
 
     def _lines_while_current(self, stopped: Stopped) -> Iterator[bytes]:
@@ -198,7 +220,7 @@ class Job:
         retry, before = self.header.retry, self.header.summary
         standing = before if retry is not None and before is not None else {}
         return {
-            "finished": _now(),
+            "finished": now(),
             "rows": self.header.rows,
             "failed": journal.failed + (retry.kept_failed if retry else 0),
             "reasons": dict(journal.reasons + Counter(retry.kept_reasons if retry else {})),
@@ -206,59 +228,6 @@ class Job:
             "audio_seconds": round(journal.audio_seconds + standing.get("audio_seconds", 0.0), 3),
             **({"retried": retry.rows, "retried_failed": journal.failed} if retry else {}),
         }
-
-
-def open_job(spec: JobSpec, before_new: Callable[[], object] = lambda: None) -> Job:
-    """The job that ``spec`` asks for: a new one, or the one whose files are there already.
-
-    Checks every row, and looks at every audio file that this machine can see. ``before_new`` may refuse a new job.
-    Raises UsageError (exit code 2) for whatever is wrong, with nothing overwritten.
-    """
-    spec.check()
-    step0 = expand_inputs(spec.inputs)
-    prefix = spec.prefix or default_prefix(step0)
-    step = Step(Path(spec.cache_path).absolute(), prefix, spec.step + 1)
-    inputs = step.input_of([path.absolute() for path in step0])
-    _check_made(inputs[0], step)
-    columns = Columns(spec.output_key, spec.timestamps, spec.details)
-    columns.check(spec.media_key)
-    refused = frozenset() if spec.overwrite_column else frozenset(columns.names())
-    stamp = stamp_of(inputs)
-    found = scan(inputs, ScanRules(spec.media_key, refused, spec.limit))
-    check_writable(step.cache_path)
-    header = JobHeader(
-        id=new_id(step),
-        created=_now(),
-        inputs=[str(path) for path in inputs],
-        rows=found.rows,
-        bytes=found.bytes,
-        sha256=found.sha256,
-        task=spec.task,
-        options={
-            "language": canonical_language(spec.language),
-            "prompt": (spec.prompt or "").strip() or None,
-            "channels": spec.channels,
-            "timestamps": spec.timestamps,
-            "details": spec.details,
-            "model": spec.model,
-            "media_key": spec.media_key,
-            "output_key": spec.output_key,
-            "overwrite_column": spec.overwrite_column,
-            "limit": spec.limit,
-            "reuse": spec.reuse and str(Path(spec.reuse).absolute()),
-        },
-        audio_root=audio_root(spec, step, step0),
-        output=str(step.path),
-    )
-    standing = None if spec.force else standing_header(step, header)
-    if standing is not None:
-        return Job(step, _where_it_lies(step, standing, header.inputs), stamp)
-    before_new()
-    old = None if spec.reuse is None else reuse.open_old(Path(spec.reuse), header)
-    with step.staging() as folder:
-        reused = _prepare(Job(step, header), old, folder)
-        job = Job(step, settle(step, header, folder, force=spec.force), stamp)
-    return _finished(job) if reused == found.rows else job
 
 
 def load_job(output: Path) -> Job | None:
@@ -271,61 +240,3 @@ def load_job(output: Path) -> Job | None:
 def new_id(step: Step) -> str:
     """A name that no other job has, so that nobody's late answers are taken for its own."""
     return f"{step.path.stem}-{secrets.token_hex(4)}"
-
-
-def _prepare(job: Job, old: reuse.OldStep | None, folder: Path) -> int:
-    """Write what a new job begins with into ``folder``; returns how many rows are answered by ``old``."""
-    audio_path = folder / job.step.audio_path.name
-    write_stamps(audio_path, (stamps for _, stamps in stamped(record for _, record in job.records())))
-    if old is None:
-        return 0
-    journal = Journal.open(folder / job.step.journal_path.name, job.rows)
-    try:
-        reuse.take(old, job.records(), read_stamps(audio_path), journal, folder / "index.sqlite")
-        return journal.answered
-    finally:
-        journal.close()
-
-
-def _finished(job: Job) -> Job:
-    """A job whose rows are all answered before it begins needs no fleet."""
-    with job.step.lock("collector") as collecting:
-        if not collecting.acquire() or job.reload().is_finished():
-            return job.reload()
-        journal = Journal.open(job.step.journal_path, job.rows)
-        try:
-            return job.finish(journal) if journal.answered == job.rows else job
-        finally:
-            journal.close()
-
-
-def _check_made(source: Path, step: Step) -> None:
-    """Raise UsageError where the step before this one is being made anew: its file is still the old one."""
-    if step.number == 1:
-        return
-    header = JobHeader.read(Step(step.cache_path, step.prefix, step.number - 1).header_path)
-    if header is not None and not header.complete:
-        what = f"run step {step.number - 2}" if header.retry is None else "run its retry"
-        raise UsageError(f"{source}: is being made anew and not finished: {what} to its end first")
-
-
-def _where_it_lies(step: Step, standing: JobHeader, inputs: list[str]) -> JobHeader:
-    """``standing``, which reads the same input under the names that it has now.
-
-    Raises UsageError where somebody is at the job and its input is no longer where it lay.
-    """
-    if standing.complete or standing.inputs == inputs:
-        return standing
-    with step.lock("producer") as producing, step.lock("collector") as collecting:
-        if not (producing.acquire() and collecting.acquire()):
-            Job(step, standing).check_input()  # somebody is at the job, and reads it where it lay
-            return standing
-        standing = JobHeader.read(step.header_path) or standing
-        if not standing.complete:
-            standing = dataclasses.replace(standing, inputs=inputs)
-            standing.write(step.header_path)
-        return standing
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -48,6 +48,8 @@ class Journal:
         self.reused = 0
         self._fd = fd
         self._size = 0
+        #: Whether a write that failed may have left something behind that.
+        self._untidy = False
         self._offsets = array("q", [_UNANSWERED]) * rows
 
     @classmethod
@@ -83,6 +85,8 @@ class Journal:
         """
         answered = Answered(rows) if known is None else known
         if path.exists():
+            if path.stat().st_size < answered.read_bytes:  # what was read was taken back: the disk was full
+                answered.clear()
             for row, offset, size in _answers(path, rows, row_of, answered.read_bytes):
                 answered.add(row)
                 answered.read_bytes = offset + size
@@ -142,8 +146,17 @@ class Journal:
         raise FleetError(f"{self.path}: row {row} is cut off: the journal was changed by another program")
 
     def items(self, row: int) -> list[dict[str, Any]]:
-        """The items of the answer of ``row``: the fields of a `Transcript`, `Failure` or `ChannelTranscripts` each."""
-        return read_answer(self.line(row), self.rows).items
+        """The items of the answer of ``row``: the fields of a `Transcript`, `Failure` or `ChannelTranscripts` each.
+
+        Raises FleetError where there is none, or another's.
+        """
+        try:
+            answer = read_answer(self.line(row), self.rows)
+        except ValueError:
+            answer = None
+        if answer is None or answer.row != row:
+            raise self._written_elsewhere()
+        return answer.items
 
     def unanswered(self) -> Iterator[int]:
         """The rows without an answer, in order."""
@@ -158,16 +171,27 @@ class Journal:
     def _write(self, data: bytes) -> None:
         with disk_errors(self.path):
             try:
-                # What an earlier failure may have left behind the last good line.
-                if os.fstat(self._fd).st_size > self._size:
+                there = os.fstat(self._fd).st_size
+                if self._untidy:  # an earlier failure may have left something behind the last good line
                     os.ftruncate(self._fd, self._size)
+                elif there != self._size:
+                    raise self._written_elsewhere()
+                self._untidy = True
                 written = 0
                 while written < len(data):  # one write; another only where the disk took a part
                     written += os.pwrite(self._fd, data[written:], self._size + written)
                 os.fsync(self._fd)
+                self._untidy = False
             except OSError:
                 os.ftruncate(self._fd, self._size)
+                self._untidy = False
                 raise
+
+    def _written_elsewhere(self) -> FleetError:
+        return FleetError(
+            f"{self.path}: changed by another program: if that is a second collector, locks do not work on this file "
+            "system: end one of the two"
+        )
 
     def _count(self, answer: Figures, offset: int) -> None:
         self._offsets[answer.row] = offset
@@ -198,6 +222,11 @@ class Answered:
         if row not in self:
             self.bits[row >> 3] |= 1 << (row & 7)
             self.count += 1
+
+    def clear(self) -> None:
+        """No row is in it, and nothing was read."""
+        self.bits[:] = bytes(len(self.bits))
+        self.count = self.read_bytes = 0
 
     def __contains__(self, row: int) -> bool:
         return bool(self.bits[row >> 3] & 1 << (row & 7))

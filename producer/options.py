@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from producer.job import JobSpec
+from producer.spec import JobSpec
 
 
 class TaskName(StrEnum):

@@ -55,7 +55,10 @@ class OwnedJob:
         )
 
     def check_in_place(self) -> None:
-        """Raise FleetError where its folder was removed: what lies there now, if anything, is another job's."""
+        """Raise FleetError where its folder was removed, and JobCancelledError.
+
+        What lies there now, if anything, is another job's.
+        """
         if not self.lock.in_place():
             raise self.job.replaced()
         self.job.current()
@@ -80,8 +83,8 @@ class OwnedJob:
 def opened(job: Job, stopped: Stopped) -> OwnedJob | Job | None:
     """The job with its journal read, under its lock; without that if it is complete. None where others have it."""
     lock = job.step.lock("collector")
-    asked_back = _now_and_then(job.step.force_lock.is_held)
-    if asked_back() or not lock.acquire():
+    unwanted = _now_and_then(lambda: job.step.force_lock.is_held() or job.is_cancelled())
+    if unwanted() or not lock.acquire():
         return None
     journal = None
     try:
@@ -90,9 +93,10 @@ def opened(job: Job, stopped: Stopped) -> OwnedJob | Job | None:
         if job.is_finished():
             lock.release()
             return job
-        journal = Journal.open(job.step.journal_path, job.rows, lambda: stopped() or asked_back())
+        journal = Journal.open(job.step.journal_path, job.rows, lambda: stopped() or unwanted())
         parts = PartStore(job.step.parts_path, job.rows, journal)
         journal.append(parts.standing())
+        job.current()
     except BaseException as error:
         if journal is not None:
             journal.close()

@@ -59,13 +59,19 @@ def registered(redis: Redis) -> list[Registration]:
     return found
 
 
-def forget(redis: Redis, job: str) -> None:
-    """Take a finished or replaced job out of Redis. Its progress stays readable for a day."""
+def unregister(redis: Redis, job: str) -> None:
+    """No collector is to take the job any more. Its answers may stay for two weeks, its progress for a day."""
     with redis.pipeline() as pipe:
         pipe.hdel(keys.JOBS, job)
-        pipe.delete(keys.results(job))
+        pipe.expire(keys.results(job), keys.RESULTS_EXPIRE_SECONDS)
         pipe.expire(keys.progress(job), FINISHED_EXPIRES_SECONDS)
         pipe.execute()
+
+
+def forget(redis: Redis, job: str) -> None:
+    """Take a finished or replaced job out of Redis. Its progress stays readable for a day."""
+    redis.delete(keys.results(job))
+    unregister(redis, job)
 
 
 def publish(redis: Redis, job: str, progress: Progress) -> None:

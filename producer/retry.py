@@ -39,8 +39,10 @@ def begin_retry(job: Job, reasons: Sequence[str] = (), before_new: Callable[[], 
             job = job.reload()
             if job.header.retry is not None:
                 return _resumed(job, wanted)
-            if not job.is_complete():
+            if not job.is_finished():
                 raise UsageError(f"{job.step.path}: not finished: run the command that makes it to its end first")
+            if not job.is_complete():
+                raise UsageError(f"{job.step.path}: not there any more: put it back")
             if busy is None:
                 return _begin(job, wanted, before_new)
         if time.monotonic() > deadline:
@@ -53,13 +55,14 @@ def _resumed(job: Job, wanted: list[str]) -> Job:
     if standing != wanted:
         options = "".join(f" --reason {reason}" for reason in standing) or " no --reason"
         raise UsageError(f"{job.step.path}: a retry with{options} is not finished: end that one first")
-    job.check_input()
+    job = job.checked()
+    job.step.cancelled_path.unlink(missing_ok=True)
     return job
 
 
 def _begin(job: Job, wanted: list[str], before_new: Callable[[], object]) -> Job | None:
     """Name the rows to do in retried.txt, then make it so in the header. Hold the job's locks."""
-    job.check_input()
+    job = job.checked()
     step = job.step
     later = Step(step.cache_path, step.prefix, step.number + 1)
     made = JobHeader.read(later.header_path)

@@ -55,8 +55,10 @@ def open_old(path: Path, new: JobHeader) -> OldStep:
     header = None if step is None else JobHeader.read(step.header_path)
     if step is None or header is None:
         raise UsageError(f"--reuse {path}: no step file of a job: its job folder {path.stem}.job must lie beside it")
-    if not step.path.exists() or not (header.complete or header.retry):
+    if not (header.complete or header.retry):
         raise UsageError(f"--reuse {path}: not finished: run the command that makes it to its end first")
+    if not step.path.exists():
+        raise UsageError(f"--reuse {path}: not there any more: put it back, or leave out --reuse")
     if not step.audio_path.exists():
         raise UsageError(
             f"--reuse {path}: made by a version that did not record sizes and times of the audio: leave out --reuse"

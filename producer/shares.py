@@ -37,12 +37,18 @@ class Share:
 def shares(workers: int, settings: Settings) -> list[Share]:
     """A share of this machine for each of ``workers``; cores that the user has bound himself are left to him.
 
-    Raises UsageError for engines that do not fit into the memory of a GPU together.
+    Raises UsageError for engines that do not fit into the memory of a GPU together, or have less than a core each.
     """
     if device_kind() == "cpu":
         if settings.cpu_threads_bind is not None:
             return [Share()] * workers
-        return [Share(cores=cores) for cores in core_shares(usable_cores(), workers, settings.tensor_parallel_size)]
+        cores = usable_cores()
+        if settings.engine == "vllm" and workers > max(len(cores), 1):
+            raise UsageError(
+                f"{workers} workers: this machine has {len(cores)} cores, and engines that share one only wait for "
+                "each other: start fewer workers"
+            )
+        return [Share(cores=own) for own in core_shares(cores, workers, settings.tensor_parallel_size)]
     given = device_shares(_devices(), workers, settings.tensor_parallel_size)
     if settings.engine == "vllm":
         _check_memory(given, settings.gpu_memory_utilization)

@@ -18,7 +18,8 @@ from producer import replace
 from producer.connection import Connection
 from producer.display import Display
 from producer.errors import FleetError, UsageError
-from producer.job import Job, open_job
+from producer.job import Job
+from producer.opening import open_job
 from producer.registry import Progress
 from producer.routing import queue_of_job
 from producer.run import RunOptions, check_own_fleet, failed_limit, reach, run_job

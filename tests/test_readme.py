@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from fleet import CLI
-from producer.job import JobSpec, open_job
+from producer.opening import open_job
+from producer.spec import JobSpec
 from workers.fallback import FLAGS
 from workers.gates import Verdict
 from workers.messages import Record

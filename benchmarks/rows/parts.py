@@ -22,7 +22,9 @@ from typing import Any
 from producer.collector import Collector
 from producer.enqueue import enqueuer_for
 from producer.follow import Follower
-from producer.job import Job, JobSpec, load_job, open_job
+from producer.job import Job, load_job
+from producer.opening import open_job
+from producer.spec import JobSpec
 from workers import keys
 from workers.app import PRIORITY_BULK, create_app
 from workers.messages import RowResult, Transcript

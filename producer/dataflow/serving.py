@@ -36,10 +36,15 @@ class _Own:
     keeper: FleetKeeper | None = None
     pid: int = field(default_factory=os.getpid)
 
+    @property
+    def current(self) -> FleetKeeper | None:
+        """The fleet of this process; the keeper of one that forked it has no thread here, and ends without a word."""
+        return self.keeper if self.pid == os.getpid() else None
+
     def stop(self) -> None:
         """End the fleet; nothing where there is none, or where this is a forked child."""
-        keeper, self.keeper = self.keeper, None
-        if keeper is not None and self.pid == os.getpid():
+        keeper, self.keeper = self.current, None
+        if keeper is not None:
             keeper.stop()
 
 
@@ -130,7 +135,7 @@ class LocalModelLLMServing_vllm:  # noqa: N801 - DataFlow's name
 
     def own_url(self) -> str | None:
         """The broker of the own fleet, while that is running."""
-        keeper = self._own.keeper
+        keeper = self._own.current
         return keeper.url if keeper is not None and keeper.is_ready else None
 
     def finish(self, job: Job, display: Display) -> Job:
@@ -139,7 +144,7 @@ class LocalModelLLMServing_vllm:  # noqa: N801 - DataFlow's name
         if settings.redis_url is not None or job.rows == 0:
             return run_job(job, RunOptions(), settings, display)
         with self._lock:
-            if self._own.keeper is None:
+            if self._own.current is None:
                 display.waiting("starting a private Valkey and a local worker")
             keeper = self._started(settings)
             try:
@@ -167,7 +172,7 @@ class LocalModelLLMServing_vllm:  # noqa: N801 - DataFlow's name
             raise UsageError(message) from None
 
     def _started(self, settings: Settings) -> FleetKeeper:
-        keeper = self._own.keeper
+        keeper = self._own.current
         if keeper is None:
             self._own.pid = os.getpid()
             keeper = self._own.keeper = FleetKeeper(1, self._environment(), settings.worker_restarts)

@@ -13,8 +13,10 @@ import psutil
 from redis import Redis
 
 from fleet import wait_for
-from producer.job import Job, JobSpec, open_job
+from producer.job import Job
 from producer.journal import Journal
+from producer.opening import open_job
+from producer.spec import JobSpec
 from workers import keys
 
 SPEECH = Path(__file__).parents[1] / "samples" / "audio" / "en_weather.wav"

@@ -32,6 +32,20 @@ def test_a_relative_path_starts_where_the_application_does(tmp_path: Path, monke
     assert both.audio == [str(tmp_path / "a.wav"), "https://media.example.org/b.mp3?sig=1"]
 
 
+def test_a_working_directory_that_was_removed_matters_to_relative_paths_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of a service whose release folder the next one has replaced."""
+    folder = tmp_path / "release-1"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+    for source in ("/data/a.wav", "https://media.example.org/b.mp3"):
+        assert call_of("transcribe", source, {}).record == Record(audio=source)
+    with pytest.raises(UsageError, match=r"'a\.wav': relative to a working directory that was removed"):
+        call_of("transcribe", ["/data/a.wav", "a.wav"], {})
+
+
 def test_options_are_the_calls_or_the_records() -> None:
     options = {"language": "German", "prompt": " Ada ", "timestamps": True, "start_s": 1, "end_s": 2.5, "model": None}
     call = call_of("translate", "/a.wav", options)

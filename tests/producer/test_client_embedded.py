@@ -18,7 +18,9 @@ from producer import Client, FleetError, UsageError
 from producer.enqueue import enqueuer_for
 from producer.follow import Follower
 from producer.in_flight import rows_in_flight
-from producer.job import JobSpec, load_job, open_job
+from producer.job import load_job
+from producer.opening import open_job
+from producer.spec import JobSpec
 from workers import keys
 from workers.app import create_app
 from workers.presence import live_workers

@@ -22,10 +22,12 @@ from producer import registry
 from producer.aside import Stopped, StoppedError
 from producer.collector import Collector
 from producer.errors import FleetError
-from producer.job import Job, JobSpec, open_job
+from producer.job import Job
 from producer.journal import Journal
+from producer.opening import open_job
 from producer.read_size import READ_BYTES, READ_COUNT
 from producer.registry import Registration
+from producer.spec import JobSpec
 from workers import keys
 
 

@@ -23,9 +23,11 @@ from producer.errors import UsageError
 from producer.file_lock import FileLock
 from producer.follow import Follower
 from producer.in_flight import rows_in_flight, rows_uncollected
-from producer.job import Job, JobSpec, open_job
+from producer.job import Job
 from producer.journal import Journal
+from producer.opening import open_job
 from producer.registry import Progress
+from producer.spec import JobSpec
 from workers import keys
 from workers.app import create_app
 from workers.presence import Presence, live_workers
@@ -213,23 +215,23 @@ def test_the_window_suits_the_workers_that_come_and_go(
         assert sending.enqueuer.sent == 31 * 64
         # When many workers come, then each of their threads has two messages
         live(clean, 100)
-        wait_for(lambda: sending.enqueuer._window_rows == 6400)
+        wait_for(lambda: sending.enqueuer._window.limit == 6400)
         wait_for(lambda: len(queued(clean, job)()) > 6390)
         assert clean.redis.llen(BULK) > 800, "some for the first of them are larger"
         assert len(message_records(messages(clean)[-1])) == 4
         # When all but one go, then no more is sent until what is left is little
         live(clean, 1)
-        wait_for(lambda: sending.enqueuer._window_rows == 2000)
+        wait_for(lambda: sending.enqueuer._window.limit == 2000)
         sent = sending.enqueuer.sent
         sending.journal(range(3000))
-        wait_for(lambda: len(sending.enqueuer._out) == sent - 3000)
+        wait_for(lambda: len(sending.enqueuer._window) == sent - 3000)
         assert sending.enqueuer.sent == sent
         sending.journal(range(3000, 6000))
         wait_for(lambda: sending.enqueuer.sent > sent)
         # When there is nobody at all for a while, it stays as it is
         live(clean, 0)
         sending.enqueuer._suit_workers()
-        assert sending.enqueuer._window_rows == 2000
+        assert sending.enqueuer._window.limit == 2000
 
 
 def test_workers_of_other_queues_do_not_count(clean: Fleet, tmp_path: Path) -> None:
@@ -243,7 +245,7 @@ def test_workers_of_other_queues_do_not_count(clean: Fleet, tmp_path: Path) -> N
         made = enqueuer_for(
             job, create_app(config), clean.redis, present, config, Follower(job).read, threading.Event()
         )
-        return made._window_rows
+        return made._window.limit
 
     assert window_rows([one, *beside]) == window_rows([one]) < window_rows([one, *others])
 
@@ -253,7 +255,7 @@ def test_a_message_that_is_larger_than_the_window_by_now_goes_alone(clean: Fleet
     with Sending(clean, job, chunk_rows=4, window_rows=4) as sending:
         wait_for(lambda: queued(clean, job)() == set(range(4)))
         # Given a message that waits, and a window that is smaller than when it was made
-        sending.enqueuer._window_rows = 1
+        sending.enqueuer._window.limit = 1
         # When all before it is answered, then it goes
         sending.journal(range(4))
         wait_for(lambda: queued(clean, job)() == set(range(8)))
@@ -499,7 +501,7 @@ def test_a_row_that_is_answered_as_it_is_sent_does_not_close_the_window(clean: F
         wait_for(lambda: queued(clean, job)() == {0})
         # Given: row 0 is journaled and its message gone, and the window is thought to hold it all the same.
         clean.redis.delete(BULK)
-        sending.enqueuer._pruned_at = 1
+        sending.enqueuer._window._looked_at = 1
         sending.journal([0])
         # Then: when nothing moves for a while, it is found out.
         wait_for(lambda: queued(clean, job)() == {1})

@@ -10,8 +10,10 @@ from job_files import read_rows, write_rows
 
 from producer.errors import FleetError
 from producer.failed import failures_of
-from producer.job import Job, JobSpec, open_job
+from producer.job import Job
 from producer.journal import Journal
+from producer.opening import open_job
+from producer.spec import JobSpec
 from workers.messages import ChannelTranscripts, Failure, Item, RowResult, Transcript
 
 TEXT = Transcript(text='he said "transcription_error"')

@@ -9,7 +9,8 @@ from job_files import write_rows
 from running import Running
 
 from fleet import Fleet, wait_for
-from producer.job import JobSpec, open_job
+from producer.opening import open_job
+from producer.spec import JobSpec
 
 ROWS = 40
 

@@ -15,8 +15,10 @@ from job_files import answer, failed_answer, new_job, read_rows, write_rows
 
 from producer.errors import FleetError, UsageError
 from producer.header import JobHeader
-from producer.job import Job, JobSpec, load_job, open_job
+from producer.job import Job, load_job
 from producer.journal import Journal
+from producer.opening import open_job
+from producer.spec import JobSpec
 from workers.messages import Failure, Options, Record
 
 

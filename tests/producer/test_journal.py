@@ -211,6 +211,42 @@ def test_a_full_disk_takes_nothing_and_a_later_append_works(tmp_path: Path) -> N
     journal.close()
 
 
+def test_a_second_owner_is_found_out(tmp_path: Path) -> None:
+    """On a file system whose locks do not work: what one has written is not the other's to take back."""
+    path = tmp_path / "journal.jsonl"
+    one, other = Journal.open(path, 3), Journal.open(path, 3)
+    one.append([answer(0)])
+    with pytest.raises(FleetError, match="changed by another program: if that is a second collector"):
+        other.append([answer(1)])
+    assert path.read_bytes() == answer(0) + b"\n"
+    assert (other.answered, one.append([answer(2)])) == (0, 1)
+    for journal in (one, other):
+        journal.close()
+
+
+@pytest.mark.parametrize("foreign", [answer(1) + b"\n", b"x" * 200 + b"\n"])
+def test_the_answer_of_a_row_is_that_rows(tmp_path: Path, foreign: bytes) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal.open(path, 2)
+    journal.append([answer(0)])
+    path.write_bytes(foreign)
+    with pytest.raises(FleetError, match=r"journal\.jsonl: changed by another program"):
+        journal.items(0)
+    journal.close()
+
+
+def test_a_reader_forgets_what_was_taken_back(tmp_path: Path) -> None:
+    """A write that failed was on its way for a moment; what comes later may come in another order."""
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b"".join(answer(row) + b"\n" for row in (0, 1, 2)))
+    seen = Journal.read_answered(path, 9)
+    assert len(seen) == 3
+    path.write_bytes(b"".join(answer(row) + b"\n" for row in (0, 7)))
+    seen = Journal.read_answered(path, 9, seen)
+    assert [row for row in range(9) if row in seen] == [0, 7]
+    assert len(seen) == 2
+
+
 def test_no_journal_yet_and_no_rows(tmp_path: Path) -> None:
     assert len(Journal.read_answered(tmp_path / "absent.jsonl", 9)) == 0
     journal = Journal.open(tmp_path / "journal.jsonl", 0)

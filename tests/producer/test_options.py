@@ -10,8 +10,8 @@ import typer
 from typer.testing import CliRunner
 
 from producer.cli import app as whisper_fleet
-from producer.job import JobSpec
 from producer.options import takes_job
+from producer.spec import JobSpec
 
 
 def spec_of(*arguments: str) -> tuple[JobSpec, int]:

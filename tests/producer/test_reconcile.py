@@ -19,9 +19,11 @@ from fleet import CLI, Fleet, clean_environment, ended, wait_for
 from producer import registry
 from producer.collector import Collector
 from producer.in_flight import rows_in_flight, rows_on_their_way
-from producer.job import Job, JobSpec, load_job, open_job
+from producer.job import Job, load_job
 from producer.journal import Journal
+from producer.opening import open_job
 from producer.reconcile import Reconciler, Watched, producing
+from producer.spec import JobSpec
 from workers import keys
 from workers.app import create_app
 from workers.settings import load_settings

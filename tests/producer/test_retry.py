@@ -14,9 +14,11 @@ from fleet import Fleet
 from producer import registry
 from producer.collector import Collector
 from producer.errors import FleetError, UsageError
-from producer.job import Job, load_job, open_job
+from producer.job import Job, load_job
 from producer.journal import Journal
+from producer.opening import open_job
 from producer.retry import begin_retry
+from producer.unchanged_input import UnchangedInput
 from workers.messages import Failure, Record
 
 #: Of the six rows these failed.
@@ -128,6 +130,27 @@ def test_an_interrupted_retry_is_resumed(tmp_path: Path) -> None:
         begin_retry(job)
     done = finished(job, [answer(0, "again"), answer(1, "five")])
     assert texts(done) == ["text 0", "one", None, "text 3", "text 4", "five"]
+
+
+def test_an_input_that_changes_before_a_retry_is_sent_is_noticed(tmp_path: Path) -> None:
+    """While the model loads, somebody corrects the paths that failed."""
+    step = made_step(tmp_path)
+    for _ in range(2):  # begun, and resumed
+        job = begin_retry(step, ["timeout"])
+        assert job
+        source = tmp_path / "data.jsonl"
+        rows = source.read_bytes()
+        write_rows(source, [{"audio": "b.wav"}] * 6)
+        with pytest.raises(UsageError, match="the input changed"):
+            UnchangedInput(job).check()
+        source.write_bytes(rows)
+
+
+def test_a_step_that_was_moved_is_wanted_back(tmp_path: Path) -> None:
+    step = made_step(tmp_path)
+    step.step.path.rename(tmp_path / "elsewhere.jsonl")
+    with pytest.raises(UsageError, match=r"data_step1\.jsonl: not there any more: put it back"):
+        begin_retry(step)
 
 
 def test_a_crash_between_the_step_and_its_header_changes_nothing(tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from job_files import answer, failed_answer, finished, read_rows, spec_of, write_rows
 
+from producer import opening
 from producer.errors import FleetError, UsageError
 from producer.header import JobHeader
-from producer.job import Job, open_job
+from producer.job import Job
 from producer.journal import Journal
+from producer.opening import open_job
 from producer.retry import begin_retry
 from workers.messages import ChannelTranscripts, RowResult, Segment, Transcript
 
@@ -203,6 +205,31 @@ def test_what_is_no_step_that_can_be_reused_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="did not record sizes and times"):
         reusing(old, tmp_path, [{"audio": "0.wav"}])
     assert JobHeader.read(tmp_path / "cache" / "new_step1.job" / "job.json") is None
+
+
+@pytest.mark.parametrize("rows", [OLD_ROWS, OLD_ROWS - 1, OLD_ROWS + 1])
+def test_an_input_that_changes_while_answers_are_taken_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    """Answers know only the number of their row."""
+    old = made_step(tmp_path)
+    stamps_written = opening.write_stamps
+
+    def sorted_meanwhile(*arguments: Any) -> None:
+        stamps_written(*arguments)
+        write_rows(tmp_path / "new.jsonl", ({"audio": f"{row}.wav"} for row in reversed(range(rows))))
+
+    monkeypatch.setattr(opening, "write_stamps", sorted_meanwhile)
+    with pytest.raises(UsageError, match="the input changed"):
+        reusing(old, tmp_path, [{"audio": f"{row}.wav"} for row in range(OLD_ROWS)])
+    assert not (tmp_path / "cache" / "new_step1.job" / "job.json").exists()
+
+
+def test_a_step_that_was_moved_is_wanted_back(tmp_path: Path) -> None:
+    old = made_step(tmp_path)
+    old.step.path.rename(tmp_path / "elsewhere.jsonl")
+    with pytest.raises(UsageError, match="not there any more: put it back"):
+        reusing(old, tmp_path, [{"audio": "0.wav"}])
 
 
 def test_reuse_is_for_jobs_that_begin(tmp_path: Path) -> None:

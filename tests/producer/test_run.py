@@ -18,8 +18,9 @@ from producer.collector import Collector
 from producer.display import Display
 from producer.errors import FleetError, UsageError
 from producer.in_flight import rows_in_flight
-from producer.job import JobSpec, open_job
+from producer.opening import open_job
 from producer.run import RunOptions, TooManyFailedError, failed_limit, run_job
+from producer.spec import JobSpec
 from workers.settings import load_settings
 
 

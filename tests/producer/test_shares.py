@@ -90,6 +90,16 @@ def test_cores_that_the_user_has_bound_are_left_to_him(monkeypatch: pytest.Monke
     assert shares(2, load_settings(cpu_threads_bind="0-1")) == [Share(), Share()]
 
 
+def test_more_engines_than_cores_are_refused_before_they_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "usable_cores", lambda: [0, 1])
+    monkeypatch.setattr(module, "device_kind", lambda: "cpu")
+    with pytest.raises(UsageError, match="3 workers: this machine has 2 cores"):
+        shares(3, load_settings())
+    assert len(shares(2, load_settings())) == 2
+    assert len(shares(3, load_settings(engine="standin"))) == 3, "a stand-in computes nothing"
+    assert len(shares(3, load_settings(cpu_threads_bind="0-1"))) == 3, "bound by the user"
+
+
 def test_a_worker_keeps_all_cores_where_a_share_has_none_for_each_rank_of_its_engine() -> None:
     assert core_shares([0, 1, 2, 3], 2, 2) == [(0, 1), (2, 3)]
     assert core_shares([0, 1, 2], 2, 2) == [None, None]

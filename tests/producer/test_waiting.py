@@ -9,7 +9,7 @@ from running import Running
 
 from fleet import Fleet, clean_environment, run_cli, wait_for
 from patched_imports import SLOW_LOAD, patched_imports
-from producer.job import open_job
+from producer.opening import open_job
 from workers import keys
 from workers.publisher import publish, take_back
 from workers.startup import Starting

@@ -66,6 +66,16 @@ def test_one_fleet_serves_all_steps_until_cleanup_which_works_twice(
     assert list(read_rows(folder / "cache" / "p_step3.jsonl")[0]) == ["audio", "transcription", "english", "again"]
 
 
+def test_a_forked_child_has_no_fleet_yet(serving: LocalModelLLMServing_vllm) -> None:
+    """That of its parent has a thread there and none here: nobody would notice when it ends."""
+    serving.start_serving()
+    assert serving.own_url() is not None
+    serving._own.pid += 1  # as it is in a child
+    assert serving.own_url() is None
+    assert serving._own.current is None
+    serving._own.pid -= 1
+
+
 def test_arguments_are_settings_of_the_own_worker(serving: LocalModelLLMServing_vllm, folder: Path) -> None:
     assert serving._environment() == {
         "WHISPER_MODEL": str(folder / "models"),
