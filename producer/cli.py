@@ -152,8 +152,8 @@ def cancel(
             typer.echo(cancel_job(redis, name))
         except FleetError as error:
             errors.append(error)
-    for error in errors[:-1]:
-        typer.echo(f"whisper-fleet: {error}", err=True)
+    for one in errors[:-1]:
+        typer.echo(f"whisper-fleet: {one}", err=True)
     if errors:
         raise errors[-1]
 

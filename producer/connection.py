@@ -181,7 +181,7 @@ class Connection:
             raise ClientClosedError("the client is closed: make another one")
         url = self._reach()
         app = create_app(load_settings(REDIS_URL=url), set_as_current=False)
-        app.conf.result_backend = "disabled"  # `Answers` reads them; Celery's own would subscribe to each
+        app.backend_cls = "disabled"  # `Answers` reads them; Celery's own would subscribe to each
         redis = connect(url)
         atexit.register(self.close)
         lost = LostCalls(redis, self.config.stall_seconds)

@@ -45,16 +45,40 @@ def task_threads(config: Settings) -> int:
     return max(2, min(64, batch(config).max_num_seqs // 2)) + 1
 
 
+class FleetApp(Celery):  # type: ignore[misc]
+    """Celery of one Redis. Not one whose broker or results the environment names.
+
+    Celery takes ``CELERY_BROKER_URL``, ``CELERY_RESULT_BACKEND`` and the like before all that an app says: those of an
+    application's own Celery would send its calls of the fleet to its own workers' Redis.
+    """
+
+    #: As Celery spells it.
+    fleet_url: str | None = None
+
+    def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
+        """As Celery's, to the fleet's Redis."""
+        return super().connection_for_read(url or self.fleet_url, **options)
+
+    def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
+        """As Celery's, to the fleet's Redis."""
+        return super().connection_for_write(url or self.fleet_url, **options)
+
+    def connection(self, hostname: str | None = None, *arguments: Any, **options: Any) -> Any:
+        """As Celery's, to the fleet's Redis."""
+        return super().connection(hostname or self.fleet_url, *arguments, **options)
+
+
 def create_app(config: Settings, *, set_as_current: bool = True) -> Celery:
     """The app for one set of settings. Not ``set_as_current`` in an application that may have a Celery app itself."""
     url = celery_url(config.redis_url or DEFAULT_REDIS_URL)
-    app = Celery(
+    app = FleetApp(
         "whisper_fleet",
         broker=broker_url(config.redis_url or url),
         backend=url,
         include=["workers.tasks"],
         set_as_current=set_as_current,
     )
+    app.fleet_url, app.backend_cls = broker_url(config.redis_url or url), url
     transport: dict[str, object] = {
         "visibility_timeout": config.visibility_timeout_seconds,
         # Of the fleet's own: other applications in this database may hold their messages for longer than that.
@@ -94,7 +118,7 @@ def create_app(config: Settings, *, set_as_current: bool = True) -> Celery:
         task_default_queue="celery",
         task_routes={TASK_NAMES[task]: {"queue": task} for task in TASKS},
         # One message at a time per thread, acknowledged after its last row is stored.
-        worker_pool="threads",
+        worker_pool="workers.pool:TaskPool",
         worker_concurrency=task_threads(config),
         task_acks_late=True,
         worker_prefetch_multiplier=1,

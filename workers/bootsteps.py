@@ -67,6 +67,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         finally:
             starting.stop()
         handle_signals(self._ending, str(parent.hostname))
+        loaded.deliveries.told_to_end = lambda: self._ending.told
         runtime.install(loaded)
         Watch(loaded, self._ending, config.engine_stall_seconds).start()
         engine = loaded.engine

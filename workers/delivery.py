@@ -3,7 +3,8 @@
 =================================================  ==================================================================
 what is found                                      what is done
 =================================================  ==================================================================
-it runs in this process, or did a moment ago       joined: the same outcome (`workers.single_flight`)
+it runs in this process, or did a moment ago       joined: the same outcome (`workers.single_flight`), of which a
+                                                   call's result and what follows it come once
 it runs in another live worker                     wait for that; after a while back to the tail of the queue
 it is done (a message of a job)                    nothing is left to do
 its sender has given it up (a call)                dropped
@@ -22,6 +23,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,6 +45,8 @@ DEATHS_ALONE = 2
 #: How long a thread waits for another worker's run before the message goes back to the tail of the queue.
 ELSEWHERE_SECONDS = 30
 CHECK_SECONDS = 1.0
+#: A call's result is stored within this time after its run, unless nobody wants it.
+STORED_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,8 @@ class Deliveries:
         self.marks = marks
         self._stopping = stopping
         self._healthy = healthy
+        #: Whether a signal told this worker to end, which its engine's processes may have heard too (`workers.drain`).
+        self.told_to_end: Callable[[], bool] = lambda: False
         #: The engine is closed on purpose: that it answers no more is no death.
         self._closing = False
         self._flights = SingleFlight()
@@ -122,11 +128,27 @@ class Deliveries:
             if task_id is None:
                 return work.run(Claim())
             return self._flights.run(
-                task_id, lambda: self._deliver(task_id, envelope, work), reuse=work.of_job or envelope.redelivered
+                task_id,
+                lambda: self._deliver(task_id, envelope, work),
+                reuse=work.of_job or envelope.redelivered,
+                joined=lambda flight: self._joined(task_id, work, flight),
             )
         except EngineLostError as error:
             log.error("task %s goes back to the queue: %s", task_id, error)
             raise Reject(str(error), requeue=True) from error
+
+    def _joined(self, task_id: str, work: Work, flight: Future[Any]) -> Any:
+        """The outcome of a run of this process that a further delivery has joined.
+
+        A call's result, and what follows it, are its first delivery's: sent by both, what follows would come twice.
+        """
+        waited_seconds = 0.0
+        if not work.of_job and not isinstance(flight.exception(), EngineLostError):
+            while waited_seconds < STORED_SECONDS and not self._stopping.wait(CHECK_SECONDS):
+                if self._has_result(task_id):
+                    return work.repeat()
+                waited_seconds += CHECK_SECONDS
+        return flight.result()
 
     def close(self) -> None:
         """Renew no more marks; what still runs goes back to the queue. Call it before the engine is closed."""
@@ -146,7 +168,8 @@ class Deliveries:
         claim = self._settled(task_id, claim)
         if was_elsewhere and not work.of_job:
             self._stopping.wait(CHECK_SECONDS)  # that worker's mark goes a moment before its result is stored
-        if claim.state == "done" or (envelope.redelivered and not work.of_job and self._has_result(task_id)):
+        again = envelope.redelivered or was_elsewhere
+        if claim.state == "done" or (again and not work.of_job and self._has_result(task_id)):
             log.info("task %s is done already", task_id)
             return work.repeat()
         if claim.cancelled:
@@ -189,7 +212,7 @@ class Deliveries:
         try:
             result = work.run(claim)
         except EngineLostError:
-            if self._stopping.is_set() and (self._closing or self._healthy()):
+            if self.told_to_end() or (self._stopping.is_set() and (self._closing or self._healthy())):
                 self.marks.release(task_id)
             else:
                 self.marks.lost(task_id, claim, alone=alone)

@@ -9,6 +9,7 @@ from typing import IO
 
 from workers.audio import AudioLimits
 from workers.errors import TranscriptionError
+from workers.redis_url import without_secrets
 from workers.source_errors import shown
 
 Progress = Callable[[], None]
@@ -76,6 +77,6 @@ def check_size(size: int, source: str, limits: AudioLimits) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """What ``error`` says, in one line."""
-    text = " ".join(str(error).split())[:300]
+    """What ``error`` says, in one line and without what is secret in URLs."""
+    text = without_secrets(" ".join(str(error).split()))[:300]
     return text or type(error).__name__

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 AT_ONCE_SECONDS = 10.0
 #: A worker that has not ended this long after that is stuck itself.
 LAST_RESORT_SECONDS = 60.0
+#: Two SIGTERM within this time are one.
+ONE_SIGNAL_SECONDS = 0.5
 #: How often the wait looks whether the threads have ended.
 LOOK_SECONDS = 0.1
 
@@ -47,6 +49,8 @@ class Ending:
 
     grace_seconds: float
     deadline: float | None = None
+    #: Whether somebody has told it so: an engine that goes away from then on was told, too, or is closed.
+    told: bool = False
 
     def begin(self, *, at_once: bool = False) -> None:
         """Start the grace. A second call ends it, and so does ``at_once``."""
@@ -90,8 +94,16 @@ def handle_signals(ending: Ending, hostname: str) -> None:
 
     Celery's own answer to SIGQUIT and a second SIGINT is to cancel the tasks, which threads cannot be.
     """
+    last_s = float("-inf")
 
     def handle(number: int, _frame: Any) -> None:
+        nonlocal last_s
+        ending.told = True
+        if number == signal.SIGTERM:
+            # systemd and batch systems tell all processes, and the supervisor passes on what it was told.
+            one, last_s = time.monotonic() - last_s < ONE_SIGNAL_SECONDS, time.monotonic()
+            if one:
+                return
         atexit.unregister(_reload_current_worker)  # what Celery does at the end of this process after a SIGHUP
         ending.begin(at_once=number == signal.SIGQUIT)
         if state.should_stop is None:  # an engine that was lost before has set its own exit code

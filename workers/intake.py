@@ -15,9 +15,11 @@ import base64
 import logging
 import zlib
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from celery import bootsteps, states
+from celery.utils.time import maybe_iso8601
 from kombu.serialization import loads
 from kombu.utils.json import dumps
 from redis.exceptions import RedisError
@@ -117,6 +119,7 @@ def check(raw: Any) -> None:
     if "task" in headers:  # protocol 2, or its headers with the body of protocol 1
         _check_task(headers)
         if isinstance(payload, dict):
+            _check_task({**payload, **headers})
             _check_arguments(payload.get("args"), payload.get("kwargs", {}))
             return
         _need(isinstance(payload, list) and len(payload) == 3, "its body is no list of args, kwargs and more")
@@ -125,7 +128,7 @@ def check(raw: Any) -> None:
         _need(embed is None or isinstance(embed, dict), "the third part of its body is no object")
     else:  # protocol 1
         _need(isinstance(payload, dict) and "task" in payload, "it names no task")
-        _check_task(payload)
+        _check_task({**payload, **headers})
         _check_arguments(payload.get("args", []), payload.get("kwargs", {}))
 
 
@@ -189,8 +192,20 @@ def _check_task(fields: dict[str, Any]) -> None:
     limits = fields.get("timelimit")
     pair = isinstance(limits, list) and len(limits) == 2 and all(isinstance(one, int | float | None) for one in limits)
     _need(not limits or pair, "timelimit is no pair of numbers")
-    _need(isinstance(fields.get("stamped_headers"), list | None), "stamped_headers is no list")
+    stamped = fields.get("stamped_headers")
+    listed = stamped is None or (isinstance(stamped, list) and all(isinstance(one, str) for one in stamped))
+    _need(listed, "stamped_headers is no list of texts")
+    for name in ("eta", "expires"):
+        _need(_is_time(fields.get(name)), f"{name} is no time")
     _need(isinstance(fields.get("stamps"), dict | None), "stamps is no object")
+
+
+def _is_time(value: Any) -> bool:
+    """Whether Celery can read it, which takes what is empty for a time and ends on it."""
+    try:
+        return value is None or (isinstance(value, str | datetime) and maybe_iso8601(value) is not None)
+    except (ValueError, OverflowError):
+        return False
 
 
 def _check_priority(priority: Any) -> None:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,9 @@ class KeptMessages:
             try:
                 deliver(raw, queue)
             except RedisError as error:
+                if _is_held(channel, raw):
+                    _done_with(channel, raw, error)
+                    return
                 log.error("a message is kept until Redis lets it be held: %s", error)
                 self._messages.append((raw, queue))
                 raise
@@ -55,7 +58,10 @@ class KeptMessages:
                 raw, queue = self._messages.pop(0)
                 try:
                     deliver(raw, queue)
-                except RedisError:
+                except RedisError as error:
+                    if _is_held(channel, raw):
+                        _done_with(channel, raw, error)
+                        continue
                     self._messages.insert(0, (raw, queue))
                     consumer.timer.call_after(AGAIN_SECONDS, deliver_kept)
                     return
@@ -74,3 +80,19 @@ class KeptMessages:
             except (RedisError, AttributeError) as error:  # refused to the end, or there is no connection
                 id = raw["headers"].get("id")
                 log.error("task %s is lost: Redis lets it neither be held nor put back: %s", id, error)
+
+
+def _is_held(channel: Any, raw: Any) -> bool:
+    """Whether it is in this worker's hands, and the error came after that."""
+    return raw["properties"]["delivery_tag"] in channel.qos._delivered
+
+
+def _done_with(channel: Any, raw: Any, error: RedisError) -> None:
+    """A message that was held and has no task: it is expired or revoked, and Redis lets nobody say so to a chord.
+
+    Raises the error where the connection is lost, over which it comes again.
+    """
+    if not isinstance(error, NoPermissionError):
+        raise error
+    log.error("task %s has expired or was revoked, and its chord cannot be told: %s", raw["headers"].get("id"), error)
+    channel.basic_ack(raw["properties"]["delivery_tag"])

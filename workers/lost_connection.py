@@ -47,6 +47,8 @@ def _patient(connect_anew: Callable[..., None]) -> Callable[..., None]:
             log.error("Redis: %s", reason(error))
         if isinstance(error, ResponseError):
             time.sleep(REFUSED_SECONDS)
+        if self.hub is not None:  # what kombu does for the old connection at every turn of the loop: it never stops
+            self.hub.on_tick.clear()
         connect_anew(self, error)
 
     return waiting

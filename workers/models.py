@@ -210,7 +210,7 @@ def _int8(model: ResolvedModel, cache: str | None) -> ResolvedModel:
     if model.facts is None:
         raise ModelLoadError(
             f"WHISPER_QUANTIZATION=int8 needs the weights in a local folder, and {model.name} is a Hugging Face id: "
-            f"`hf download {model.path_or_id} --local-dir FOLDER`, then WHISPER_MODEL=FOLDER"
+            f"`hf download {model.path_or_id} --exclude '*.fp32*' --local-dir FOLDER`, then WHISPER_MODEL=FOLDER"
         )
     revision = f"{_short_hash(f'{model.revision} {QUANTIZER_VERSION}'.encode())}-int8"
     destination = cache_folder(cache) / f"{model.slug}-{revision}"

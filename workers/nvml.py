@@ -66,6 +66,16 @@ def gpu_memory_bytes(ranks: int = 1) -> int | None:
         return None
 
 
+def compute_capability() -> int | None:
+    """The major one of the first GPU that this process may use, None where it cannot be asked."""
+    if (library := nvml()) is None:
+        return None
+    try:
+        return int(library.nvmlDeviceGetCudaComputeCapability(visible_handles(library)[0])[0])
+    except library.NVMLError:
+        return None
+
+
 def gpu_names(ranks: int) -> list[str]:
     """The GPUs of an engine of so many ranks: their UUIDs, or what the environment calls them where nobody knows."""
     if (library := nvml()) is not None:

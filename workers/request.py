@@ -16,11 +16,14 @@ class FleetRequest(Request):  # type: ignore[misc]
         super().__init__(*args, **options)
         self._argsrepr, self._kwargsrepr = summaries(*self._payload[:2])
 
-    def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> Any:
+    def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> None:
         """Flower hears of a dropped call as of one that was revoked: of what is ignored Celery tells it nothing."""
         if isinstance(getattr(exc_info.exception, "exc", exc_info.exception), CallDroppedError):
             self.send_event("task-revoked", terminated=False, signum=None, expired=False)
-        return super().on_failure(exc_info, *args, **options)
+        try:
+            super().on_failure(exc_info, *args, **options)
+        except MemoryError:  # which Celery raises again: nobody would acknowledge the message
+            self.acknowledge()
 
     def info(self, safe: bool = False) -> Any:
         """For `inspect active`: always the summaries."""

@@ -33,10 +33,18 @@ class SingleFlight:
         self._flights: dict[str, Future[Any]] = {}
         self._ended: deque[tuple[float, str, Future[Any]]] = deque()
 
-    def run(self, key: str, work: Callable[[], Any], *, reuse: bool) -> Any:
+    def run(
+        self,
+        key: str,
+        work: Callable[[], Any],
+        *,
+        reuse: bool,
+        joined: Callable[[Future[Any]], Any] = lambda flight: flight.result(),
+    ) -> Any:
         """``work()``, or the outcome of a run of ``key`` that is under way or (with ``reuse``) ended a moment ago.
 
-        A run that gave its message back has no outcome: the message will come again and has to be run then.
+        ``joined`` makes of that run what is returned. A run that gave its message back has no outcome: the message will
+        come again and has to be run then.
         """
         with self._lock:
             self._forget_old()
@@ -47,7 +55,7 @@ class SingleFlight:
         assert flight is not None
         if joins:
             log.info("task %s is delivered again: joined to the run that it has already", key)
-            return flight.result()
+            return joined(flight)
         try:
             result = work()
         except BaseException as error:

@@ -9,6 +9,8 @@ from workers.errors import TranscriptionError, TransientError
 
 #: A URL's scheme. What does not start like this is a path.
 SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+#: What somebody meant for a URL, with a blank or a quote before it, which makes it a path in the producer's folder.
+_NEARLY_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/.*\?")
 #: What a path can be wrong in itself, next to not being there.
 _NO_SUCH_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
 
@@ -19,6 +21,8 @@ def shown(source: str) -> str:
         scheme, rest = re.split(r"[?#]", source, maxsplit=1)[0].split("://", 1)
         host, slash, path = rest.partition("/")
         source = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    elif _NEARLY_URL.search(source):
+        source = re.split(r"[?#]", source, maxsplit=1)[0]
     text = printable(source)
     return text if len(text) <= 200 else f"{text[:100]}...{text[-97:]}"
 

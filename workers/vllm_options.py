@@ -14,6 +14,7 @@ from typing import Any
 
 from workers.device import CPU_MALLOC, Device, batch, cpu_binding, device_kind, usable_cores
 from workers.dtype import engine_dtype
+from workers.nvml import compute_capability
 from workers.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ OPENMP_NAMES = ("libiomp", "libomp", "libgomp")
 #: vLLM's own settings of PyTorch's compiler on a CPU, which that reads when it is imported: too late in a process that
 #: imports it before vLLM sets them (vLLM `platforms/cpu.py`). In eager mode, too, log-probabilities are compiled.
 CPU_COMPILER = {"TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+#: Major compute capability of B200, GB200 and B300.
+BLACKWELL = 10
 #: A CPU engine's executor, as vLLM finds it.
 CPU_EXECUTOR = "workers.cpu_executor.CpuExecutor"
 #: What a CPU engine's ranks can do besides, as vLLM finds it.
@@ -62,6 +65,8 @@ def prepare_environment(settings: Settings, device: Device) -> None:
         defaults["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         # vLLM 0.26 to 0.30 have no custom logits processors in the V2 runner, and no GPU has run ours in it yet.
         defaults[RUNNER] = "0"
+        # It is compiled when the engine starts, which takes CUDA's toolkit; no request here has a top-k or a top-p.
+        defaults["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
 
@@ -130,4 +135,8 @@ def engine_arguments(path_or_id: str, settings: Settings) -> dict[str, Any]:
         "mm_processor_cache_gb": 0,
         "logits_processors": [logits_processor()],
         "disable_log_stats": True,
+        # vLLM's own pattern, and the second copy of the weights that openai/whisper-large-v3 has, twice as large.
+        "ignore_patterns": ["original/**/*", "*.fp32*"],
+        # On these GPUs vLLM prefers FlashInfer's, which is compiled when the engine starts and has no cross-attention.
+        **({"attention_backend": "FLASH_ATTN"} if device != "cpu" and compute_capability() == BLACKWELL else {}),
     }

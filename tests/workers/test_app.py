@@ -79,7 +79,7 @@ def test_queues_carry_their_tasks_names() -> None:
         ("task_serializer", "json"),
         ("result_serializer", "json"),
         # A prefork child cannot start vLLM.
-        ("worker_pool", "threads"),
+        ("worker_pool", "workers.pool:TaskPool"),
         ("worker_send_task_events", True),
         ("broker_connection_max_retries", None),
         ("broker_channel_error_retry", True),
@@ -140,7 +140,7 @@ def test_worker_really_has_threads_and_both_tasks(standin_fleet: Fleet) -> None:
     finally:
         app.close()
 
-    assert pool["implementation"] == "celery.concurrency.thread:TaskPool"
+    assert pool["implementation"] == "workers.pool:TaskPool"
     assert pool["max-concurrency"] == 5
     assert sorted(tasks) == sorted(TASK_NAMES.values())
     assert sorted(queue["name"] for queue in queues) == sorted(TASKS)
@@ -171,3 +171,15 @@ def test_the_queue_of_what_follows_a_call_is_nobody_s_here(app: Celery, fleet: F
 )
 def test_a_priority_that_is_no_number_is_served_first_as_by_kombu(info: dict[str, object], priority: int) -> None:
     assert priority_of(info) == priority
+
+
+@pytest.mark.parametrize("variable", ["CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL"])
+def test_another_celery_of_the_environment_is_not_the_fleets(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """An application's own: its calls of the fleet would go to its own workers' Redis."""
+    monkeypatch.setenv(variable, "redis://other:1/0")
+    monkeypatch.setenv("CELERY_RESULT_BACKEND", "redis://other:1/0")
+    app = create_app(load_settings(redis_url="redis://fleet:2/3"), set_as_current=False)
+    for connect in (app.connection_for_read, app.connection_for_write, app.connection, app.broker_connection):
+        assert connect().as_uri() == "redis://fleet:2/3"
+    assert app.backend.as_uri() == "redis://fleet:2/3"
+    assert app.amqp.producer_pool.connections.connection.as_uri() == "redis://fleet:2/3"

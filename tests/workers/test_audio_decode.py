@@ -588,6 +588,8 @@ class TestErrors:
 
     def test_messages_show_no_secret_and_one_line(self) -> None:
         assert shown("https://me:pass@host/a%20b.mp3?X-Signature=abc#x") == "https://host/a%20b.mp3"
+        assert shown("/cwd/ https:/host/a.mp3?X-Signature=abc") == "/cwd/ https:/host/a.mp3"
+        assert shown("/data/what?.mp3") == "/data/what?.mp3"
         assert shown("/data/a\nb") == "/data/a\ufffdb"
         assert len(shown("/data/" + "x" * 1000)) == 200
 

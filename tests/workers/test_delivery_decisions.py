@@ -129,6 +129,22 @@ def test_a_call_that_comes_again_runs_only_without_its_result(
     assert [what for what, _ in work.asked] == ["run"] * runs
 
 
+@pytest.mark.parametrize(("stored", "outcome"), [(True, "repeated"), (False, "run")])
+def test_a_call_that_joins_its_own_run_has_no_result_of_its_own(
+    worker: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch, stored: bool, outcome: str
+) -> None:
+    """What follows it would be sent twice. Where no result comes, nobody wanted it, or storing it failed."""
+    monkeypatch.setattr(Deliveries, "_has_result", lambda *_: stored)
+    monkeypatch.setattr(delivery, "STORED_SECONDS", 0.1)
+    here, work = worker(), Told(of_job=False, done_seconds=0)
+    first = here.threads.submit(here.deliveries.handle, replace(ENVELOPE, redelivered=False), work)
+    assert work.running.wait(WAIT_SECONDS)
+    second = here.threads.submit(here.deliveries.handle, replace(ENVELOPE, redelivered=True), work)
+    work.go.set()
+    assert (first.result(WAIT_SECONDS), second.result(WAIT_SECONDS)) == ("run", outcome)
+    assert len(work.asked) == 1
+
+
 @pytest.mark.parametrize(
     ("claim", "divisible", "outcome"),
     [
@@ -179,8 +195,14 @@ def test_end_of_the_engine_is_a_death_and_the_end_of_the_worker_is_none(
         here.deliveries.close()
         here.healthy[0] = False
 
+    def is_told_with_its_engine(here: Worker) -> None:
+        """As systemd and batch systems do, which signal all processes."""
+        here.deliveries.told_to_end = lambda: True
+        here.healthy[0] = False
+
     death = {b"deaths": b"1", b"deaths_alone": b"0"}
     assert given_back(dies) == death
+    assert given_back(is_told_with_its_engine) == {}
     assert given_back(drains) == {}
     assert given_back(closes) == {}
     # and an engine that gave up on this message alone would do so for ever

@@ -78,6 +78,12 @@ def without(name: str) -> Raw:
     return raw
 
 
+def _without_timelimit(**parts: Any) -> Raw:
+    raw = message(**parts)
+    raw["headers"].pop("timelimit")
+    return raw
+
+
 #: Each by what the log and the result say of it.
 REFUSED: dict[str, list[Callable[[], Any]]] = {
     "its body is not JSON": [
@@ -131,11 +137,34 @@ REFUSED: dict[str, list[Callable[[], Any]]] = {
         lambda: message(id=[1]),
         lambda: message(id="x" * 2000),
         lambda: message(headers={}, body=encoded({"task": "whisper.transcribe"})),
+        lambda: message(headers={"id": [1]}, body=encoded({"task": "whisper.transcribe", "id": "one", "args": [[]]})),
         lambda: message(headers={}, body=encoded({"task": "whisper.transcribe", "id": "\ud800", "args": [[]]})),
     ],
     "shadow is no text": [lambda: message(shadow=[1])],
-    "timelimit is no pair of numbers": [lambda: message(timelimit=[1]), lambda: message(timelimit=["a", "b"])],
-    "stamped_headers is no list": [lambda: message(stamped_headers=5)],
+    "timelimit is no pair of numbers": [
+        lambda: message(timelimit=[1]),
+        lambda: message(timelimit=["a", "b"]),
+        # Of a body that is an object Celery takes what its headers do not say.
+        lambda: _without_timelimit(body=encoded({"args": [[]], "kwargs": {}, "timelimit": "abc"})),
+        lambda: message(headers={}, body=encoded({"task": "t", "id": "one", "args": [[]], "timelimit": "abc"})),
+    ],
+    "stamped_headers is no list of texts": [
+        lambda: message(stamped_headers=5),
+        lambda: message(stamped_headers=[[1]], stamps={}),
+    ],
+    "eta is no time": [
+        lambda: message(eta=""),
+        lambda: message(eta="tomorrow"),
+        lambda: message(eta=False),
+        lambda: message(eta=[]),
+    ],
+    "expires is no time": [
+        lambda: message(expires=0),
+        lambda: message(expires={}),
+        lambda: message(
+            headers={}, body=encoded({"task": "whisper.transcribe", "id": "one", "args": [[]], "expires": ""})
+        ),
+    ],
     "stamps is no object": [lambda: message(stamps=5)],
     f"its body has more than {MAX_MESSAGE_BYTES} bytes, which is the limit: send several tasks": [
         lambda: message(body=encoded([[["x" * MAX_MESSAGE_BYTES]], {}, {}])),
@@ -245,6 +274,18 @@ def test_headers_of_any_kind_that_celery_can_send_are_taken(worker: tuple[Fleet,
     call = client.send_task("whisper.transcribe", [[]], queue="transcribe", headers=headers)
     assert "at least one record" in str(call.get(timeout=60, propagate=False)), "the task ran"
     works(fleet, client)
+
+
+def test_what_is_to_follow_a_call_costs_no_thread(worker: tuple[Fleet, Celery]) -> None:
+    """Whatever it is: the worker would hold the message for ever, and take no more after as many as it has threads."""
+    fleet, client = worker
+    follow: list[dict[str, Any]] = [{"chain": [5]}, {"errbacks": [[1]]}, {"chain": [5], "errbacks": [5]}]
+    records = [[[{"audio": "/nowhere.wav"}, {"audio": "/nowhere.wav"}]], [[{"audio": "/nowhere.wav"}]]]
+    for args in records:
+        for embed in follow:
+            fleet.redis.lpush("transcribe", dumps(message(body=encoded([args, {}, embed]))))
+    works(fleet, client)
+    assert "what was to follow it failed" in fleet.log_path().read_text()
 
 
 def test_a_result_that_nobody_wants_is_not_stored(worker: tuple[Fleet, Celery]) -> None:

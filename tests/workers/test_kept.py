@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 from celery import Celery
 
 from fleet import Fleet, wait_for
 from workers.app import create_app
+from workers.keys import UNACKED
 from workers.settings import load_settings
 
 
@@ -55,3 +57,30 @@ def test_a_worker_that_ends_says_which_message_redis_takes_from_nobody(fleet: Fl
     worker.terminate()
     assert worker.wait(60) == 0
     assert f"task {id} is lost: Redis" in fleet.log_path().read_text()
+
+
+def test_a_message_that_is_held_is_not_kept(fleet: Fleet) -> None:
+    """An expired member of a chord whose keys the fleet may not write: it would come back for ever."""
+    # Given a worker that may do all that README says, but for what chords need
+    worker = fleet.start_worker()
+    keys = [
+        "transcribe*",
+        "translate*",
+        "_kombu.*",
+        "celeryev.*",
+        "*.celery.pidbox*",
+        "celery-task-meta-*",
+        "whisper:*",
+    ]
+    fleet.redis.execute_command("ACL", "SETUSER", "default", "resetkeys", *(f"~{key}" for key in keys))
+    # When such a message comes
+    body = {"task": "whisper.transcribe", "args": [], "kwargs": {}, "options": {}, "chord_size": 2}
+    with Celery(broker=fleet.url, backend=fleet.url) as client:
+        past = datetime(2020, 1, 1, tzinfo=UTC)
+        client.send_task("whisper.transcribe", [[]], queue="transcribe", group_id="group", chord=body, expires=past)
+        # Then the worker says so, and goes on with others.
+        wait_for(lambda: "its chord cannot be told" in fleet.log_path().read_text())
+        call = client.send_task("whisper.transcribe", [[]], queue="transcribe")
+        wait_for(call.ready)
+    assert worker.poll() is None
+    wait_for(lambda: not fleet.redis.hlen(UNACKED))

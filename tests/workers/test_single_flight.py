@@ -44,6 +44,12 @@ def test_second_delivery_gets_the_outcome_of_the_first(reuse: bool, caplog: pyte
     assert work.runs == 1
 
 
+def test_what_joins_a_run_may_make_something_else_of_it() -> None:
+    flights = SingleFlight()
+    assert flights.run("id", lambda: "outcome", reuse=True, joined=lambda _: "not this one") == "outcome"
+    assert flights.run("id", lambda: "again", reuse=True, joined=lambda flight: [flight.result()]) == ["outcome"]
+
+
 def test_outcome_is_kept_for_a_while_for_who_may_use_it() -> None:
     flights, outcomes = SingleFlight(), iter("abcd")
 

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from cpu_build import only_on_x86_64
 from workers import vllm_options
@@ -16,7 +17,7 @@ from workers.audio import AudioLimits
 from workers.decode_child import DecodeChild
 from workers.device import CPU_MALLOC, Device
 from workers.settings import load_settings
-from workers.vllm_options import prepare_environment
+from workers.vllm_options import engine_arguments, prepare_environment
 
 
 @pytest.fixture
@@ -33,6 +34,35 @@ def test_a_cpu_engine_keeps_the_memory_of_its_steps(device: Device, expected: di
     prepare_environment(load_settings(), device)
 
     assert {name: value for name, value in os.environ.items() if name in CPU_MALLOC} == expected
+
+
+@pytest.mark.usefixtures("clean_environment")
+@pytest.mark.parametrize(("device", "expected"), [("cpu", None), ("cuda", "0")])
+def test_a_gpu_engine_compiles_no_sampler(device: Device, expected: str | None) -> None:
+    """FlashInfer's needs CUDA's compiler when the engine starts, which neither image nor driver brings."""
+    os.environ.pop("VLLM_USE_FLASHINFER_SAMPLER", None)
+    prepare_environment(load_settings(), device)
+    assert os.environ.get("VLLM_USE_FLASHINFER_SAMPLER") == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "expected"),
+    [("cuda", 10, "FLASH_ATTN"), ("cuda", 9, None), ("cuda", 12, None), ("cuda", None, None), ("cpu", 10, None)],
+)
+def test_the_attention_of_blackwell_is_no_compiled_one(
+    monkeypatch: pytest.MonkeyPatch, device: Device, capability: int | None, expected: str | None
+) -> None:
+    monkeypatch.setattr(vllm_options, "device_kind", lambda: device)
+    monkeypatch.setattr(vllm_options, "compute_capability", lambda: capability)
+    monkeypatch.setattr(vllm_options, "engine_dtype", lambda wanted: wanted)
+    assert engine_arguments("a/model", load_settings()).get("attention_backend") == expected
+
+
+def test_weights_are_fetched_once() -> None:
+    """openai/whisper-large-v3 has a second copy of them, in float32."""
+    patterns = engine_arguments("a/model", load_settings())["ignore_patterns"]
+    names = ["model.safetensors", "model.fp32-00001-of-00002.safetensors", "model.safetensors.index.fp32.json"]
+    assert list(filter_repo_objects(names, ignore_patterns=patterns)) == ["model.safetensors"]
 
 
 @pytest.mark.usefixtures("clean_environment")
