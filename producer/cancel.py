@@ -42,14 +42,14 @@ def cancel(redis: Redis, name: str) -> str:
             return _forget(redis, name)
     if job.is_finished():
         raise UsageError(f"{job.step.path}: is complete: there is nothing to cancel")
-    with disk_errors(job.step.cancelled_path):
-        job.cancel()
     try:
+        with disk_errors(job.step.cancelled_path):
+            job.cancel()
         _end(redis, job)
+        answered = len(Journal.read_answered(job.step.journal_path, job.rows))
     except FileNotFoundError:
         _take_back(redis, job)
         return f"{job.id}: cancelled, and its job folder was removed meanwhile"
-    answered = len(Journal.read_answered(job.step.journal_path, job.rows))
     return f"{job.id}: cancelled with {answered} of {job.rows} rows answered, which are kept in {job.step.job_path}"
 
 

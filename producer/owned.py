@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from producer.aside import Piece, Stopped, StoppedError
-from producer.errors import FleetError
+from producer.errors import FleetError, JobCancelledError
 from producer.file_lock import FileLock
 from producer.job import Job
 from producer.journal import Journal
@@ -101,7 +101,7 @@ def opened(job: Job, stopped: Stopped) -> OwnedJob | Job | None:
         if journal is not None:
             journal.close()
         lock.release()
-        if isinstance(error, StoppedError):
+        if isinstance(error, StoppedError | JobCancelledError):
             return None
         raise
     return OwnedJob(job, journal, parts, lock)

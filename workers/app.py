@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery
+from celery.loaders.app import AppLoader
 from kombu.entity import Exchange, Queue
 
 from workers import discretion, flower_doors, keys
@@ -45,27 +46,39 @@ def task_threads(config: Settings) -> int:
     return max(2, min(64, batch(config).max_num_seqs // 2)) + 1
 
 
+class FleetLoader(AppLoader):  # type: ignore[misc]
+    """Celery's, without the module that ``CELERY_CONFIG_MODULE`` names."""
+
+    def read_configuration(self, *_: Any) -> dict[str, Any]:
+        """Nothing: `create_app` sets all that there is."""
+        return {}
+
+
 class FleetApp(Celery):  # type: ignore[misc]
     """Celery of one Redis. Not one whose broker or results the environment names.
 
-    Celery takes ``CELERY_BROKER_URL``, ``CELERY_RESULT_BACKEND`` and the like before all that an app says: those of an
-    application's own Celery would send its calls of the fleet to its own workers' Redis.
+    Celery takes ``CELERY_BROKER_URL``, ``CELERY_RESULT_BACKEND`` and ``CELERY_CONFIG_MODULE`` before all that an app
+    says: those of an application's own Celery would send its calls of the fleet to its own workers' Redis. So
+    ``celery -b`` says nothing here either.
     """
 
-    #: As Celery spells it.
-    fleet_url: str | None = None
+    def __init__(self, *arguments: Any, broker: str, **options: Any) -> None:
+        super().__init__(*arguments, broker=broker, loader=FleetLoader, **options)
+        self._url = broker
 
     def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
         """As Celery's, to the fleet's Redis."""
-        return super().connection_for_read(url or self.fleet_url, **options)
+        return super().connection_for_read(url or self._url, **options)
 
     def connection_for_write(self, url: str | None = None, **options: Any) -> Any:
         """As Celery's, to the fleet's Redis."""
-        return super().connection_for_write(url or self.fleet_url, **options)
+        return super().connection_for_write(url or self._url, **options)
 
     def connection(self, hostname: str | None = None, *arguments: Any, **options: Any) -> Any:
         """As Celery's, to the fleet's Redis."""
-        return super().connection(hostname or self.fleet_url, *arguments, **options)
+        return super().connection(hostname or self._url, *arguments, **options)
+
+    broker_connection = connection
 
 
 def create_app(config: Settings, *, set_as_current: bool = True) -> Celery:
@@ -78,7 +91,7 @@ def create_app(config: Settings, *, set_as_current: bool = True) -> Celery:
         include=["workers.tasks"],
         set_as_current=set_as_current,
     )
-    app.fleet_url, app.backend_cls = broker_url(config.redis_url or url), url
+    app.backend_cls = url
     transport: dict[str, object] = {
         "visibility_timeout": config.visibility_timeout_seconds,
         # Of the fleet's own: other applications in this database may hold their messages for longer than that.

@@ -101,9 +101,9 @@ def handle_signals(ending: Ending, hostname: str) -> None:
         ending.told = True
         if number == signal.SIGTERM:
             # systemd and batch systems tell all processes, and the supervisor passes on what it was told.
-            one, last_s = time.monotonic() - last_s < ONE_SIGNAL_SECONDS, time.monotonic()
-            if one:
+            if time.monotonic() - last_s < ONE_SIGNAL_SECONDS:
                 return
+            last_s = time.monotonic()
         atexit.unregister(_reload_current_worker)  # what Celery does at the end of this process after a SIGHUP
         ending.begin(at_once=number == signal.SIGQUIT)
         if state.should_stop is None:  # an engine that was lost before has set its own exit code

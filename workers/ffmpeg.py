@@ -170,9 +170,10 @@ def _written_seconds(container: av.container.InputContainer, stream: av.AudioStr
     """How long the track is by an exact container, 0.0 where it does not say."""
     begin_s = float((stream.start_time or 0) * (stream.time_base or 0))
     if stream.duration and stream.time_base:
-        # Of an MP4 in fragments this is its end, by the clock of the stream that it was cut from.
         told_s = float(stream.duration * stream.time_base)
-        return told_s - begin_s if 0 < begin_s < told_s else told_s
+        # Of an MP4 in fragments, which have no table of frames, this is its end by the clock of the stream that it was
+        # cut from.
+        return told_s - begin_s if not stream.frames and 0 < begin_s < told_s else told_s
     # Matroska tells the whole file's length, and most who write it where each track ends.
     ends = _MATROSKA_END.fullmatch(stream.metadata.get("DURATION", ""))
     if ends is not None:

@@ -40,6 +40,8 @@ class KeptMessages:
                 deliver(raw, queue)
             except RedisError as error:
                 if _is_held(channel, raw):
+                    if not isinstance(error, NoPermissionError):
+                        raise  # over the next connection it comes again
                     _done_with(channel, raw, error)
                     return
                 log.error("a message is kept until Redis lets it be held: %s", error)
@@ -59,7 +61,7 @@ class KeptMessages:
                 try:
                     deliver(raw, queue)
                 except RedisError as error:
-                    if _is_held(channel, raw):
+                    if isinstance(error, NoPermissionError) and _is_held(channel, raw):
                         _done_with(channel, raw, error)
                         continue
                     self._messages.insert(0, (raw, queue))
@@ -88,11 +90,6 @@ def _is_held(channel: Any, raw: Any) -> bool:
 
 
 def _done_with(channel: Any, raw: Any, error: RedisError) -> None:
-    """A message that was held and has no task: it is expired or revoked, and Redis lets nobody say so to a chord.
-
-    Raises the error where the connection is lost, over which it comes again.
-    """
-    if not isinstance(error, NoPermissionError):
-        raise error
+    """A message that was held and has no task: it is expired or revoked, and Redis lets nobody say so to a chord."""
     log.error("task %s has expired or was revoked, and its chord cannot be told: %s", raw["headers"].get("id"), error)
     channel.basic_ack(raw["properties"]["delivery_tag"])

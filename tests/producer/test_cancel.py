@@ -233,20 +233,18 @@ def test_all_that_can_be_cancelled_are(fleet: Fleet, tmp_path: Path) -> None:
 
 
 def test_a_producer_that_waits_for_room_in_redis_lets_go(
-    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(patience, "RETRY_SECONDS", 0.05)
-    job, config = new_job(tmp_path), load_settings(REDIS_URL=fleet.url)
+    job = new_job(tmp_path)
     fleet.redis.config_set("maxmemory", int(fleet.redis.info("memory")["used_memory"]))
-    sending = enqueuer_for(job, create_app(config), fleet.redis, [], config, Follower(job).read, threading.Event())
     with ThreadPoolExecutor(1) as threads:
-        ending = threads.submit(sending.send_all)
-        assert not ending.done()
+        waiting = threads.submit(patience.Patience(fleet.redis, job, threading.Event()).wait_for_memory)
+        wait_for(lambda: "Redis is full" in caplog.text)
+        assert not waiting.done()
         job.cancel()
         with pytest.raises(JobCancelledError):
-            ending.result(30)
-    fleet.redis.config_set("maxmemory", 0)
-    assert rows_in_flight(fleet.redis, "transcribe", job.id) == set()
+            waiting.result(30)
 
 
 def test_a_collector_that_reads_a_journal_lets_go(tmp_path: Path) -> None:

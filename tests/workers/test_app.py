@@ -180,6 +180,13 @@ def test_another_celery_of_the_environment_is_not_the_fleets(monkeypatch: pytest
     monkeypatch.setenv("CELERY_RESULT_BACKEND", "redis://other:1/0")
     app = create_app(load_settings(redis_url="redis://fleet:2/3"), set_as_current=False)
     for connect in (app.connection_for_read, app.connection_for_write, app.connection, app.broker_connection):
-        assert connect().as_uri() == "redis://fleet:2/3"
+        assert connect().info()["hostname"] == "fleet"
     assert app.backend.as_uri() == "redis://fleet:2/3"
-    assert app.amqp.producer_pool.connections.connection.as_uri() == "redis://fleet:2/3"
+    assert app.amqp.producer_pool.connections.connection.info()["hostname"] == "fleet"
+
+
+def test_settings_of_another_celery_are_not_the_fleets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "applications_own.py").write_text("task_always_eager = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("CELERY_CONFIG_MODULE", "applications_own")
+    assert not create_app(load_settings(), set_as_current=False).conf.task_always_eager
