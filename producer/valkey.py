@@ -208,7 +208,9 @@ def run_parent(temporary: str) -> Path:
 
 def _remove_stale() -> None:
     """Remove the run folders that killed processes of this user left behind."""
-    for folder in run_parent(tempfile.gettempdir()).glob(f"{RUN_FOLDER_PREFIX}*"):
+    temporary = Path(tempfile.gettempdir())
+    parents = {temporary, run_parent(str(temporary))}  # where those of clients are, and those of sockets
+    for folder in (folder for parent in parents for folder in parent.glob(f"{RUN_FOLDER_PREFIX}*")):
         with contextlib.suppress(OSError, FleetError):
             seen = folder.lstat()
             if seen.st_uid != os.getuid() or folder.is_symlink():

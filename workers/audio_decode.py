@@ -8,6 +8,7 @@ what the other cannot read. Everything is a stream: memory is a few blocks, howe
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Generator, Iterator
 
@@ -21,6 +22,7 @@ from workers.decode_job import (
     AudioEnd,
     DecodeJob,
     FaultError,
+    NothingDecodedError,
     piece_frames,
 )
 from workers.download import Progress
@@ -37,6 +39,9 @@ LIBSNDFILE_SYSTEM_ERROR = 2
 #: SFE_BAD_FILE of its common.h, "File does not exist": it means mp3 files without a whole frame; ours is there.
 LIBSNDFILE_BAD_FILE = 7
 #: What it says of the size of the sound in WAV, AIFF, W64, RF64 and AU files that hold less.
+_DATA_BYTES = re.compile(r"^data : (\d+)$", re.MULTILINE)
+#: What may come behind a recording's sound.
+MORE_BYTES = 2**20
 _TOLD_BYTES = re.compile(r"^\s*(?:data|SSND|riff|Riff size|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
@@ -91,7 +96,7 @@ def _decoded(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
     container_first = _is_mp3(file.path) or is_joined(file.descriptor)
     first, second = (container, sound) if container_first else (sound, container)
     head, reason = _head(first)
-    if reason is None and (head or job.start_s):
+    if reason is None and (head or BEYOND_END in job.flags):
         yield from head
         yield from _until_fault(first, job)
         return
@@ -102,14 +107,15 @@ def _decoded(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
     except TranscriptionError:
         if reason is not None and not head:
             raise
-        other, other_reason = [], "no audio"
+        other, other_reason = [], FaultError("no audio")
     if other_reason is None and (other or reason is not None):
         yield from other
         yield from _until_fault(second, job)
     elif head or other:
         job.flags.add("truncated")
         yield from max(head, other, key=lambda pieces: sum(piece.size / rate for rate, piece in pieces))
-    elif reason is not None:
+    elif reason is not None or isinstance(other_reason, NothingDecodedError):
+        reason = reason or FaultError("no sound in it")
         by_sound, by_container = (other_reason, reason) if container_first else (reason, other_reason)
         why = f"libsndfile: {by_sound}; ffmpeg: {by_container}"
         raise TranscriptionError("not_audio", f"{shown(job.source)}: cannot be read as audio ({why})")
@@ -127,8 +133,8 @@ def _is_mp3(path: str) -> bool:
         return False
 
 
-def _head(pieces: Iterator[Piece]) -> tuple[list[Piece], str | None]:
-    """The first ten seconds, and the reason why they are fewer if that is a fault."""
+def _head(pieces: Iterator[Piece]) -> tuple[list[Piece], FaultError | None]:
+    """The first ten seconds, and why they are fewer if that is a fault."""
     taken: list[Piece] = []
     seconds = 0.0
     try:
@@ -138,7 +144,7 @@ def _head(pieces: Iterator[Piece]) -> tuple[list[Piece], str | None]:
             if seconds >= BLOCK_SECONDS:
                 break
     except FaultError as fault:
-        return taken, str(fault)
+        return taken, fault
     return taken, None
 
 
@@ -184,7 +190,9 @@ def _libsndfile(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
                 job.advance()
                 if position > start:
                     yield rate, picked(frames[-(position - start) :], job.channel)
-            if (known and stop - position > LENGTH_TOLERANCE_SECONDS * rate) or _cut_short(sound):
+            size_bytes = os.fstat(file.descriptor).st_size
+            short = known and stop - position > LENGTH_TOLERANCE_SECONDS * rate
+            if short or _cut_short(sound) or (position >= total and _goes_on(sound, size_bytes)):
                 job.flags.add("truncated")
             elif damaged:
                 job.flags.add("damaged")
@@ -210,6 +218,12 @@ def _behind_damage(file: LocalFile, job: DecodeJob, position: int, rate: int) ->
         count += piece.size
         yield rate, piece
     return count
+
+
+def _goes_on(sound: soundfile.SoundFile, size_bytes: int) -> bool:
+    """Whether a file has far more than its header says: of one that was streamed that is the most it can say."""
+    told = _DATA_BYTES.search(sound.extra_info)
+    return told is not None and 0x7FFF0000 <= int(told[1]) < size_bytes - MORE_BYTES
 
 
 def _cut_short(sound: soundfile.SoundFile) -> bool:

@@ -90,12 +90,12 @@ def convert(folder: Path, target: Path, buffer: Buffer | None = None) -> None:
     where that is no file of its own. Float weights keep their type; int8 ones get that of the layer norms. Raises
     ModelLoadError for anything that is no Whisper model of binary version 6, OSError where files cannot be written.
     """
-    from safetensors.torch import save_file
+    from workers.weights import save
 
     settings, vocabulary = read_json(folder / "config.json"), read_vocabulary(folder)
     buffer = _map(folder / "model.bin") if buffer is None else buffer
     variables = read_variables(buffer)
-    save_file(_tensors(buffer, variables), target / "model.safetensors", metadata={"format": "pt"})
+    save(_tensors(buffer, variables), target / "model.safetensors")
     shutil.copyfile(folder / "tokenizer.json", target / "tokenizer.json")
     for name, content in json_files(_sizes(buffer, variables), settings, vocabulary).items():
         text = json.dumps(content, ensure_ascii=False, indent=2)

@@ -31,6 +31,10 @@ class FaultError(Exception):
     """A decoder cannot go on; the text is its reason in one line."""
 
 
+class NothingDecodedError(FaultError):
+    """The file tells a length, and no sound comes of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class AudioEnd:
     """What is known at the end: seconds decoded, flags, channels (see `workers.audio.AudioStream`)."""

@@ -186,6 +186,7 @@ def parse_output(
     ``ids``: generated tokens, forced ones included. ``logprobs``: one mapping per token, id -> natural log of the
     model's own probability, with the generated token in each and ``no_speech`` in the first.
     """
+    decode = _each_once(decode)
     forced = rules_of(request, tokens).forced_steps
     language, language_probability = "en", 1.0
     if tokens.languages:
@@ -223,6 +224,19 @@ def parse_output(
         whole=whole,
         finished=not ran_out,
     )
+
+
+def _each_once(decode: Callable[[Sequence[int]], str]) -> Callable[[Sequence[int]], str]:
+    """``decode``, which remembers: a window's segments are wanted twice, on the thread that hears of every token."""
+    known: dict[tuple[int, ...], str] = {(): ""}
+
+    def decoded(ids: Sequence[int]) -> str:
+        key = tuple(ids)
+        if key not in known:
+            known[key] = decode(ids)
+        return known[key]
+
+    return decoded
 
 
 def _whole(

@@ -190,12 +190,16 @@ class VllmEngine:
         with forked_engine():
             llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         try:
-            await llm.collective_rpc("order_encodings")
-            await llm.collective_rpc("gather_rows_together")
-            if device_kind() == "cpu":
-                await llm.collective_rpc("keep_encodings", args=(CPU_KEPT_ENCODINGS * arguments["max_num_seqs"],))
-        except Exception:
+            # vLLM itself waits for ever where the engine's process ends or stands still now.
+            async with asyncio.timeout(self._settings.request_timeout_seconds):
+                await llm.collective_rpc("order_encodings")
+                await llm.collective_rpc("gather_rows_together")
+                if device_kind() == "cpu":
+                    await llm.collective_rpc("keep_encodings", args=(CPU_KEPT_ENCODINGS * arguments["max_num_seqs"],))
+        except Exception as error:
             llm.shutdown()
+            if isinstance(error, TimeoutError):
+                raise ModelLoadError(f"the model {model.name} loads but its engine does not answer") from error
             raise
         _note_outputs(llm, self._progress)
         return llm

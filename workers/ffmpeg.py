@@ -17,7 +17,14 @@ from av.stream import Discard
 
 from workers.audio import BEYOND_END
 from workers.audio_source import LocalFile
-from workers.decode_job import LENGTH_TOLERANCE_SECONDS, RUN_UP_SECONDS, DecodeJob, FaultError, piece_frames
+from workers.decode_job import (
+    LENGTH_TOLERANCE_SECONDS,
+    RUN_UP_SECONDS,
+    DecodeJob,
+    FaultError,
+    NothingDecodedError,
+    piece_frames,
+)
 from workers.errors import TranscriptionError
 from workers.flac import begins_late
 from workers.mp3 import SYNC_BYTE, Places, Tags, longest_s, told_frames
@@ -54,6 +61,8 @@ def _container(file: LocalFile, source: str) -> Iterator[av.container.InputConta
         options = {"protocol_whitelist": "none"}
         with file.open() as opened, av.open(opened, "r", options=options, metadata_errors="ignore") as container:
             yield container
+    except MemoryError:  # FFmpeg's own is both
+        raise
     except av.error.FFmpegError as error:  # "no such file" and "not permitted" too are what it makes of bad content
         raise FaultError(error.strerror or type(error).__name__) from None
     except OSError as error:  # Python's own, of reading the file
@@ -157,7 +166,7 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
                 return
     told_s = float(stream.duration * tick_s) if stream.duration else 0.0
     if not job.start_s and not position_s and told_s > LENGTH_TOLERANCE_SECONDS:
-        raise FaultError(f"{name} of which nothing can be decoded")
+        raise NothingDecodedError(f"{name} of which nothing can be decoded")
     if not job.channels:  # no frame told
         job.found_channels(stream.codec_context.channels)
     if job.start_s and (position_s or 0.0) <= job.start_s:

@@ -6,6 +6,7 @@ import contextlib
 import weakref
 from concurrent.futures import Future, InvalidStateError
 
+from workers.errors import EngineLostError
 from workers.interface import WindowResult
 
 
@@ -15,7 +16,9 @@ def pass_on(running: Future[WindowResult], answer: Future[WindowResult]) -> None
     decoding_now = weakref.ref(running)
 
     def done(running: Future[WindowResult]) -> None:
-        if not running.cancelled():
+        if running.cancelled():  # by its answer, or by vLLM as it ends
+            settle(answer, EngineLostError("the engine ended in the middle of a window"))
+        else:
             settle(answer, running.exception() or running.result())
 
     def unwanted(answer: Future[WindowResult]) -> None:

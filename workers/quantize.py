@@ -50,7 +50,8 @@ def quantize(folder: Path, target: Path) -> None:
     cannot be written.
     """
     from safetensors import SafetensorError, safe_open
-    from safetensors.torch import save_file
+
+    from workers.weights import save
 
     config = read_json(folder / "config.json")
     if _CONFIG_KEY in config:
@@ -68,7 +69,7 @@ def quantize(folder: Path, target: Path) -> None:
     for path in folder.iterdir():
         if path.is_file() and path.suffix in (".json", ".txt") and path.name != "model.safetensors.index.json":
             shutil.copyfile(path, target / path.name)
-    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    save(tensors, target / "model.safetensors")
     text = json.dumps(config | {_CONFIG_KEY: _QUANTIZATION}, ensure_ascii=False, indent=2)
     (target / "config.json").write_text(text + "\n", encoding="utf-8")
 

@@ -10,20 +10,24 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 #: Where vLLM makes them (vLLM `envs.py`); a user who has set it has his reasons.
 VARIABLE = "VLLM_RPC_BASE_PATH"
 #: What a socket's path may have (Linux, `unix(7)`: 108 with its end), and what vLLM's part of it has: "/" and a UUID.
 MOST_BYTES, NAME_BYTES = 107, 37
+PREFIX = "wf-"
 
 
 @contextmanager
 def short_lived_sockets() -> Iterator[None]:
-    """Engines that are loaded inside leave no sockets behind, unless the temporary folder's path is too long."""
-    with tempfile.TemporaryDirectory(prefix="wf-", ignore_cleanup_errors=True) as folder:
-        if VARIABLE in os.environ or len(os.fsencode(folder)) + NAME_BYTES > MOST_BYTES:
-            yield
-            return
+    """Engines that are loaded inside leave no sockets behind. In /tmp where the temporary folder's path is too long."""
+    if VARIABLE in os.environ:
+        yield
+        return
+    usual_bytes = len(os.fsencode(Path(tempfile.gettempdir(), f"{PREFIX}{'X' * 8}")))
+    parent = None if usual_bytes + NAME_BYTES <= MOST_BYTES else "/tmp"
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent, ignore_cleanup_errors=True) as folder:
         os.environ[VARIABLE] = folder
         try:
             yield

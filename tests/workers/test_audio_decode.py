@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -20,7 +21,7 @@ import pytest
 import soundfile
 
 from workers.audio import SAMPLE_RATE_HZ, AudioLimits
-from workers.audio_decode import open_audio
+from workers.audio_decode import _goes_on, open_audio
 from workers.audio_source import LocalFile, local_file
 from workers.decode_job import AudioEnd
 from workers.errors import TranscriptionError, TransientError
@@ -377,6 +378,41 @@ class TestDamage:
         audio, end = read(made)
         assert (audio.size, end.flags) == (3 * SAMPLE_RATE_HZ, ())
 
+    @pytest.mark.parametrize("start_s", [0.0, 0.5, 1.0, 2.0])
+    def test_a_part_of_a_wav_that_was_never_closed_is_read_too(self, tmp_path: Path, start_s: float) -> None:
+        made = write(tmp_path / "a.wav", tone(4), SAMPLE_RATE_HZ)
+        content = bytearray(made.read_bytes())
+        content[4:8], content[40:44] = (36).to_bytes(4, "little"), bytes(4)
+        made.write_bytes(content)
+        audio, end = read(made, start_s=start_s)
+        assert (audio.size, end.flags) == ((4 - start_s) * SAMPLE_RATE_HZ, ())
+
+    @pytest.mark.parametrize(("more_bytes", "goes_on"), [(0, False), (2**16, False), (2**22, True)])
+    @pytest.mark.parametrize("size", [0x7FFFF000, 0xFFFFFFFF])
+    def test_a_streamed_wav_of_more_than_its_header_can_say_is_known(
+        self, tmp_path: Path, size: int, more_bytes: int, goes_on: bool
+    ) -> None:
+        made = write(tmp_path / "a.wav", tone(1), SAMPLE_RATE_HZ)
+        content = bytearray(made.read_bytes())
+        content[40:44] = size.to_bytes(4, "little")
+        made.write_bytes(content)
+        os.truncate(made, 44 + size + more_bytes)  # a hole in place of the sound
+        with soundfile.SoundFile(made) as sound:
+            assert _goes_on(sound, made.stat().st_size) == goes_on
+
+    def test_an_rf64_that_was_never_closed_is_no_silence(self, tmp_path: Path) -> None:
+        """Both decoders open it, and neither has a sample of it."""
+        made = tmp_path / "a.wav"
+        soundfile.write(made, tone(30), SAMPLE_RATE_HZ, format="RF64", subtype="PCM_16")
+        content = bytearray(made.read_bytes())
+        place = content.index(b"ds64") + 8
+        content[place : place + 24] = bytes(24)
+        made.write_bytes(content)
+        with contextlib.suppress(TranscriptionError):
+            assert read(made)[1].duration_s > 29
+            return
+        assert error_of(made).type == "not_audio"
+
     @pytest.mark.parametrize("name", ["a.flac", "a.mp3", "a.ogg"])
     def test_truncated_file_of_libsndfile(self, tmp_path: Path, name: str) -> None:
         made = write(tmp_path / name, tone(30, 44_100), 44_100)
@@ -611,6 +647,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(self.content)
         elif self.path == "/silent":
             self.server.released.wait(60)  # type: ignore[attr-defined]
+        elif self.path.startswith("/part/"):
+            first, count = (int(number) for number in self.path.removeprefix("/part/").split("-"))
+            part = self.content[first : first + count]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(self.content)}")
+            self.send_header("Content-Length", str(len(part)))
+            self.end_headers()
+            self.wfile.write(part)
         else:
             self.send_response(200)
             self.end_headers()  # no length: the limit has to be found on the way
@@ -654,6 +698,14 @@ class TestFetching:
         error = error_of(server + "/cut")
         assert isinstance(error, TransientError)
         assert "the connection ended after" in error.message
+
+    def test_a_part_is_not_taken_for_all(self, server: str) -> None:
+        """As broken caches give."""
+        assert read(server + "/part/0-1000000")[1].duration_s == pytest.approx(5, abs=0.1)
+        for part in ("0-5000", "100-1000000"):
+            error = error_of(f"{server}/part/{part}")
+            assert (error.type, isinstance(error, TransientError)) == ("fetch_failed", True)
+            assert "HTTP 206" in error.message
 
     def test_server_that_says_nothing(self, server: str) -> None:
         error = error_of(server + "/silent", replace(LIMITS, decode_timeout_seconds=1))

@@ -251,6 +251,25 @@ def test_what_ran_out_of_tokens_is_whole_up_to_the_last_end_of_a_segment() -> No
     assert not result.finished
 
 
+def test_no_part_of_a_text_is_decoded_twice() -> None:
+    """It takes its time on the thread that hears of every token."""
+    tokens, asked = tokens_of(V2), list[tuple[int, ...]]()
+    zero = tokens.timestamp_begin
+    ids = [zero, 10, 11, zero + 100, zero + 100, 12, zero + 200, tokens.end_of_text]
+    said = [{id: -0.5} for id in ids]
+    rules = rules_of(window(30.0, language="en", timestamps=True), tokens)
+    forced = [{tokens.languages["en"]: -0.1, tokens.no_speech: -1.0}, {rules.task: -0.1}]
+
+    def decode(part: Sequence[int]) -> str:
+        asked.append(tuple(part))
+        return words(part)
+
+    request = window(30.0, language="en", timestamps=True)
+    result = parse_output([tokens.languages["en"], rules.task, *ids], [*forced, *said], request, tokens, decode)
+    assert [one.text for one in result.segments] == ["w10 w11", "w12"]
+    assert sorted(asked) == [(10, 11), (10, 11, 12), (12,)]
+
+
 def test_a_text_that_ended_in_an_open_segment_is_whole_up_to_it_too() -> None:
     tokens = tokens_of(V2)
     zero = tokens.timestamp_begin

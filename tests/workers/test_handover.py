@@ -91,3 +91,11 @@ def test_an_engine_given_up_has_answered_already() -> None:
 
     with pytest.raises(EngineLostError):
         answer.result(0)
+
+
+def test_a_decoding_that_vllm_cancels_is_an_engine_that_is_gone() -> None:
+    running, answer = Future[WindowResult](), Future[WindowResult]()
+    pass_on(running, answer)
+    assert running.cancel()
+    with pytest.raises(EngineLostError):
+        answer.result(1)

@@ -1,7 +1,9 @@
 """Names of models and what they resolve to, with the real bundled weights and folders that CTranslate2 wrote."""
 
+import errno
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -149,6 +151,29 @@ def test_a_converted_folder_can_be_read_by_others_and_leftovers_go(ctranslate2, 
     (leftover / "model.safetensors").write_bytes(b"half")
     assert Path(resolve_model(str(ctranslate2), "cpu", str(tmp_path)).path_or_id) == first
     assert not leftover.exists()
+
+
+def test_what_is_converted_is_taken_from_a_cache_that_nobody_may_write_to(ctranslate2, tmp_path, monkeypatch):
+    """One that is shared, or mounted to be read only."""
+    first = resolve_model(str(ctranslate2), "cpu", str(tmp_path))
+    monkeypatch.setattr(Path, "open", _refused)
+    monkeypatch.setattr(Path, "mkdir", _refused)
+    models._once(Path(first.path_or_id), _refused)
+
+
+def _refused(*_args, **_options):
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_a_full_disk_is_named(ctranslate2, tmp_path):
+    """safetensors says that in an error of its own."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**10, hard))
+    try:
+        with pytest.raises(ModelLoadError, match=r"cannot write the converted model to .*WHISPER_MODEL_CACHE"):
+            resolve_model(str(ctranslate2), "cpu", str(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_failed_conversion_leaves_nothing(ctranslate2, tmp_path):

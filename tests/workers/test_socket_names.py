@@ -57,10 +57,17 @@ def test_the_users_own_folder_stays_as_it_is(temporary: Path, monkeypatch: pytes
     assert os.environ[VARIABLE] == "/run/mine"
 
 
-def test_a_path_that_no_socket_may_have_is_left_to_vllm(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    deep = temporary / ("x" * 100)
+@pytest.mark.parametrize("length", [30, 100])
+def test_a_path_that_no_socket_may_have_is_not_taken(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    """As batch systems and CI give: no engine could load."""
+    deep = temporary / ("x" * length)
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    with short_lived_sockets():
-        assert VARIABLE not in os.environ
+    with short_lived_sockets(), socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"{os.environ[VARIABLE]}/{uuid4()}")
+        made = Path(os.environ[VARIABLE])
+        assert made.is_relative_to(deep) == (length == 30)
+    assert not made.exists()
     assert list(deep.iterdir()) == []
