@@ -101,6 +101,7 @@ def _decoded(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
         yield from _until_fault(first, job)
         return
     # The first does not know it, stumbles, or sees nothing in it. Its flags do not hold for the other decoder.
+    flags = set(job.flags)
     job.flags.clear()
     try:
         other, other_reason = _head(second)
@@ -119,6 +120,9 @@ def _decoded(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
         by_sound, by_container = (other_reason, reason) if container_first else (reason, other_reason)
         why = f"libsndfile: {by_sound}; ffmpeg: {by_container}"
         raise TranscriptionError("not_audio", f"{shown(job.source)}: cannot be read as audio ({why})")
+    elif flags:  # neither has a sample of this part, and the first knows why
+        job.flags.clear()
+        job.flags.update(flags)
 
 
 def _is_mp3(path: str) -> bool:
@@ -221,9 +225,11 @@ def _behind_damage(file: LocalFile, job: DecodeJob, position: int, rate: int) ->
 
 
 def _goes_on(sound: soundfile.SoundFile, size_bytes: int) -> bool:
-    """Whether a file has far more than its header says: of one that was streamed that is the most it can say."""
+    """Whether a file has far more than its header says: in one that was streamed that is about the most it can say."""
     told = _DATA_BYTES.search(sound.extra_info)
-    return told is not None and 0x7FFF0000 <= int(told[1]) < size_bytes - MORE_BYTES
+    if told is None or int(told[1]) >= size_bytes - MORE_BYTES:
+        return False
+    return any(most - 0xFFFF <= int(told[1]) <= most for most in (0x7FFFFFFF, 0xFFFFFFFF))
 
 
 def _cut_short(sound: soundfile.SoundFile) -> bool:

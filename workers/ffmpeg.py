@@ -61,8 +61,6 @@ def _container(file: LocalFile, source: str) -> Iterator[av.container.InputConta
         options = {"protocol_whitelist": "none"}
         with file.open() as opened, av.open(opened, "r", options=options, metadata_errors="ignore") as container:
             yield container
-    except MemoryError:  # FFmpeg's own is both
-        raise
     except av.error.FFmpegError as error:  # "no such file" and "not permitted" too are what it makes of bad content
         raise FaultError(error.strerror or type(error).__name__) from None
     except OSError as error:  # Python's own, of reading the file

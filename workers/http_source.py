@@ -111,7 +111,7 @@ def _save(answer: http.client.HTTPResponse, download: Download) -> None:
     if not 200 <= answer.status < 300 or answer.status in _RETRY:
         kind = TransientError if answer.status >= 500 or answer.status in _RETRY else TranscriptionError
         raise kind("fetch_failed", f"{name}: HTTP {answer.status} {printable(answer.reason)[:100]}")
-    if answer.status == http.HTTPStatus.PARTIAL_CONTENT and not _is_whole(answer.getheader("Content-Range", "")):
+    if answer.status == http.HTTPStatus.PARTIAL_CONTENT and _is_part(answer.getheader("Content-Range", "")):
         raise TransientError("fetch_failed", f"{name}: a part came, and all was asked for (HTTP 206)")
     download.progress()
     announced = answer.length or 0
@@ -127,10 +127,10 @@ def _save(answer: http.client.HTTPResponse, download: Download) -> None:
         raise TransientError("fetch_failed", f"{name}: the connection ended after {copied} of {announced} bytes")
 
 
-def _is_whole(content_range: str) -> bool:
-    """Whether a part of a resource is all of it (RFC 9110, 14.4)."""
-    found = re.fullmatch(r"bytes 0-(\d+)/(\d+)", content_range.strip())
-    return found is not None and int(found[1]) + 1 == int(found[2])
+def _is_part(content_range: str) -> bool:
+    """Whether what comes is known not to be all there is (RFC 9110, 14.4)."""
+    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", content_range.strip())
+    return found is not None and (int(found[1]) > 0 or found[3] not in ("*", str(int(found[2]) + 1)))
 
 
 def _unzipped(read: Callable[[int], bytes]) -> Callable[[int], bytes]:

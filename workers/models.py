@@ -268,9 +268,9 @@ def _once(destination: Path, write: Callable[[Path], None]) -> None:
     """
     import fcntl  # which Windows has not, where clients ask for slugs
 
-    if destination.exists():  # in a cache that others, or nobody, may write to
-        return
     try:
+        if destination.exists():  # in a cache that others, or nobody, may write to
+            return
         destination.parent.mkdir(parents=True, exist_ok=True)
         with (destination.parent / f".{destination.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # given up when the file is closed, or by the kernel when we die

@@ -21,15 +21,24 @@ PREFIX = "wf-"
 
 @contextmanager
 def short_lived_sockets() -> Iterator[None]:
-    """Engines that are loaded inside leave no sockets behind. In /tmp where the temporary folder's path is too long."""
-    if VARIABLE in os.environ:
+    """Engines that are loaded inside leave no sockets behind, but where only vLLM's own, shorter paths are possible.
+
+    They lie in /tmp where the temporary folder's path is too long for these too.
+    """
+    temporary = Path(tempfile.gettempdir())
+    fits, fits_vllm = (_bytes_of(folder) <= MOST_BYTES for folder in (temporary / f"{PREFIX}{'X' * 8}", temporary))
+    if VARIABLE in os.environ or (fits_vllm and not fits):
         yield
         return
-    usual_bytes = len(os.fsencode(Path(tempfile.gettempdir(), f"{PREFIX}{'X' * 8}")))
-    parent = None if usual_bytes + NAME_BYTES <= MOST_BYTES else "/tmp"
+    parent = None if fits else "/tmp"
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent, ignore_cleanup_errors=True) as folder:
         os.environ[VARIABLE] = folder
         try:
             yield
         finally:
             os.environ.pop(VARIABLE, None)
+
+
+def _bytes_of(folder: Path) -> int:
+    """How long the path of a socket in a folder is."""
+    return len(os.fsencode(folder)) + NAME_BYTES

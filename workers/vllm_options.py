@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
+import sysconfig
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,7 @@ def prepare_environment(settings: Settings, device: Device) -> None:
         defaults["VLLM_CPU_OMP_THREADS_BIND"] = binding
         defaults["VLLM_CPU_KVCACHE_SPACE"] = str(settings.cpu_kv_cache_gib)
         defaults |= CPU_MALLOC | CPU_COMPILER
-        if any(map(str.isspace, sys.prefix)):  # PyTorch's compiler splits the paths of its own headers there, and fails
+        if not can_compile():
             defaults["TORCHDYNAMO_DISABLE"] = "1"
         _preload_openmp()
     else:
@@ -69,6 +71,16 @@ def prepare_environment(settings: Settings, device: Device) -> None:
         defaults["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def can_compile() -> bool:
+    """Whether PyTorch's compiler works for a CPU, which vLLM uses for log-probabilities and would end without.
+
+    It calls a C++ compiler with Python's headers, and splits the paths of its own at spaces.
+    """
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    return compiler is not None and headers.is_file() and not any(map(str.isspace, sys.prefix))
 
 
 def _preload_openmp() -> None:

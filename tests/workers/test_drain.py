@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -19,7 +21,7 @@ from celery import Celery
 from doomed import start_doomed
 from fleet import Fleet, wait_for
 from workers import keys
-from workers.drain import ONE_SIGNAL_SECONDS, Ending
+from workers.drain import ONE_SIGNAL_SECONDS, Ending, handle_signals
 from workers.messages import RowResult
 from workers.presence import live_workers
 
@@ -208,3 +210,35 @@ def test_grace_begins_once_and_a_second_call_ends_it(monkeypatch: pytest.MonkeyP
     now = 115.0
     ending.begin(at_once=True)
     assert ending.overdue_seconds() == 5, "a third call must not give it more time"
+
+
+def test_two_sigterms_at_once_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd tells the supervisor and the worker, and the supervisor passes it on."""
+    now, handlers = 100.0, dict[int, Any]()
+    monkeypatch.setattr("workers.drain.time.monotonic", lambda: now)
+    monkeypatch.setattr("workers.drain._end_signals", lambda: (signal.SIGTERM, signal.SIGINT))
+    monkeypatch.setattr("workers.drain.signal.signal", handlers.__setitem__)
+    monkeypatch.setattr("workers.drain.state", SimpleNamespace(should_stop=None))
+    ending = Ending(grace_seconds=60)
+    handle_signals(ending, "worker@here")
+    handlers[signal.SIGTERM](signal.SIGTERM, None)
+    assert (ending.told, ending.deadline) == (True, 160.0)
+    now += ONE_SIGNAL_SECONDS / 2
+    handlers[signal.SIGTERM](signal.SIGTERM, None)
+    assert ending.deadline == 160.0
+    now += ONE_SIGNAL_SECONDS
+    handlers[signal.SIGTERM](signal.SIGTERM, None)
+    assert ending.deadline == now
+
+
+def test_two_ctrl_c_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, handlers = 100.0, dict[int, Any]()
+    monkeypatch.setattr("workers.drain.time.monotonic", lambda: now)
+    monkeypatch.setattr("workers.drain._end_signals", lambda: (signal.SIGTERM, signal.SIGINT))
+    monkeypatch.setattr("workers.drain.signal.signal", handlers.__setitem__)
+    monkeypatch.setattr("workers.drain.state", SimpleNamespace(should_stop=None))
+    ending = Ending(grace_seconds=60)
+    handle_signals(ending, "worker@here")
+    for _ in range(2):
+        handlers[signal.SIGINT](signal.SIGINT, None)
+    assert ending.deadline == now

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import av
 import numpy as np
@@ -16,10 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.audio import AudioLimits
-from workers.audio_source import local_file
 from workers.decode_job import MAX_PIECE_VALUES, DecodeJob, FaultError, piece_frames
 from workers.errors import TranscriptionError
-from workers.ffmpeg import _alike, ffmpeg_pieces
+from workers.ffmpeg import _alike
 from workers.pcm import mean, mono, resampled
 from workers.settings import load_settings
 
@@ -110,16 +107,6 @@ def test_frames_of_too_many_channels_are_refused_before_they_are_gathered() -> N
 
     with pytest.raises(TranscriptionError, match="2 channels, at most 1"):
         next(groups)
-
-
-def test_a_memory_that_is_full_is_no_fault_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory")
-
-    (tmp_path / "a.wav").write_bytes(b"RIFF")
-    monkeypatch.setattr(av, "open", full)
-    with local_file(str(tmp_path / "a.wav"), job().limits, lambda: None) as file, pytest.raises(MemoryError):
-        next(ffmpeg_pieces(file, job()))
 
 
 def test_a_piece_is_bounded_by_time_and_by_values() -> None:

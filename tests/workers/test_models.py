@@ -165,6 +165,12 @@ def _refused(*_args, **_options):
     raise PermissionError(errno.EACCES, "Permission denied")
 
 
+def test_a_cache_that_may_not_be_looked_into_is_named(ctranslate2, tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "exists", _refused)
+    with pytest.raises(ModelLoadError, match="WHISPER_MODEL_CACHE"):
+        models._once(tmp_path / "model", _refused)
+
+
 def test_a_full_disk_is_named(ctranslate2, tmp_path):
     """safetensors says that in an error of its own."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

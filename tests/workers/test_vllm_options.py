@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import sysconfig
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -182,12 +184,30 @@ def test_decode_processes_give_memory_back(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 @pytest.mark.usefixtures("clean_environment")
-@pytest.mark.parametrize(("prefix", "wanted"), [("/srv/fleet/.venv", None), ("/srv/my fleet/.venv", "1")])
-def test_nothing_is_compiled_where_the_compiler_could_not_find_its_headers(
-    monkeypatch: pytest.MonkeyPatch, prefix: str, wanted: str | None
+@pytest.mark.parametrize(
+    ("prefix", "compiler", "headers", "wanted"),
+    [
+        ("/srv/fleet/.venv", "/usr/bin/g++", True, None),
+        ("/srv/my fleet/.venv", "/usr/bin/g++", True, "1"),
+        ("/srv/fleet/.venv", None, True, "1"),
+        ("/srv/fleet/.venv", "/usr/bin/g++", False, "1"),
+    ],
+)
+def test_nothing_is_compiled_where_the_compiler_or_its_headers_are_not_found(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    prefix: str,
+    compiler: str | None,
+    headers: bool,
+    wanted: str | None,
 ) -> None:
+    """A machine with Python, git and make has neither g++ nor Python's headers, and no engine would start."""
     os.environ.pop("TORCHDYNAMO_DISABLE", None)
     monkeypatch.setattr(sys, "prefix", prefix)
+    monkeypatch.setattr(shutil, "which", lambda name: {"g++": compiler}.get(name))
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    if headers:
+        (tmp_path / "Python.h").touch()
 
     prepare_environment(load_settings(), "cpu")
 
