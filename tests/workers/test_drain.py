@@ -212,33 +212,37 @@ def test_grace_begins_once_and_a_second_call_ends_it(monkeypatch: pytest.MonkeyP
     assert ending.overdue_seconds() == 5, "a third call must not give it more time"
 
 
+class Told:
+    """A worker's end, and its handlers of signals, at a time that a test decides on."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        self.ending = Ending(grace_seconds=60)
+        self._handlers: dict[int, Any] = {}
+        patch.setattr("workers.drain.time.monotonic", lambda: self.now)
+        patch.setattr("workers.drain._end_signals", lambda: (signal.SIGTERM, signal.SIGINT))
+        patch.setattr("workers.drain.signal.signal", self._handlers.__setitem__)
+        patch.setattr("workers.drain.state", SimpleNamespace(should_stop=None))
+        handle_signals(self.ending, "worker@here")
+
+    def deadline_after(self, seconds: float, number: signal.Signals) -> float | None:
+        """When the grace is over, once a signal came so many seconds later."""
+        self.now += seconds
+        self._handlers[number](number, None)
+        return self.ending.deadline
+
+
 def test_two_sigterms_at_once_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """systemd tells the supervisor and the worker, and the supervisor passes it on."""
-    now, handlers = 100.0, dict[int, Any]()
-    monkeypatch.setattr("workers.drain.time.monotonic", lambda: now)
-    monkeypatch.setattr("workers.drain._end_signals", lambda: (signal.SIGTERM, signal.SIGINT))
-    monkeypatch.setattr("workers.drain.signal.signal", handlers.__setitem__)
-    monkeypatch.setattr("workers.drain.state", SimpleNamespace(should_stop=None))
-    ending = Ending(grace_seconds=60)
-    handle_signals(ending, "worker@here")
-    handlers[signal.SIGTERM](signal.SIGTERM, None)
-    assert (ending.told, ending.deadline) == (True, 160.0)
-    now += ONE_SIGNAL_SECONDS / 2
-    handlers[signal.SIGTERM](signal.SIGTERM, None)
-    assert ending.deadline == 160.0
-    now += ONE_SIGNAL_SECONDS
-    handlers[signal.SIGTERM](signal.SIGTERM, None)
-    assert ending.deadline == now
+    told = Told(monkeypatch)
+    assert not told.ending.told
+    assert told.deadline_after(0, signal.SIGTERM) == 160.0
+    assert told.ending.told
+    assert told.deadline_after(ONE_SIGNAL_SECONDS / 2, signal.SIGTERM) == 160.0
+    assert told.deadline_after(ONE_SIGNAL_SECONDS, signal.SIGTERM) == told.now
 
 
 def test_two_ctrl_c_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, handlers = 100.0, dict[int, Any]()
-    monkeypatch.setattr("workers.drain.time.monotonic", lambda: now)
-    monkeypatch.setattr("workers.drain._end_signals", lambda: (signal.SIGTERM, signal.SIGINT))
-    monkeypatch.setattr("workers.drain.signal.signal", handlers.__setitem__)
-    monkeypatch.setattr("workers.drain.state", SimpleNamespace(should_stop=None))
-    ending = Ending(grace_seconds=60)
-    handle_signals(ending, "worker@here")
-    for _ in range(2):
-        handlers[signal.SIGINT](signal.SIGINT, None)
-    assert ending.deadline == now
+    told = Told(monkeypatch)
+    assert told.deadline_after(0, signal.SIGINT) == 160.0
+    assert told.deadline_after(0.01, signal.SIGINT) == told.now
