@@ -105,7 +105,7 @@ def _decoded(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
     job.flags.clear()
     try:
         other, other_reason = _head(second)
-    except TranscriptionError:
+    except (TranscriptionError, MemoryError):
         if reason is not None and not head:
             raise
         other, other_reason = [], FaultError("no audio")

@@ -56,12 +56,17 @@ def ffmpeg_pieces(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
 
 @contextmanager
 def _container(file: LocalFile, source: str) -> Iterator[av.container.InputContainer]:
+    is_open = False
     try:
         # Play lists and the like name other files and addresses to open. This one is open already, no other will be.
         options = {"protocol_whitelist": "none"}
         with file.open() as opened, av.open(opened, "r", options=options, metadata_errors="ignore") as container:
+            is_open = True
             yield container
-    except av.error.FFmpegError as error:  # "no such file" and "not permitted" too are what it makes of bad content
+    except av.error.FFmpegError as error:
+        if is_open and isinstance(error, MemoryError):  # of a file that it cannot open ENOMEM may mean nonsense in it
+            raise
+        # "no such file" and "not permitted" too are what it makes of bad content
         raise FaultError(error.strerror or type(error).__name__) from None
     except OSError as error:  # Python's own, of reading the file
         if error.errno == errno.EINVAL:  # the content asks for a place before the file's start

@@ -129,7 +129,7 @@ def _save(answer: http.client.HTTPResponse, download: Download) -> None:
 
 def _is_part(content_range: str) -> bool:
     """Whether what comes is known not to be all there is (RFC 9110, 14.4)."""
-    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", content_range.strip())
+    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", content_range.strip(), re.IGNORECASE)
     return found is not None and (int(found[1]) > 0 or found[3] not in ("*", str(int(found[2]) + 1)))
 
 

@@ -21,13 +21,13 @@ PREFIX = "wf-"
 
 @contextmanager
 def short_lived_sockets() -> Iterator[None]:
-    """Engines that are loaded inside leave no sockets behind, but where only vLLM's own, shorter paths are possible.
+    """Engines that are loaded inside leave no sockets behind. In /tmp where the temporary folder's path is too long.
 
-    They lie in /tmp where the temporary folder's path is too long for these too.
+    Where nobody may write to that, vLLM's own paths, which are shorter, are left to it.
     """
-    temporary = Path(tempfile.gettempdir())
-    fits, fits_vllm = (_bytes_of(folder) <= MOST_BYTES for folder in (temporary / f"{PREFIX}{'X' * 8}", temporary))
-    if VARIABLE in os.environ or (fits_vllm and not fits):
+    usual = Path(tempfile.gettempdir(), f"{PREFIX}{'X' * 8}")
+    fits = len(os.fsencode(usual)) + NAME_BYTES <= MOST_BYTES
+    if VARIABLE in os.environ or not (fits or os.access("/tmp", os.W_OK)):
         yield
         return
     parent = None if fits else "/tmp"
@@ -37,8 +37,3 @@ def short_lived_sockets() -> Iterator[None]:
             yield
         finally:
             os.environ.pop(VARIABLE, None)
-
-
-def _bytes_of(folder: Path) -> int:
-    """How long the path of a socket in a folder is."""
-    return len(os.fsencode(folder)) + NAME_BYTES

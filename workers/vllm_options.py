@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import sysconfig
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,12 @@ def prepare_environment(settings: Settings, device: Device) -> None:
 def can_compile() -> bool:
     """Whether PyTorch's compiler works for a CPU, which vLLM uses for log-probabilities and would end without.
 
-    It calls a C++ compiler with Python's headers, and splits the paths of its own at spaces.
+    It calls a C++ compiler with Python's headers, and splits the paths of its own headers and results at spaces.
     """
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     headers = Path(sysconfig.get_path("include"), "Python.h")
-    return compiler is not None and headers.is_file() and not any(map(str.isspace, sys.prefix))
+    results = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir()
+    return compiler is not None and headers.is_file() and not any(map(str.isspace, sys.prefix + results))
 
 
 def _preload_openmp() -> None:

@@ -104,9 +104,15 @@ def test_demo_leaves_no_socket_or_folder_behind(demo: Outcome) -> None:
     assert demo.left == []
 
 
-def test_two_tensor_parallel_ranks_hear_nearly_the_same(demo: Outcome, tmp_path: Path) -> None:
-    both = run_demo(tmp_path, "--tensor-parallel-size", "2")
+def test_two_tensor_parallel_ranks_hear_nearly_the_same_on_a_machine_without_a_compiler(
+    demo: Outcome, tmp_path: Path
+) -> None:
+    """A fresh one has none, and nothing that was compiled before."""
+    compiled = tmp_path / "compiled"
+    nothing = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(compiled)}
+    both = run_demo(tmp_path, "--tensor-parallel-size", "2", **nothing)
     assert both.left == []
+    assert not list(compiled.rglob("*.so"))
     # Sums over two ranks are rounded on their own: in bfloat16 that decides between words that are as likely.
     texts = [[row["transcription"] for row in outcome.rows] for outcome in (demo, both)]
     assert word_error_rate(*texts) < 0.1

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.audio import AudioLimits
+from workers.audio_source import local_file
 from workers.decode_job import MAX_PIECE_VALUES, DecodeJob, FaultError, piece_frames
 from workers.errors import TranscriptionError
-from workers.ffmpeg import _alike
+from workers.ffmpeg import _alike, _container
 from workers.pcm import mean, mono, resampled
 from workers.settings import load_settings
 
@@ -107,6 +111,24 @@ def test_frames_of_too_many_channels_are_refused_before_they_are_gathered() -> N
 
     with pytest.raises(TranscriptionError, match="2 channels, at most 1"):
         next(groups)
+
+
+def test_a_memory_that_is_full_is_no_fault_of_a_file_that_could_be_opened(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    full = av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory")
+    made = tmp_path / "a.wav"
+    soundfile.write(made, np.zeros(16_000), 16_000)
+    with local_file(str(made), job().limits, lambda: None) as file:
+        with pytest.raises(MemoryError), _container(file, "a.wav"):
+            raise full
+
+        def cannot(*_: object, **__: object) -> None:
+            raise full
+
+        monkeypatch.setattr(av, "open", cannot)
+        with pytest.raises(FaultError, match="Cannot allocate memory"), _container(file, "a.wav"):
+            pass
 
 
 def test_a_piece_is_bounded_by_time_and_by_values() -> None:

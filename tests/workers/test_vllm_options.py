@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import sysconfig
+import tempfile
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -185,25 +186,29 @@ def test_decode_processes_give_memory_back(monkeypatch: pytest.MonkeyPatch, tmp_
 
 @pytest.mark.usefixtures("clean_environment")
 @pytest.mark.parametrize(
-    ("prefix", "compiler", "headers", "wanted"),
+    ("prefix", "results", "compiler", "headers", "wanted"),
     [
-        ("/srv/fleet/.venv", "/usr/bin/g++", True, None),
-        ("/srv/my fleet/.venv", "/usr/bin/g++", True, "1"),
-        ("/srv/fleet/.venv", None, True, "1"),
-        ("/srv/fleet/.venv", "/usr/bin/g++", False, "1"),
+        ("/srv/fleet/.venv", "/tmp", "/usr/bin/g++", True, None),
+        ("/srv/my fleet/.venv", "/tmp", "/usr/bin/g++", True, "1"),
+        ("/srv/fleet/.venv", "/mnt/my disk/tmp", "/usr/bin/g++", True, "1"),
+        ("/srv/fleet/.venv", "/tmp", None, True, "1"),
+        ("/srv/fleet/.venv", "/tmp", "/usr/bin/g++", False, "1"),
     ],
 )
 def test_nothing_is_compiled_where_the_compiler_or_its_headers_are_not_found(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     prefix: str,
+    results: str,
     compiler: str | None,
     headers: bool,
     wanted: str | None,
 ) -> None:
     """A machine with Python, git and make has neither g++ nor Python's headers, and no engine would start."""
-    os.environ.pop("TORCHDYNAMO_DISABLE", None)
+    for name in ("TORCHDYNAMO_DISABLE", "TORCHINDUCTOR_CACHE_DIR", "CXX"):
+        os.environ.pop(name, None)
     monkeypatch.setattr(sys, "prefix", prefix)
+    monkeypatch.setattr(tempfile, "tempdir", results)
     monkeypatch.setattr(shutil, "which", lambda name: {"g++": compiler}.get(name))
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
     if headers:
