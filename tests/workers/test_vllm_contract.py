@@ -10,7 +10,7 @@ import inspect
 from typing import Any
 
 import pytest
-from vllm import SamplingParams
+from vllm import SamplingParams, envs
 from vllm import exceptions as vllm_exceptions
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.model_executor.layers.attention import cross_attention
@@ -19,6 +19,7 @@ from vllm.renderers.base import BaseRenderer
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind
 from vllm.transformers_utils.config import try_get_generation_config
+from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.core.encoder_cache_manager import EncoderDecoderCacheManager
 from vllm.v1.core.sched.request_queue import SchedulingPolicy, create_request_queue
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
@@ -31,6 +32,7 @@ from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.request import Request
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+from vllm.v1.sample.ops import topk_topp_sampler
 from vllm.v1.sample.sampler import Sampler
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
@@ -54,6 +56,15 @@ def test_the_engine_takes_every_argument() -> None:
 
     # Benchmarks without weights set `load_format`.
     assert {*engine_arguments("a-model", load_settings()), "load_format"} <= names
+
+
+def test_vllm_knows_what_a_gpu_engine_is_told_not_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of it is said to an engine on a CPU, whose start would tell."""
+    assert "attention_backend" in {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+    assert AttentionBackendEnum["FLASH_ATTN"]
+    monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "0")
+    assert envs.environment_variables["VLLM_USE_FLASHINFER_SAMPLER"]() is False
+    assert "VLLM_USE_FLASHINFER_SAMPLER" in inspect.getsource(topk_topp_sampler)
 
 
 def test_the_engines_process_is_started_in_the_way_that_is_replaced() -> None:

@@ -48,19 +48,6 @@ def test_a_gpu_engine_compiles_no_sampler(device: Device, expected: str | None) 
     assert os.environ.get("VLLM_USE_FLASHINFER_SAMPLER") == expected
 
 
-@pytest.mark.parametrize(
-    ("device", "capability", "expected"),
-    [("cuda", 10, "FLASH_ATTN"), ("cuda", 9, None), ("cuda", 12, None), ("cuda", None, None), ("cpu", 10, None)],
-)
-def test_the_attention_of_blackwell_is_no_compiled_one(
-    monkeypatch: pytest.MonkeyPatch, device: Device, capability: int | None, expected: str | None
-) -> None:
-    monkeypatch.setattr(vllm_options, "device_kind", lambda: device)
-    monkeypatch.setattr(vllm_options, "compute_capability", lambda: capability)
-    monkeypatch.setattr(vllm_options, "engine_dtype", lambda wanted: wanted)
-    assert engine_arguments("a/model", load_settings()).get("attention_backend") == expected
-
-
 def test_weights_are_fetched_once() -> None:
     """openai/whisper-large-v3 has a second copy of them, in float32."""
     patterns = engine_arguments("a/model", load_settings())["ignore_patterns"]
