@@ -7,12 +7,16 @@ from typing import Literal
 
 from workers.device import device_kind, installed
 from workers.errors import ModelLoadError
+from workers.nvml import BLACKWELL, compute_capability
 
 CPUINFO = Path("/proc/cpuinfo")
 
 
 def engine_dtype(wanted: str = "auto", cpuinfo: Path = CPUINFO) -> str:
-    """What vLLM is told; ``auto`` on a GPU: as the checkpoint says. Raises ModelLoadError for what a CPU cannot do."""
+    """What vLLM is told; ``auto`` on a GPU: the checkpoint's own, for float32 bfloat16 (before Ampere float16).
+
+    Raises ModelLoadError for what a CPU cannot do.
+    """
     if device_kind() != "cpu":
         return wanted
     check_cpu_dtype(wanted, cpuinfo)
@@ -53,13 +57,22 @@ def computes_int8(cpuinfo: Path = CPUINFO) -> bool:
     return not flags or bool(flags & {"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
-def check_quantization(quantization: str, cpuinfo: Path = CPUINFO) -> None:
-    """Raise ModelLoadError for eight bits on a CPU that would get them wrong."""
-    if quantization == "int8" and device_kind() == "cpu" and not computes_int8(cpuinfo):
-        raise ModelLoadError(
-            "WHISPER_QUANTIZATION is int8, which this CPU computes neither exactly nor faster (it has no VNNI): "
-            "leave it out"
-        )
+def check_quantization(quantization: str, dtype: str = "auto", cpuinfo: Path = CPUINFO) -> None:
+    """Raise ModelLoadError for eight bits on a CPU that would get them wrong, or where vLLM ends at the first layer.
+
+    Source of the latter: vLLM 0.26 to 0.33 (`csrc/.../scaled_mm_entry.cu`: "Int8 not supported on SM"; vllm#54311),
+    and `_custom_ops.py` (`cutlass_scaled_mm`, which gives float16 and bfloat16 only).
+    """
+    if quantization != "int8":
+        return
+    if device_kind() == "cpu":
+        why = None if computes_int8(cpuinfo) else "this CPU computes neither exactly nor faster (it has no VNNI)"
+    elif (compute_capability() or 0) >= BLACKWELL:
+        why = "vLLM does not compute on this GPU (Blackwell)"
+    else:
+        why = "vLLM does not compute beside float32 on a GPU" if dtype == "float32" else None
+    if why is not None:
+        raise ModelLoadError(f"WHISPER_QUANTIZATION is int8, which {why}: leave it out")
 
 
 def _cpu(cpuinfo: Path) -> tuple[bool, frozenset[str]]:

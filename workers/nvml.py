@@ -13,6 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+#: Major compute capability of B200, GB200 and B300; later ones (RTX 50 and the like: 12) are of the same family.
+BLACKWELL = 10
+
 
 @cache
 def nvml() -> ModuleType | None:

@@ -15,7 +15,7 @@ from workers.vllm_options import preloads_openmp, prepare_environment
 def prepare(settings: Settings, parts: Startup) -> ResolvedModel:
     """Find the model's files and import vLLM, on a CPU for the engine's processes too. Raises ModelLoadError."""
     device = device_kind()
-    check_quantization(settings.quantization)
+    check_quantization(settings.quantization, settings.dtype)
     with parts.part(startup.MODEL):
         model = resolve_model(settings.model, device, settings.model_cache, settings.quantization)
     prepare_environment(settings, device)

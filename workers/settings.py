@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs (on CPU: core groups) that share one engine.")
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = Field(
         "auto",
-        description="Weights and activations; auto: the checkpoint's own on GPU, on CPU what it is fastest in.",
+        description="Weights and activations; auto: on GPU the checkpoint's (16 bits of float32), on CPU the fastest.",
     )
     quantization: Literal["none", "int8"] = Field(
         "none", description="int8: linear layers in 8 bits (weights and activations), from a copy made once."

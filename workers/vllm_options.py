@@ -17,7 +17,7 @@ from typing import Any
 
 from workers.device import CPU_MALLOC, Device, batch, cpu_binding, device_kind, usable_cores
 from workers.dtype import engine_dtype
-from workers.nvml import compute_capability
+from workers.nvml import BLACKWELL, compute_capability
 from workers.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,6 @@ OPENMP_NAMES = ("libiomp", "libomp", "libgomp")
 #: vLLM's own settings of PyTorch's compiler on a CPU, which that reads when it is imported: too late in a process that
 #: imports it before vLLM sets them (vLLM `platforms/cpu.py`). In eager mode, too, log-probabilities are compiled.
 CPU_COMPILER = {"TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-#: Major compute capability of B200, GB200 and B300.
-BLACKWELL = 10
 #: A CPU engine's executor, as vLLM finds it.
 CPU_EXECUTOR = "workers.cpu_executor.CpuExecutor"
 #: What a CPU engine's ranks can do besides, as vLLM finds it.
@@ -68,8 +66,9 @@ def prepare_environment(settings: Settings, device: Device) -> None:
         defaults["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         # vLLM 0.26 to 0.30 have no custom logits processors in the V2 runner, and no GPU has run ours in it yet.
         defaults[RUNNER] = "0"
-        # It is compiled when the engine starts, which takes CUDA's toolkit; no request here has a top-k or a top-p.
-        defaults["VLLM_USE_FLASHINFER_SAMPLER"] = "0"
+        # FlashInfer compiles its own when the engine starts, which takes CUDA's toolkit. No request here has a top-k or
+        # a top-p; GPUs add up by vLLM's own kernel, as up to 0.28 (from 0.29 on by FlashInfer's on NVSwitch machines).
+        defaults["VLLM_USE_FLASHINFER_SAMPLER"] = defaults["VLLM_ALLREDUCE_USE_FLASHINFER"] = "0"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
 
@@ -131,10 +130,12 @@ def logits_processor() -> str:
 
 def engine_arguments(path_or_id: str, settings: Settings) -> dict[str, Any]:
     """`AsyncEngineArgs` for a model. Raises ModelLoadError for what this device cannot do."""
-    device, windows = device_kind(), batch(settings)
+    device, windows, dtype = device_kind(), batch(settings), engine_dtype(settings.dtype)
+    # On these GPUs vLLM prefers FlashInfer's, which is compiled when the engine starts and has no cross-attention.
+    flash = device != "cpu" and dtype != "float32" and compute_capability() == BLACKWELL
     return {
         "model": path_or_id,
-        "dtype": engine_dtype(settings.dtype),
+        "dtype": dtype,
         "tensor_parallel_size": settings.tensor_parallel_size,
         "distributed_executor_backend": CPU_EXECUTOR if device == "cpu" else None,  # None: vLLM's choice
         "worker_extension_cls": CPU_EXTENSION if device == "cpu" else EXTENSION,
@@ -151,6 +152,5 @@ def engine_arguments(path_or_id: str, settings: Settings) -> dict[str, Any]:
         "disable_log_stats": True,
         # vLLM's own pattern, and the second copy of the weights that openai/whisper-large-v3 has, twice as large.
         "ignore_patterns": ["original/**/*", "*.fp32*"],
-        # On these GPUs vLLM prefers FlashInfer's, which is compiled when the engine starts and has no cross-attention.
-        **({"attention_backend": "FLASH_ATTN"} if device != "cpu" and compute_capability() == BLACKWELL else {}),
+        **({"attention_backend": "FLASH_ATTN"} if flash else {}),
     }

@@ -104,11 +104,35 @@ def test_eight_bits_are_refused_where_they_come_out_wrong(
     cpuinfo = written(tmp_path, vendor, flags)
     monkeypatch.setattr(module, "device_kind", lambda: "cpu")
     assert computes_int8(cpuinfo) is exact
-    check_quantization("none", cpuinfo)
+    check_quantization("none", cpuinfo=cpuinfo)
     if exact:
-        check_quantization("int8", cpuinfo)
+        check_quantization("int8", cpuinfo=cpuinfo)
         return
     with pytest.raises(ModelLoadError, match="WHISPER_QUANTIZATION is int8, which this CPU"):
-        check_quantization("int8", cpuinfo)
+        check_quantization("int8", cpuinfo=cpuinfo)
     monkeypatch.setattr(module, "device_kind", lambda: "cuda")
-    check_quantization("int8", cpuinfo)
+    check_quantization("int8", cpuinfo=cpuinfo)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "says"),
+    [
+        (8, "auto", None),
+        (9, "bfloat16", None),
+        (None, "auto", None),
+        (9, "float32", r"beside float32 on a GPU: leave it out$"),
+        (10, "auto", r"on this GPU \(Blackwell\): leave it out$"),
+        (12, "float16", r"on this GPU \(Blackwell\): leave it out$"),
+    ],
+)
+def test_eight_bits_are_refused_on_gpus_where_vllm_ends_with_them(
+    monkeypatch: pytest.MonkeyPatch, capability: int | None, dtype: str, says: str | None
+) -> None:
+    monkeypatch.setattr(module, "device_kind", lambda: "cuda")
+    monkeypatch.setattr(module, "compute_capability", lambda: capability)
+    check_quantization("none", dtype)
+    if says is None:
+        check_quantization("int8", dtype)
+        return
+    with pytest.raises(ModelLoadError, match=says):
+        check_quantization("int8", dtype)

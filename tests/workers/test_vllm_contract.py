@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from vllm import SamplingParams, envs
 from vllm import exceptions as vllm_exceptions
+from vllm.distributed.device_communicators import cuda_communicator
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.model_executor.layers.attention import cross_attention
 from vllm.model_executor.models.whisper import WhisperForConditionalGeneration
@@ -65,6 +66,9 @@ def test_vllm_knows_what_a_gpu_engine_is_told_not_to_compile(monkeypatch: pytest
     monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "0")
     assert envs.environment_variables["VLLM_USE_FLASHINFER_SAMPLER"]() is False
     assert "VLLM_USE_FLASHINFER_SAMPLER" in inspect.getsource(topk_topp_sampler)
+    monkeypatch.setenv("VLLM_ALLREDUCE_USE_FLASHINFER", "0")
+    assert envs.environment_variables["VLLM_ALLREDUCE_USE_FLASHINFER"]() is False
+    assert "VLLM_ALLREDUCE_USE_FLASHINFER" in inspect.getsource(cuda_communicator)
 
 
 def test_the_engines_process_is_started_in_the_way_that_is_replaced() -> None:

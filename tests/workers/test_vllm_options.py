@@ -41,11 +41,13 @@ def test_a_cpu_engine_keeps_the_memory_of_its_steps(device: Device, expected: di
 
 @pytest.mark.usefixtures("clean_environment")
 @pytest.mark.parametrize(("device", "expected"), [("cpu", None), ("cuda", "0")])
-def test_a_gpu_engine_compiles_no_sampler(device: Device, expected: str | None) -> None:
-    """FlashInfer's needs CUDA's compiler when the engine starts, which neither image nor driver brings."""
-    os.environ.pop("VLLM_USE_FLASHINFER_SAMPLER", None)
+def test_a_gpu_engine_compiles_neither_sampler_nor_all_reduce(device: Device, expected: str | None) -> None:
+    """FlashInfer's need CUDA's compiler when the engine starts, which neither image nor driver brings."""
+    names = ("VLLM_USE_FLASHINFER_SAMPLER", "VLLM_ALLREDUCE_USE_FLASHINFER")
+    for name in names:
+        os.environ.pop(name, None)
     prepare_environment(load_settings(), device)
-    assert os.environ.get("VLLM_USE_FLASHINFER_SAMPLER") == expected
+    assert [os.environ.get(name) for name in names] == [expected, expected]
 
 
 def test_weights_are_fetched_once() -> None:
