@@ -59,11 +59,12 @@ class FleetApp(Celery):  # type: ignore[misc]
 
     Celery takes ``CELERY_BROKER_URL``, ``CELERY_RESULT_BACKEND`` and ``CELERY_CONFIG_MODULE`` before all that an app
     says: those of an application's own Celery would send its calls of the fleet to its own workers' Redis. So
-    ``celery -b`` says nothing here either.
+    ``celery -b`` says nothing here either. Nor does ``DJANGO_SETTINGS_MODULE``: Celery's fix-ups for Django are for
+    the application's own app (and fail on a loader that is a class).
     """
 
     def __init__(self, *arguments: Any, broker: str, **options: Any) -> None:
-        super().__init__(*arguments, broker=broker, loader=FleetLoader, **options)
+        super().__init__(*arguments, broker=broker, loader=FleetLoader, fixups=[], **options)
         self._url = broker
 
     def connection_for_read(self, url: str | None = None, **options: Any) -> Any:

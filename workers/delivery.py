@@ -64,7 +64,7 @@ class Envelope:
         """The envelope of the message that ``task`` (a bound Celery task) runs for."""
         info = task.request.delivery_info or {}
         return cls(
-            id=task.request.id,
+            id=None if task.request.id is None else str(task.request.id),  # a UUID, from some applications
             name=task.name,
             queue=str(info.get("routing_key") or ""),
             priority=priority_of(info),

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from celery import bootsteps, states
 from celery.utils.time import maybe_iso8601
@@ -219,7 +220,9 @@ def _check_priority(priority: Any) -> None:
 
 
 def _is_id(id: Any) -> bool:
-    """Whether it can be a task's name in Redis."""
+    """Whether it can be a task's name in Redis: a text, or a UUID, a kind of value that kombu's JSON has."""
+    if isinstance(id, UUID):
+        return True
     try:
         return isinstance(id, str) and 0 < len(id) <= MAX_ID_CHARACTERS and bool(id.encode())
     except UnicodeEncodeError:

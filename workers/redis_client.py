@@ -18,24 +18,13 @@ from redis.sentinel import MasterNotFoundError
 from workers.errors import SettingsError
 from workers.redis_rights import missing_rights
 from workers.redis_sentinel import by_sentinel, no_master, shortened
-from workers.redis_url import (
-    NO_CLUSTER,
-    celery_url,
-    client_url,
-    sentinel_master,
-    shown_url,
-    tls_options,
-    without_secrets,
-)
+from workers.redis_url import NO_CLUSTER, client_url, shown_url, tls_options, without_secrets
 
 __all__ = [
-    "celery_url",
     "check_server",
-    "client_url",
     "connect",
     "reason",
     "refused_right",
-    "sentinel_master",
     "shown_url",
 ]
 
@@ -114,6 +103,8 @@ def reason(error: BaseException) -> str:
         return f"refuses this user or password ({text})"
     if isinstance(error, NoPermissionError):
         return _not_allowed(text)
+    if _names_no_database(text):
+        return f"has no such database ({text}): the number at the end of the URL is too large"
     if _wants_certificate(text):
         return "wants a client's certificate: add ssl_certfile and ssl_keyfile to the URL"
     if "EOF occurred in violation of protocol" in text:  # some servers say no more than that
@@ -142,13 +133,19 @@ def _cure(verify_code: int) -> str:
 def _is_lasting(error: BaseException) -> bool:
     if isinstance(error, AuthenticationError | NoPermissionError):
         return True
-    return _wants_certificate(str(error)) or any(
-        isinstance(one, ssl.SSLCertVerificationError) for one in _causes(error)
+    return (
+        _wants_certificate(str(error))
+        or _names_no_database(str(error))
+        or any(isinstance(one, ssl.SSLCertVerificationError) for one in _causes(error))
     )
 
 
 def _wants_certificate(text: str) -> bool:
     return "CERTIFICATE_REQUIRED" in text.upper().replace(" ", "_")
+
+
+def _names_no_database(text: str) -> bool:
+    return "DB index is out of range" in text or "invalid DB index" in text
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

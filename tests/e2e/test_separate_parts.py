@@ -18,7 +18,7 @@ from producer.job import load_job
 from rows import SAMPLES, read_rows
 from workers.device import CPU_SEQS
 from workers.errors import TranscriptionError
-from workers.redis_client import celery_url
+from workers.redis_url import celery_url
 
 Write = Callable[..., Path]
 AUDIO = SAMPLES / "audio"

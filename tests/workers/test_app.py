@@ -10,6 +10,7 @@ import pytest
 from celery import Celery
 
 from fleet import Fleet, wait_for
+from producer import Client
 from producer.embedded import start_guarded, worker_command
 from workers import device
 from workers.app import PRIORITY_BULK, PRIORITY_INTERACTIVE, create_app, priority_of, queue_name, task_threads
@@ -190,3 +191,15 @@ def test_settings_of_another_celery_are_not_the_fleets(monkeypatch: pytest.Monke
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("CELERY_CONFIG_MODULE", "applications_own")
     assert not create_app(load_settings(), set_as_current=False).conf.task_always_eager
+
+
+def test_a_project_of_django_in_the_environment_is_not_the_fleets(
+    monkeypatch: pytest.MonkeyPatch, fleet: Fleet
+) -> None:
+    """Celery would mend its apps for it, and fails on this one."""
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "site_of_somebody.settings")
+    with Client(fleet.url) as client:
+        client.transcribe("/a.wav")
+        assert sent(fleet, "transcribe")
+    fleet.redis.delete("transcribe")
+    assert not create_app(load_settings(), set_as_current=False).fixups

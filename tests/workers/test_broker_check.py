@@ -88,6 +88,13 @@ def test_a_wrong_password_ends_a_worker_without_a_word_of_it(fleet: Fleet) -> No
     assert str(password) not in said
 
 
+def test_a_database_that_does_not_exist_ends_a_worker(fleet: Fleet) -> None:
+    code, said = worker_that_ends(f"{fleet.url.rpartition('/')[0]}/99")
+
+    assert code == 1
+    assert "/99: has no such database (DB index is out of range): the number at the end of the URL" in said
+
+
 def test_a_broker_that_is_away_is_waited_for(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path, {"WHISPER_ENGINE": "standin"})
     try:

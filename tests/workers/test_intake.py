@@ -276,6 +276,16 @@ def test_headers_of_any_kind_that_celery_can_send_are_taken(worker: tuple[Fleet,
     works(fleet, client)
 
 
+def test_a_call_whose_id_is_a_uuid_is_answered(worker: tuple[Fleet, Celery]) -> None:
+    """As with Celery's own workers; a Django model's primary key is one."""
+    fleet, client = worker
+    id = uuid.uuid4()
+    call = client.send_task("whisper.transcribe", [[]], queue="transcribe", task_id=id)
+    assert "at least one record" in str(call.get(timeout=60, propagate=False)), "the task ran"
+    assert fleet.redis.exists(f"celery-task-meta-{id}")
+    works(fleet, client)
+
+
 def test_what_is_to_follow_a_call_costs_no_thread(worker: tuple[Fleet, Celery]) -> None:
     """Whatever it is: the worker would hold the message for ever, and take no more after as many as it has threads."""
     fleet, client = worker
