@@ -18,15 +18,15 @@ from producer.in_flight import withdraw
 from producer.job import Job, load_job
 from producer.journal import Journal
 from producer.lookup import job_at, output_of
-from producer.registry import Registration
+from producer.registry import ANNOUNCE_SECONDS, Registration
 from producer.routing import queues_for
 from workers.app import PRIORITY_BULK
 from workers.messages import TASKS
 
-#: Whoever is at a job looks every five seconds whether it was cancelled.
-GIVE_UP_SECONDS = 30.0
-#: Somebody else would have registered a job again within this time (`producer.collector.ANNOUNCE_SECONDS`).
-ANNOUNCED_AGAIN_SECONDS = 7.0
+#: Whoever is at a job lets go of it within this time, if it does.
+GIVE_UP_SECONDS = 6 * ANNOUNCE_SECONDS
+#: Somebody else would have registered a job again within this time.
+ANNOUNCED_AGAIN_SECONDS = ANNOUNCE_SECONDS + 2.0
 
 
 def cancel(redis: Redis, name: str) -> str:

@@ -257,7 +257,7 @@ def main() -> None:
         app()
     except (FleetError, SettingsError) as error:
         typer.echo(f"whisper-fleet: {error}", err=True)
-        sys.exit(2 if isinstance(error, UsageError | SettingsError) else 1)
+        sys.exit(error.exit_code if isinstance(error, FleetError) else UsageError.exit_code)
     except RedisError as error:
         typer.echo(f"whisper-fleet: Redis does not answer: {reason(error)}", err=True)
         sys.exit(1)

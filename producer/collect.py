@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
-from producer import registry
 from producer.collector import TRY_SHARE, Collector
-from producer.errors import FleetError, JobCancelledError, UsageError
-from producer.job import Job, load_job
+from producer.errors import FleetError, JobCancelledError
+from producer.job import Job
+from producer.lookup import job_of
 from producer.owned import OwnedJob
 from producer.reconcile import Reconciler, Watched
 from producer.registry import Progress
@@ -41,7 +40,7 @@ def serve(redis: Redis, names: Sequence[str], report: Report, config: Settings) 
     """
     collector = Collector(redis)
     reconciler = Reconciler(redis, create_app(config), config, _not_sent)
-    named = {job.id: job for job in (_known(redis, name) for name in names)}
+    named = {job.id: job for job in (job_of(name, redis) for name in names)}
     next_adoption = 0.0
     try:
         while True:
@@ -102,17 +101,3 @@ def _poll(collector: Collector, report: Report, pause_seconds: float) -> list[Jo
             log.warning("job %s: tried again in %.0f s: %s", owned.job.id, pause, owned.error)
             collector.release(owned, pause)
     return complete
-
-
-def _known(redis: Redis, name: str) -> Job:
-    """The job with this id or step file. Raises UsageError where there is none."""
-    progress = registry.read(redis, name)  # it outlives the registration: the job may be complete by now
-    finished = [progress.step_path] if progress and progress.step_path else []
-    outputs = [entry.output for entry in registry.registered(redis) if entry.id == name] or finished or [name]
-    try:
-        job = load_job(Path(outputs[0]))
-    except OSError:
-        job = None
-    if job is None:
-        raise UsageError(f"job {name}: not known to this fleet, and no step file of a job: see `whisper-fleet jobs`")
-    return job

@@ -25,15 +25,13 @@ from producer.errors import FleetError
 from producer.job import Job, load_job
 from producer.owned import OwnedJob, opened
 from producer.read_size import READ_COUNT, ReadSize
+from producer.registry import ANNOUNCE_SECONDS
 from workers import keys
 
 log = logging.getLogger(__name__)
 
 #: Answers that come a few at a time are gathered for so long: each read ends with a write that waits for the disk.
 GATHER_SECONDS = 0.05
-#: How often a job's registration and progress are repeated, which a flushed Redis has lost, and how soon a job is
-#: given back that was removed, or that somebody starts over (`producer.standing.GIVE_BACK_SECONDS`).
-ANNOUNCE_SECONDS = 5.0
 #: The share of the time that tries to go on with a job that cannot may take.
 TRY_SHARE = 0.05
 #: A journal is opened, and a step file written, within this time, or the other jobs are served meanwhile.

@@ -30,6 +30,7 @@ from producer.shares import Share, shares
 from producer.valkey import Valkey, binary
 from workers import device
 from workers.errors import ModelLoadError
+from workers.exit_codes import CANNOT_START_WORDS
 from workers.presence import Presence, live_workers
 from workers.settings import Settings, load_settings
 from workers.startup import in_words, starting_workers
@@ -195,14 +196,14 @@ def worker_command(name: str = "worker@%h", *extra: str) -> list[str]:
 
 
 def _why(path: Path, start: int) -> str:
-    """The worker's own reason: its last CRITICAL line, or else its last line.
+    """The worker's own reason: what it said last of why it cannot start, or else its last line.
 
     Where vLLM's is that of one of its processes, which it leaves to the log: that too.
     """
     lines = log_lines(path, start)
     for number, line in reversed(list(enumerate(lines))):
-        if "The worker cannot start: " in line:
-            why = line.partition("The worker cannot start: ")[2]
+        if CANNOT_START_WORDS in line:
+            why = line.partition(CANNOT_START_WORDS)[2]
             causes = [found[0] for one in lines[:number] if "root cause" not in one and (found := _CAUSE.search(one))]
             return f"{why.partition(ABOVE)[0]}{causes[-1]}" if ABOVE in why and causes else why
     return last_line(lines)

@@ -18,6 +18,7 @@ from producer.follow import RowSet
 from producer.in_flight import rows_on_their_way, task_id
 from producer.job import Job
 from producer.patience import TROUBLE, Patience
+from producer.registry import ANNOUNCE_SECONDS
 from producer.routing import queue_of_job, queues_for
 from producer.unchanged_input import UnchangedInput
 from producer.window import Window
@@ -34,8 +35,6 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS, GATHER_SECONDS = 0.02, 0.2
 #: Between the two looks after which a row counts as lost: a message on its way is nowhere for a moment.
 LOOK_AGAIN_SECONDS = 1.0
-#: How often the registration is repeated, which a flushed Redis has lost.
-ANNOUNCE_SECONDS = 5.0
 #: Messages sent in one round trip.
 BATCH_MESSAGES = 100
 

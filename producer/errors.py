@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 
 class FleetError(Exception):
     """The run cannot go on (disk full, damaged journal, changed input). ``exit_code`` is the process's exit status.
@@ -61,3 +65,22 @@ class ClientClosedError(FleetError):
     """The client was closed before the call had an answer, or before it was made."""
 
     type = "closed"
+
+
+@contextmanager
+def reworded(change: Callable[[str], str]) -> Iterator[None]:
+    """FleetErrors of the block say what ``change`` makes of their messages; all else of them stays as it is."""
+    try:
+        yield
+    except FleetError as error:
+        message = change(error.message)
+        if message == error.message:
+            raise
+        same = copy.copy(error)
+        same.args = (message,)
+        raise same from error
+
+
+def without_commands(message: str) -> str:
+    """``message`` for those who call a function: they have no command to run again."""
+    return message.replace("run the same command", "run it again")

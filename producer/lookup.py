@@ -11,6 +11,8 @@ from producer import registry
 from producer.errors import UsageError
 from producer.job import Job, load_job
 
+_NEITHER = "no step file of a job, with its job folder beside it, and no job's id"
+
 
 def find_job(name: str, broker: Callable[[], Redis] | None) -> Job:
     """The job with this step file, or with this id on the broker, which is asked only then.
@@ -20,11 +22,23 @@ def find_job(name: str, broker: Callable[[], Redis] | None) -> Job:
     job = job_at(name)
     if job is None and broker is not None:
         with broker() as redis:
-            output = output_of(name, redis)
-        job = None if output is None else load_job(output)
+            return job_of(name, redis)
     if job is None:
-        where = "set REDIS_URL to name a job by its id" if broker is None else "see `whisper-fleet jobs`"
-        raise UsageError(f"{name}: no step file of a job, with its job folder beside it, and no job's id: {where}")
+        raise UsageError(f"{name}: {_NEITHER}: set REDIS_URL to name a job by its id")
+    return job
+
+
+def job_of(name: str, redis: Redis) -> Job:
+    """The job with this step file, or with this id on the broker. Raises UsageError where there is none."""
+    job = job_at(name)
+    if job is not None:
+        return job
+    output = output_of(name, redis)
+    if output is None:
+        raise UsageError(f"{name}: {_NEITHER}: see `whisper-fleet jobs`")
+    job = job_at(str(output))
+    if job is None:
+        raise UsageError(f"job {name}: its step file {output} is not on this machine: run this where it is")
     return job
 
 

@@ -16,6 +16,9 @@ from workers.messages import Message, first_problem
 
 log = logging.getLogger(__name__)
 
+#: Whoever is at a job repeats its registration and progress so often, as a flushed Redis has lost them, and looks
+#: whether the job was removed or cancelled, or somebody starts it over.
+ANNOUNCE_SECONDS = 5.0
 #: How long the progress of a finished job stays readable.
 FINISHED_EXPIRES_SECONDS = 86_400
 

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from producer.errors import FleetError, UsageError
-from producer.inputs import default_prefix, expand_inputs, iter_lines, read_rows
+from producer.inputs import iter_lines
 from workers.errors import TranscriptionError
 from workers.languages import canonical_language
 from workers.messages import Failure, Record, first_problem
@@ -30,10 +30,6 @@ __all__ = [
     "RECORD_OPTIONS",
     "Scan",
     "ScanRules",
-    "default_prefix",
-    "expand_inputs",
-    "iter_lines",
-    "read_rows",
     "record_of",
     "recording_count",
     "scan",

@@ -10,11 +10,12 @@ from producer.disk import disk_errors
 from producer.errors import UsageError
 from producer.file_lock import FileLock
 from producer.header import INPUT_CHANGED, JobHeader, differences
+from producer.registry import ANNOUNCE_SECONDS
 
 #: Another starter of the same job needs no longer to write its header.
 SETTLE_SECONDS = 5.0
-#: A collector of the fleet looks every few seconds whether it is to give a job back (`producer.collector`).
-GIVE_BACK_SECONDS = 15.0
+#: A collector of the fleet gives a job back within this time, if it does.
+GIVE_BACK_SECONDS = 3 * ANNOUNCE_SECONDS
 
 
 def settle(step: Step, header: JobHeader, folder: Path, *, force: bool) -> JobHeader:

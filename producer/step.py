@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypedDict, get_type_hints
 
@@ -17,7 +16,7 @@ from rich.console import Console
 from producer import replace
 from producer.connection import Connection
 from producer.display import Display
-from producer.errors import FleetError, UsageError
+from producer.errors import FleetError, UsageError, reworded, without_commands
 from producer.job import Job
 from producer.opening import open_job
 from producer.registry import Progress
@@ -62,7 +61,7 @@ def run_step(
     progress: bool,
 ) -> Path:
     """Make the step on the fleet of ``connection``. Raises UsageError and FleetError in the words of Python."""
-    with _words_of_python():
+    with reworded(_words_of_python):
         check_limit(max_failed)
         spec = _spec(inputs, options)
         connection.open()
@@ -152,13 +151,6 @@ def _spec(inputs: Sequence[str | os.PathLike[str]], options: Mapping[str, Any]) 
 _OPTION = re.compile(r"(?<!\S)--([a-z]+(?:-[a-z]+)*)")
 
 
-@contextmanager
-def _words_of_python() -> Iterator[None]:
-    """Errors of the block name arguments (``cache_path``), not options of a command line (``--cache-path``)."""
-    try:
-        yield
-    except FleetError as error:
-        said = _OPTION.sub(lambda found: found[1].replace("-", "_"), error.message)
-        same = copy.copy(error)
-        same.args = (said,)
-        raise same from error
+def _words_of_python(message: str) -> str:
+    """``message`` with arguments (``cache_path``) instead of options of a command line (``--cache-path``)."""
+    return _OPTION.sub(lambda found: found[1].replace("-", "_"), without_commands(message))

@@ -13,11 +13,12 @@ def __getattr__(name: str) -> Celery:
     if name != "celery":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from workers.errors import SettingsError
+    from workers.exit_codes import CANNOT_START_WORDS
 
     try:
         from workers.app import app
     except SettingsError as error:  # Celery would show it as a traceback within a usage error
-        raise SystemExit(f"The worker cannot start: {error}") from None
+        raise SystemExit(f"{CANNOT_START_WORDS}{error}") from None
     from workers import broker_clock
 
     # Whatever consumes by this app looks for messages of silent workers too, remote control from its first moment on.

@@ -62,7 +62,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
                 loaded = runtime.build(config, threads, self._parts, lambda: ask_broker(config, self._parts), process)
         except (ModelLoadError, SettingsError, ImportError) as error:
             what = "a package is missing or broken: " if isinstance(error, ImportError) else ""
-            log.critical("The worker cannot start: %s%s", what, error)
+            log.critical("%s%s%s", exit_codes.CANNOT_START_WORDS, what, error)
             raise SystemExit(exit_codes.CANNOT_START) from error
         finally:
             starting.stop()

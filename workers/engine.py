@@ -1,4 +1,4 @@
-"""vLLM. Only this file and the logits processor know it.
+"""vLLM, loaded and fed. What else knows it is its arguments, requests, processes and decode rules beside this file.
 
 `AsyncLLM` belongs to one event loop: it lives on one loop in one thread that lasts as long as the process, and any
 thread may submit windows to it. The thread also owns the engine's child processes: the signal that ends them with

@@ -1,4 +1,4 @@
-"""What the exit code of a worker says, beside 0: it ended because it was told to."""
+"""What a worker says when it ends: its exit code, beside 0 (it was told to), and why it could not start."""
 
 from __future__ import annotations
 
@@ -8,3 +8,6 @@ CANNOT_START = 1
 USAGE = 2
 #: A worker that had started failed, or lost its engine (EX_SOFTWARE of <sysexits.h>): a new one may do better.
 FAILED = 70
+
+#: Begins what a worker says that could not start, in its log or on its standard error; why follows.
+CANNOT_START_WORDS = "The worker cannot start: "

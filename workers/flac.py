@@ -10,7 +10,8 @@ MARK = b"fLaC"
 #: Of the first byte of a metadata block's header: no other block follows.
 LAST_BLOCK = 0x80
 #: A frame begins with one of these (fixed and variable block size), two bytes of facts, and its number.
-SYNCS = FIXED, VARIABLE = (b"\xff\xf8", b"\xff\xf9")
+FIXED, VARIABLE = b"\xff\xf8", b"\xff\xf9"
+SYNCS = (FIXED, VARIABLE)
 NUMBER_AT = 4
 #: The longest header of a frame: a number of seven bytes, block size and rate of two each, and the checksum.
 LONGEST_HEADER = 16

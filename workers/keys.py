@@ -1,4 +1,4 @@
-"""Every key that this project keeps in Redis, beside Celery's own. The one place that names them.
+"""Every key that this project keeps in Redis, beside Celery's own. Who needs a name takes it from here.
 
 ===============================  ======  ==============================================================================
 key                              type    content
@@ -40,6 +40,8 @@ share by default: each gives out again what others have held for longer than its
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 JOBS = "whisper:jobs"
 WORKERS = "whisper:workers"
 STARTING = "whisper:starting"
@@ -49,6 +51,7 @@ TASK_EXPIRES_SECONDS = 86_400
 #: From the last answer on: what nobody has collected by then belongs to a job that was given up or replaced.
 RESULTS_EXPIRE_SECONDS = 14 * 86_400
 RESULT_FIELD = b"r"
+_SETTLED = "row:"
 
 
 def results(job: str) -> str:
@@ -88,4 +91,9 @@ def beat(process: str) -> str:
 
 def settled_row(row: int) -> str:
     """The field of a message's hash that says: this row needs nothing more from this message."""
-    return f"row:{row}"
+    return f"{_SETTLED}{row}"
+
+
+def settled_rows(mark: Iterable[bytes]) -> frozenset[int]:
+    """The rows whose fields (`settled_row`) are among those of a message's hash."""
+    return frozenset(int(name[len(_SETTLED) :]) for name in mark if name.startswith(_SETTLED.encode()))

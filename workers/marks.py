@@ -132,12 +132,11 @@ class TaskMarks:
             state = "elsewhere"
         elif mark.get(b"holder", self.instance) != self.instance:
             state = "orphaned"
-        rows = frozenset(int(name[4:]) for name in mark if name.startswith(b"row:"))
         return Claim(
             state,
             deaths=int(mark.get(b"deaths", 0)),
             deaths_alone=int(mark.get(b"deaths_alone", 0)),
-            settled=rows,
+            settled=keys.settled_rows(mark),
             left_alone=mark.get(b"alone") == b"1",
             cancelled=b"cancelled" in mark,
         )

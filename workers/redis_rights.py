@@ -12,6 +12,8 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import NoPermissionError, ResponseError
 
+from workers import keys
+
 #: Nobody's: of a script that is not there, of a key's or channel's last part.
 _NO_SCRIPT, _NOBODY = "0" * 40, "whisper-check"
 
@@ -32,7 +34,7 @@ _KEYS = (
     ("~translate*", "translate"),
     ("~_kombu.*", "_kombu.binding.transcribe"),
     ("~celery-task-meta-*", f"celery-task-meta-{_NOBODY}"),
-    ("~whisper:*", "whisper:jobs"),
+    ("~whisper:*", keys.JOBS),
 )
 #: Of remote control and events: workers', and of those who watch them.
 _CONTROL_KEYS = (
@@ -50,7 +52,7 @@ def missing_rights(redis: Redis, *, control: bool = True) -> list[str]:
     """
     probes = [(command, granted, granted) for granted, command in _COMMANDS]
     places = (*_KEYS, *_CONTROL_KEYS) if control else _KEYS
-    probes.append((("EXISTS", "whisper:jobs"), "+@read", "~whisper:*"))
+    probes.append((("EXISTS", keys.JOBS), "+@read", "~whisper:*"))
     probes += [(("HDEL", key, _NOBODY), "+@write", granted) for granted, key in places]
     with redis.pipeline(transaction=False) as pipe:
         for command, _, _ in probes:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
-from producer.errors import FleetError
+from producer.errors import reworded, without_commands
 
 _ARGUMENTS = {
     "--cache-path": "cache_path",
@@ -20,29 +18,15 @@ _ARGUMENTS = {
     "--task": "task",
 }
 _OPTION = re.compile("|".join(map(re.escape, _ARGUMENTS)))
-# Rows are never reused here, and there is no command to run again.
-_OTHERS = (
-    (re.compile(r" \(and keep answers with --reuse [^)]*\)"), ""),
-    (re.compile("run the same command"), "run it again"),
-)
+# Rows are never reused here.
+_REUSE = re.compile(r" \(and keep answers with --reuse[^)]*\)")
 
 
 def in_arguments(message: str) -> str:
     """``message`` with each option of ``whisper-fleet`` as the argument that it is in a pipeline."""
-    for pattern, text in _OTHERS:
-        message = pattern.sub(text, message)
-    return _OPTION.sub(lambda found: _ARGUMENTS[found[0]], message)
+    return _OPTION.sub(lambda found: _ARGUMENTS[found[0]], _REUSE.sub("", without_commands(message)))
 
 
-@contextmanager
-def arguments_named() -> Iterator[None]:
+def arguments_named() -> AbstractContextManager[None]:
     """Errors of the block name arguments, not options of a command line."""
-    try:
-        yield
-    except FleetError as error:
-        message = in_arguments(str(error))
-        if message == str(error):
-            raise
-        same = copy.copy(error)
-        same.args = (message,)
-        raise same from error
+    return reworded(in_arguments)

@@ -12,6 +12,8 @@ from job_files import answer, failed_answer, finished, new_job
 
 from fleet import Fleet, clean_environment, run_cli
 from patched_imports import patched_imports
+from producer import registry
+from producer.registry import Registration
 
 GOOD = b'{"audio": "a.wav"}\n'
 
@@ -145,6 +147,18 @@ def test_a_collector_needs_a_broker_that_answers_and_jobs_that_are_known(broker:
         line = refused(broker.cli("collect", name))
         assert name in line
         assert "whisper-fleet jobs" in line
+
+
+@pytest.mark.parametrize("command", ["collect", "failed", "retry"])
+def test_a_job_whose_files_are_elsewhere_is_told_from_one_that_is_not_known(broker: Fleet, command: str) -> None:
+    entry = Registration(id="x-1", output="/elsewhere/data_step1.jsonl", rows=1, created="2026-12-01")
+    with broker.redis as redis:
+        registry.register(redis, entry)
+        try:
+            line = refused(broker.cli(command, "x-1"))
+        finally:
+            registry.unregister(redis, "x-1")
+    assert "job x-1: its step file /elsewhere/data_step1.jsonl is not on this machine: run this where it is" in line
 
 
 def test_options_that_do_not_exist_end_with_2_too(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from producer.columns import Columns
 from producer.errors import FleetError
+from producer.inputs import read_rows
 from producer.journal import Journal
 from producer.merge import Kept, picked, write_step
-from producer.rows import ScanRules, read_rows, scan
+from producer.rows import ScanRules, scan
 from workers.messages import ChannelTranscripts, Failure, Item, RowResult, Transcript
 
 LINES = [

@@ -155,13 +155,6 @@ def test_thresholds_are_those_of_the_settings() -> None:
     assert gates.judge(heard(avg_logprob=-0.6, no_speech_prob=0.4), 10) is Verdict.SILENCE
 
 
-def test_defaults_are_those_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("COMPRESSION_RATIO_THRESHOLD", "LOGPROB_THRESHOLD", "NO_SPEECH_THRESHOLD", "TEMPERATURES"):
-        monkeypatch.delenv(f"WHISPER_{name}", raising=False)
-
-    assert Gates.from_settings(load_settings()) == Gates()
-
-
 # Loops.
 
 some_words = st.lists(st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=8), max_size=12)

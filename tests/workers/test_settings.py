@@ -7,8 +7,11 @@ import re
 
 import pytest
 
+from workers.audio import AudioLimits
 from workers.errors import SettingsError
+from workers.gates import Gates
 from workers.settings import Settings, load_settings
+from workers.speech_spans import WindowOptions
 
 PASSWORD = "hunter2-secret"
 FIELDS = Settings.model_fields
@@ -197,3 +200,8 @@ def test_a_worker_is_heard_of_several_times_before_it_counts_as_silent(
 ) -> None:
     config = load_settings(lease_seconds=lease_seconds, visibility_timeout_seconds=timeout_seconds)
     assert config.beat_seconds == beat_seconds
+
+
+@pytest.mark.parametrize("part", [AudioLimits, WindowOptions, Gates])
+def test_what_tests_take_for_default_is_what_users_get(part: type[AudioLimits | WindowOptions | Gates]) -> None:
+    assert part.from_settings(load_settings()) == part()
