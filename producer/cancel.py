@@ -48,7 +48,7 @@ def cancel(redis: Redis, name: str) -> str:
         _end(redis, job)
         answered = len(Journal.read_answered(job.step.journal_path, job.rows))
     except FileNotFoundError:
-        _take_back(redis, job)
+        take_back(redis, job)
         return f"{job.id}: cancelled, and its job folder was removed meanwhile"
     return f"{job.id}: cancelled with {answered} of {job.rows} rows answered, which are kept in {job.step.job_path}"
 
@@ -66,7 +66,7 @@ def _end(redis: Redis, job: Job) -> None:
                 )
             time.sleep(0.05)
         _check_cancelled(job)
-        _take_back(redis, job)
+        take_back(redis, job)
 
 
 def _first_busy(*locks: FileLock) -> FileLock | None:
@@ -82,7 +82,8 @@ def _check_cancelled(job: Job) -> None:
         raise UsageError(f"{job.step.path}: {what}: nothing was cancelled")
 
 
-def _take_back(redis: Redis, job: Job) -> None:
+def take_back(redis: Redis, job: Job) -> None:
+    """Take the job's messages out of the queues, and its registration: no worker and no collector begins with it."""
     withdraw(redis, queues_for(job.task, job.header.options["model"]), job.id)
     registry.unregister(redis, job.id)
 

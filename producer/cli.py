@@ -29,7 +29,7 @@ from producer.job import Job
 from producer.options import takes_job
 from producer.reconcile import producing
 from producer.registry import Progress
-from producer.run import RunOptions, reach, run_job
+from producer.run import own_fleet_options, reach, run_job
 from producer.spec import JobSpec
 from producer.step import check_limit, check_outcome, open_replacing
 from workers import discretion
@@ -57,12 +57,14 @@ def run(
     spec: JobSpec,
     tensor_parallel_size: Annotated[int | None, typer.Option(min=1, help="GPUs per engine (own fleet only).")] = None,
     workers: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=1, help="Local workers to start, each on its GPUs or its share of the cores (own fleet only)."
+            min=1, help="Local workers to start, each on its GPUs or its share of the cores: 1 (own fleet only)."
         ),
-    ] = 1,
-    max_failed: Annotated[str | None, typer.Option(metavar="N|P%", help="Stop when more rows have failed.")] = None,
+    ] = None,
+    max_failed: Annotated[
+        str | None, typer.Option(metavar="N|P%", help="Give the job up when more rows have failed.")
+    ] = None,
     table: Annotated[bool, typer.Option("--table", help="Show file, language and text at the end.")] = False,
 ) -> None:
     """Transcribe INPUT into the next step file; its path is the last line of stdout.
@@ -72,7 +74,7 @@ def run(
     """
     check_limit(max_failed)
     config = settings()
-    options = RunOptions(workers, tensor_parallel_size, max_failed)
+    options = own_fleet_options(config, workers, tensor_parallel_size, max_failed)
     job = open_replacing(_with_model(spec, config), config, options=options)
     with resumable(job, force=spec.force), Display() as display:
         job = run_job(job, options, config, display)
@@ -239,7 +241,7 @@ def _url(config: Settings) -> str:
 
 
 def _broker(config: Settings) -> tuple[str, Redis]:
-    """The shared broker, which has to answer. Raises UsageError."""
+    """The shared broker, which has to answer. Raises UsageError and FleetUnavailableError."""
     url = _url(config)
     return url, reach(url)
 

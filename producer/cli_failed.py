@@ -15,7 +15,7 @@ from producer.interruption import resumable
 from producer.job import Job
 from producer.lookup import find_job
 from producer.retry import begin_retry
-from producer.run import RunOptions, check_own_fleet, reach, run_job
+from producer.run import check_own_fleet, own_fleet_options, reach, run_job
 from producer.step import check_fleet
 from workers.settings import Settings, settings
 
@@ -45,7 +45,9 @@ def retry(
         list[str] | None, typer.Option(metavar="REASON", help="Only rows that failed for this; may be repeated.")
     ] = None,
     tensor_parallel_size: Annotated[int | None, typer.Option(min=1, help="GPUs per engine (own fleet only).")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Local workers to start, as `run` does (own fleet only).")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Local workers to start, as `run` does (own fleet only).")
+    ] = None,
 ) -> None:
     """Do the failed rows of a finished step again and rewrite its file at once; all other rows stay as they are.
 
@@ -54,7 +56,7 @@ def retry(
     """
     config = settings()
     found = _find(job, config)
-    options = RunOptions(workers, tensor_parallel_size)
+    options = own_fleet_options(config, workers, tensor_parallel_size)
 
     def ask() -> None:  # a retry that was begun, and that nobody can do, could only be given up with --force
         if config.redis_url is None:

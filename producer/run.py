@@ -11,11 +11,12 @@ from typing import Protocol
 from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
+from producer.cancel import take_back
 from producer.collection import POLL_SECONDS, Collection
 from producer.collector import Collector
 from producer.display import Display
 from producer.embedded import EmbeddedFleet, check_machine
-from producer.errors import FleetError, UsageError
+from producer.errors import FleetError, FleetUnavailableError, UsageError
 from producer.follow import Follower
 from producer.job import Job
 from producer.journal import Journal
@@ -86,14 +87,27 @@ def check_own_fleet(options: RunOptions) -> None:
     check_machine(options.workers, _environment(None, options))
 
 
+def own_fleet_options(
+    settings: Settings, workers: int | None, tensor_parallel_size: int | None, max_failed: str | None = None
+) -> RunOptions:
+    """What a command's options say of its own fleet. Raises UsageError where ``REDIS_URL`` names another one."""
+    given = [("--workers", workers), ("--tensor-parallel-size", tensor_parallel_size)]
+    for option in [name for name, value in given if value is not None and settings.redis_url is not None]:
+        raise UsageError(f"{option} is for a fleet of the command's own, and REDIS_URL names another: leave one out")
+    return RunOptions(workers or 1, tensor_parallel_size, max_failed)
+
+
 def reach(url: str) -> Redis:
-    """A client for a broker, which has to answer and to let it in. Raises UsageError (see `check_server`)."""
+    """A client for a broker, which has to answer and to let it in.
+
+    Raises FleetUnavailableError where it does not answer, and UsageError for what no waiting mends (`check_server`).
+    """
     try:
         check_server(url)
     except SettingsError as error:
         raise UsageError(str(error)) from None
     except RedisError as error:
-        raise UsageError(f"REDIS_URL {shown_url(url)}: does not answer ({reason(error)})") from None
+        raise FleetUnavailableError(f"REDIS_URL {shown_url(url)}: does not answer ({reason(error)})") from None
     return connect(url)
 
 
@@ -234,6 +248,9 @@ def _transfer(
                     _say_who_is_awaited(redis, url, display)
                     said = time.monotonic()
                 if limit is not None and progress.failed > limit:
+                    if fleet is None:  # other collectors would go on to its end
+                        job.cancel()
+                        take_back(redis, job)
                     raise TooManyFailedError(
                         f"{progress.failed} of {job.rows} rows failed, more than --max-failed {options.max_failed}: "
                         f"{_reasons(progress)}. {progress.answered} answers are kept: "

@@ -36,7 +36,7 @@ def run_flower(address: str, port: int, arguments: Sequence[str], config: Settin
     Raises UsageError without the package, and for an address that others reach without a password.
     """
     if importlib.util.find_spec("flower") is None:
-        raise UsageError("Flower is not installed: pip install 'whisper-fleet[flower]'")
+        raise UsageError("Flower is not installed: pip install '.[flower]' in a checkout")
     # Flower itself looks again, when it has read all of its options: `workers.flower_doors`.
     given = os.environ.get("FLOWER_BASIC_AUTH") or os.environ.get("FLOWER_AUTH")
     protected = given or any(one.lstrip("-").startswith(("basic", "auth", "conf")) for one in arguments)

@@ -108,7 +108,7 @@ def open_replacing(
 
 
 def check_fleet(url: str, task: str, language: str, model: str | None) -> None:
-    """Raise UsageError where the broker does not answer, and for what no live worker of its fleet can do."""
+    """Raise FleetUnavailableError where the broker does not answer, UsageError for what no live worker can do."""
     with closing(reach(url)) as redis:
         queue_of_job(live_workers(redis), task, language, model)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,8 +15,10 @@ README = Path(__file__).parents[1] / "README.md"
 
 def readme_rules(*, without: Iterable[str] = ()) -> list[str]:
     """The rules of the ACL line in the README, without name and password."""
-    [line] = re.findall(r"^ACL SETUSER fleet on >\S+ ((?:.*\\\n)*.*)", README.read_text(), re.MULTILINE)
-    return [rule for rule in line.replace("\\\n", " ").split() if rule not in without]
+    [line] = re.findall(r"^redis-cli (ACL SETUSER (?:.*\\\n)*.*)", README.read_text(), re.MULTILINE)
+    rules = shlex.split(line.replace("\\\n", " "))
+    assert rules[:5] == ["ACL", "SETUSER", "fleet", "on", ">PASSWORD"]
+    return [rule for rule in rules[5:] if rule not in without]
 
 
 def restricted(fleet: Fleet, rules: Iterable[str], database: int = 0) -> str:

@@ -50,10 +50,10 @@ def check_engine(settings: Settings) -> None:
     """Raise ModelLoadError where the packages of this engine are not installed. Imports none of them."""
     if settings.engine == "vllm" and not (util.find_spec("vllm") and util.find_spec("numpy")):
         raise ModelLoadError(
-            "no engine is installed: pip install 'whisper-fleet[gpu]', or without a GPU `make setup` in a checkout"
+            "no engine is installed: pip install '.[gpu]' in a checkout, or without a GPU `make setup` there"
         )
     if not util.find_spec("numpy"):
-        raise ModelLoadError("numpy is not installed: pip install 'whisper-fleet[audio]'")
+        raise ModelLoadError("numpy is not installed: pip install '.[audio]' in a checkout")
 
 
 def device_kind() -> Device:

@@ -26,12 +26,16 @@ LOCAL_SCHEMES = frozenset(
         *("dvc", "reference", "cached", "blockcache", "filecache", "simplecache", "libarchive", "tar", "zip"),
     )
 )
+#: More than any file or process can have, and less than the system's calls take.
+MOST_BYTES = 2**62
+#: A time that is waited for, in seconds: the system's and Python's waits take some weeks at most.
+WaitSeconds = Annotated[float, Field(le=10 * 86_400)]
 
 
 class Settings(BaseSettings):
     """Everything that can be set, with its unit in its name. ``None`` means: chosen from the device at start-up."""
 
-    model_config = SettingsConfigDict(env_prefix="WHISPER_", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix="WHISPER_", frozen=True, env_ignore_empty=True, allow_inf_nan=False)
 
     # The model and its engine.
     model: str | None = Field(None, description="Hugging Face id, local folder or `whisper-base` (bundled weights).")
@@ -64,10 +68,10 @@ class Settings(BaseSettings):
     )
     cpu_threads_bind: str | None = Field(None, description="Cores of each rank on CPU, as in `0-3|4-7`.")
     enforce_eager: bool | None = Field(None, description="No CUDA graphs and no compilation (default: on CPU only).")
-    request_timeout_seconds: float = Field(
+    request_timeout_seconds: WaitSeconds = Field(
         300, gt=0, description="Longest wait for one window's text, for each batch that is to be decoded first."
     )
-    engine_stall_seconds: float = Field(
+    engine_stall_seconds: WaitSeconds = Field(
         180, gt=0, description="An engine with work and without any progress for so long counts as dead."
     )
     engine: Literal["vllm", "standin"] = Field(
@@ -90,17 +94,17 @@ class Settings(BaseSettings):
         description="Audio decode processes, and one for calls (cores, at most 8; beside a GPU twice them, 8 to 32).",
     )
     worker_restarts: int = Field(10, ge=0, description="Times in a row that a worker which failed is started again.")
-    drain_seconds: float = Field(60, ge=0, description="Grace for running records after SIGTERM.")
-    visibility_timeout_seconds: float = Field(
+    drain_seconds: WaitSeconds = Field(60, ge=0, description="Grace for running records after SIGTERM.")
+    visibility_timeout_seconds: WaitSeconds = Field(
         60, ge=5, description="After this a silent worker's messages are given out again."
     )
-    lease_seconds: float = Field(
+    lease_seconds: WaitSeconds = Field(
         10,
         gt=0,
         description="How often a worker renews its hold on its messages (at least four times in the timeout above).",
     )
-    restore_seconds: float = Field(10, gt=0, description="How often workers look for messages of silent workers.")
-    retry_seconds: float = Field(
+    restore_seconds: WaitSeconds = Field(10, gt=0, description="How often workers look for messages of silent workers.")
+    retry_seconds: WaitSeconds = Field(
         0.5, ge=0, description="First pause before a row is tried again whose storage or network failed."
     )
 
@@ -112,13 +116,17 @@ class Settings(BaseSettings):
     split_seconds: float = Field(
         1200, ge=0, description="A job's recordings beyond this are shared span by span by all workers; 0: never."
     )
-    max_audio_bytes: int = Field(8 * 2**30, gt=0, description="Largest audio file.")
+    max_audio_bytes: int = Field(8 * 2**30, gt=0, le=MOST_BYTES, description="Largest audio file.")
     max_channels: int = Field(8, ge=1, description="Most channels of a recording that `--channels split` takes apart.")
     max_sample_rate_hz: int = Field(768_000, ge=8_000, description="Highest sample rate.")
-    decode_timeout_seconds: float = Field(60, gt=0, description="Longest wait for the next piece of decoded audio.")
-    decode_cpu_seconds: float = Field(3600, gt=0, description="Most processor time to decode one recording.")
-    decode_memory_bytes: int = Field(4 * 2**30, ge=2**30, description="Address space of one decode process.")
-    download_timeout_seconds: float = Field(3600, gt=0, description="Longest download of one recording.")
+    decode_timeout_seconds: WaitSeconds = Field(
+        60, gt=0, description="Longest wait for the next piece of decoded audio."
+    )
+    decode_cpu_seconds: WaitSeconds = Field(3600, gt=0, description="Most processor time to decode one recording.")
+    decode_memory_bytes: int = Field(
+        4 * 2**30, ge=2**30, le=MOST_BYTES, description="Address space of one decode process."
+    )
+    download_timeout_seconds: WaitSeconds = Field(3600, gt=0, description="Longest download of one recording.")
     max_redirects: int = Field(5, ge=0, description="Most redirects of one download.")
     audio_roots: tuple[str, ...] | None = Field(
         None, description='Folders below which audio files may lie, as JSON: ["/data"] (default: any).'
@@ -161,7 +169,7 @@ class Settings(BaseSettings):
     chunk_rows: int | None = Field(
         None, ge=1, le=64, description="Rows per message (default: 1 to 64, about 60 s of audio in large jobs)."
     )
-    stall_seconds: float = Field(
+    stall_seconds: WaitSeconds = Field(
         15, gt=0, description="A job that stands still for so long is looked after: lost rows are sent again."
     )
 

@@ -13,7 +13,7 @@ def _load(name: str, needed_for: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         package = name.partition(".")[0]
-        raise UsageError(f"{needed_for} needs {package}: pip install 'whisper-fleet[dataflow]'") from None
+        raise UsageError(f"{needed_for} needs {package}: pip install '.[dataflow]' in a checkout") from None
 
 
 def pandas(needed_for: str = "a DataFrame") -> Any:

@@ -24,9 +24,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         yield running
 
 
-def refused(done: subprocess.CompletedProcess[str]) -> str:
+def refused(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
     """The one line of a command that was refused."""
-    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert done.returncode == code, (done.stdout, done.stderr)
     assert done.stdout == ""
     assert done.stderr.startswith("whisper-fleet: ")
     assert done.stderr.count("\n") == 1, done.stderr
@@ -81,8 +81,7 @@ SETTINGS: list[Any] = [
     pytest.param(["enqueue"], {}, ["REDIS_URL is not set", "redis://"], id="enqueue without"),
     pytest.param(["worker"], {}, ["REDIS_URL is not set", "redis://"], id="worker without"),
     pytest.param(["flower"], {}, ["REDIS_URL is not set", "redis://"], id="flower without"),
-    pytest.param(["run"], {"REDIS_URL": "redis://:secret@127.0.0.1:1/0"}, ["127.0.0.1:1", "does not"], id="run silent"),
-    pytest.param(["enqueue"], {"REDIS_URL": "redis://127.0.0.1:1/0"}, ["127.0.0.1:1", "does not"], id="enqueue silent"),
+    pytest.param(["run"], {"REDIS_URL": "redis://:secret@127.0.0.1:x/0"}, ["REDIS_URL", "(hidden)"], id="run port"),
     pytest.param(["run"], {"WHISPER_WINDOW_ROWS": "many"}, ["WHISPER_WINDOW_ROWS='many'"], id="run setting"),
     pytest.param(["worker"], {"WHISPER_ENGINE": "none"}, ["WHISPER_ENGINE='none'"], id="worker setting"),
     pytest.param(["run", "--max-failed", "x"], {}, ["--max-failed x", "5%"], id="run max-failed"),
@@ -114,7 +113,7 @@ def test_a_machine_without_an_engine_says_how_to_get_one(tmp_path: Path, command
         run_cli(command, *(["data.jsonl"] if command == "run" else []), environment=environment, cwd=tmp_path)
     )
 
-    assert ("'whisper-fleet[gpu]', or without a GPU" if engine == "vllm" else "'whisper-fleet[audio]'") in line
+    assert ("'.[gpu]' in a checkout, or without a GPU" if engine == "vllm" else "'.[audio]'") in line
     assert not list(tmp_path.glob("cache/*"))
 
 
@@ -141,8 +140,17 @@ def test_workers_that_do_not_fit_leave_a_finished_job_as_it_is(tmp_path: Path, c
     assert files() == before
 
 
-def test_a_collector_needs_a_broker_that_answers_and_jobs_that_are_known(broker: Fleet, tmp_path: Path) -> None:
-    assert "does not answer" in refused(broker.cli("collect", REDIS_URL="redis://127.0.0.1:1/0"))
+@pytest.mark.parametrize("command", ["run", "enqueue", "collect", "jobs", "workers"])
+def test_a_broker_that_does_not_answer_may_answer_later(tmp_path: Path, command: str) -> None:
+    (tmp_path / "data.jsonl").write_bytes(GOOD)
+    inputs = ["data.jsonl"] if command in ("run", "enqueue") else []
+    silent = clean_environment(REDIS_URL="redis://:secret@127.0.0.1:1/0")
+    line = refused(run_cli(command, *inputs, environment=silent, cwd=tmp_path, timeout=60), code=1)
+    assert "REDIS_URL redis://127.0.0.1:1/0: does not answer" in line
+    assert not list(tmp_path.glob("cache/*.jsonl"))
+
+
+def test_a_collector_needs_jobs_that_are_known(broker: Fleet, tmp_path: Path) -> None:
     for name in ("data_step1-12345678", str(tmp_path / "data_step1.jsonl")):
         line = refused(broker.cli("collect", name))
         assert name in line
@@ -159,6 +167,17 @@ def test_a_job_whose_files_are_elsewhere_is_told_from_one_that_is_not_known(brok
         finally:
             registry.unregister(redis, "x-1")
     assert "job x-1: its step file /elsewhere/data_step1.jsonl is not on this machine: run this where it is" in line
+
+
+@pytest.mark.parametrize("command", ["run", "retry"])
+@pytest.mark.parametrize("option", ["--workers", "--tensor-parallel-size"])
+def test_what_is_for_an_own_fleet_is_not_passed_over_on_another(
+    broker: Fleet, tmp_path: Path, command: str, option: str
+) -> None:
+    job = finished(new_job(tmp_path, 2), [answer(0), failed_answer(1)])
+    what = str(tmp_path / "data.jsonl") if command == "run" else str(job.step.path)
+    line = refused(broker.cli(command, what, option, "1"))
+    assert f"{option} is for a fleet of the command's own, and REDIS_URL names another" in line
 
 
 def test_options_that_do_not_exist_end_with_2_too(tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ def test_the_same_command_another_option_force_and_prefix(standin_fleet: Fleet, 
     # What cannot be done is refused before the finished step is given up.
     for impossible in ({"REDIS_URL": NO_BROKER}, {}):
         refused = standin_fleet.cli(*command, "--force", *([] if impossible else ["--model", "typo"]), **impossible)
-        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+        assert (refused.returncode, refused.stderr.count("\n")) == (1 if impossible else 2, 1), refused.stderr
         assert last_line(standin_fleet.cli(*command)) == path
     refused = standin_fleet.cli(*command, "--prefix", "typed", "--model", "typo")
     assert refused.returncode == 2

@@ -16,7 +16,7 @@ from fleet import Fleet, wait_for
 from producer import registry
 from producer.collector import Collector
 from producer.display import Display
-from producer.errors import FleetError, UsageError
+from producer.errors import FleetError, FleetUnavailableError
 from producer.in_flight import rows_in_flight
 from producer.opening import open_job
 from producer.run import RunOptions, TooManyFailedError, failed_limit, run_job
@@ -98,14 +98,19 @@ def test_too_many_failures_stop_a_job_that_a_higher_limit_resumes(slow_fleet: Fl
     rows = [{"audio": f"missing-{row}.wav"} for row in range(4)]
     text = "".join(f'{{"audio": "{row["audio"]}", "id": -1}}\n' for row in rows)
     source.write_text(text + source.read_text())
-    job = open_job(JobSpec((str(source),), cache_path=str(tmp_path / "cache")))
+    spec = JobSpec((str(source),), cache_path=str(tmp_path / "cache"))
     for limit in ("1", "10%"):
+        job = open_job(spec)
         error = Running(slow_fleet, job, RunOptions(max_failed=limit), window_rows=6).join().error
         assert isinstance(error, TooManyFailedError)
         assert f"more than --max-failed {limit}: " in str(error)
         assert "x file_not_found" in str(error)
         assert not job.step.path.exists()
-    run = Running(slow_fleet, job, RunOptions(max_failed="20%")).join()
+        # The fleet's collectors would finish it otherwise, as far as it was sent.
+        assert job.is_cancelled()
+        assert not slow_fleet.redis.llen("transcribe:5")
+        assert job.id not in [entry.id for entry in registry.registered(slow_fleet.redis)]
+    run = Running(slow_fleet, open_job(spec), RunOptions(max_failed="20%")).join()
     assert run.error is None
     assert [row["transcription"] is None for row in read_rows(job.step.path)] == [True] * 4 + [False] * 20
 
@@ -123,6 +128,6 @@ def test_an_own_fleet_would_not_see_the_answers_of_another_broker(fleet: Fleet, 
 def test_a_broker_that_does_not_answer_is_named(tmp_path: Path) -> None:
     job = new_job(tmp_path, rows=1)
     silent = load_settings(REDIS_URL="redis://:secret@127.0.0.1:1/0")
-    with pytest.raises(UsageError, match=r"REDIS_URL redis://127\.0\.0\.1:1/0: does not answer") as caught:
+    with pytest.raises(FleetUnavailableError, match=r"REDIS_URL redis://127\.0\.0\.1:1/0: does not answer") as caught:
         run_job(job, RunOptions(), silent, Display(Console(file=io.StringIO())))
     assert "secret" not in str(caught.value)

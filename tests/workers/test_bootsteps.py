@@ -36,7 +36,7 @@ def test_a_worker_without_a_package_of_its_engine_says_so_in_one_line(fleet: Fle
         (
             (
                 without,
-                "no engine is installed: pip install 'whisper-fleet[gpu]', or without a GPU `make setup` in a checkout",
+                "no engine is installed: pip install '.[gpu]' in a checkout, or without a GPU `make setup` there",
             ),
             (broken, "a package is missing or broken: libsndfile.so: cannot open"),
         ),

@@ -205,3 +205,17 @@ def test_a_worker_is_heard_of_several_times_before_it_counts_as_silent(
 @pytest.mark.parametrize("part", [AudioLimits, WindowOptions, Gates])
 def test_what_tests_take_for_default_is_what_users_get(part: type[AudioLimits | WindowOptions | Gates]) -> None:
     assert part.from_settings(load_settings()) == part()
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if name.endswith("_seconds")])
+def test_no_time_is_without_end(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"WHISPER_{name.upper()}", "inf")
+    with pytest.raises(SettingsError, match=rf"^WHISPER_{name.upper()}='inf': "):
+        load_settings()
+
+
+@pytest.mark.parametrize(("name", "value"), [("DECODE_TIMEOUT_SECONDS", "1e7"), ("DECODE_MEMORY_BYTES", "1" * 20)])
+def test_what_the_system_would_not_take_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"WHISPER_{name}", value)
+    with pytest.raises(SettingsError, match=rf"^WHISPER_{name}="):
+        load_settings()

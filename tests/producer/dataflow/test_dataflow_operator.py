@@ -305,7 +305,7 @@ def test_importing_loads_nothing_heavy(standin_fleet: Fleet, folder: Path) -> No
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=folder, capture_output=True, text=True)
     # Then only the DataFrame asks for them, in one line
     assert done.stdout.splitlines() == ["[]", "1"], done.stderr
-    assert done.stderr.splitlines()[-1].endswith("a DataFrame needs pandas: pip install 'whisper-fleet[dataflow]'")
+    assert done.stderr.splitlines()[-1].endswith("a DataFrame needs pandas: pip install '.[dataflow]' in a checkout")
 
 
 def test_a_serving_that_disagrees_is_refused_before_the_job_is_made(folder: Path, joined: Fleet) -> None:

@@ -16,7 +16,7 @@ from job_files import processes_at, read_rows, wait_for_none, write_rows
 from fleet import Fleet, clean_environment, still_running, wait_for
 from producer.dataflow import FileStorage, LocalModelLLMServing_vllm, WhisperTranscriptionGenerator
 from producer.dataflow.serving import _check_figure
-from producer.errors import FleetError, UsageError
+from producer.errors import FleetError, FleetUnavailableError, UsageError
 from workers import keys
 from workers.presence import Presence
 from workers.publisher import publish
@@ -188,7 +188,7 @@ def test_a_worker_that_does_not_say_agrees_with_any_figure() -> None:
 
 def test_a_broker_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://:secret@127.0.0.1:1/0")
-    with pytest.raises(UsageError, match=r"REDIS_URL redis://127\.0\.0\.1:1/0: does not answer") as caught:
+    with pytest.raises(FleetUnavailableError, match=r"REDIS_URL redis://127\.0\.0\.1:1/0: does not answer") as caught:
         LocalModelLLMServing_vllm().start_serving()
     assert "secret" not in str(caught.value)
     assert os.environ["REDIS_URL"]
