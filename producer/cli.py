@@ -37,7 +37,7 @@ from workers.app import create_app
 from workers.errors import SettingsError
 from workers.presence import live_workers
 from workers.redis_client import reason, shown_url
-from workers.settings import DEFAULT_REDIS_URL, Settings, settings
+from workers.settings import DEFAULT_REDIS_URL, Settings, settings, variables
 from workers.startup import starting_workers
 
 app = typer.Typer(
@@ -199,8 +199,7 @@ def worker(
     One that fails, or loses its engine, is started again (WHISPER_WORKER_RESTARTS). SIGTERM and Ctrl-C let it finish
     what it has begun (WHISPER_DRAIN_SECONDS); a second one ends it at once, and its records go back to the queue.
     """
-    wanted = {"WHISPER_MODEL": model, "WHISPER_TENSOR_PARALLEL_SIZE": tensor_parallel_size}
-    changes = {variable: str(value) for variable, value in wanted.items() if value is not None}
+    changes = variables(model=model, tensor_parallel_size=tensor_parallel_size)
     config = settings()  # a wrong setting is one line here, not one for every restart
     _url(config)  # Celery's own is this machine's, where nobody would look for the worker
     raise typer.Exit(services.run_worker(context.args, changes, name, config))

@@ -14,7 +14,7 @@ from producer.handle import Handle
 from producer.many import many
 from workers.errors import SettingsError
 from workers.messages import ChannelMode, Item, Task, Transcript
-from workers.settings import Settings, load_settings
+from workers.settings import Settings, load_settings, variables
 
 if TYPE_CHECKING:
     from producer.step import JobOptions
@@ -171,8 +171,7 @@ def _own_fleet(
     for name, value in (("workers", workers), ("tensor_parallel_size", tensor_parallel_size)):
         if value is not None and value < 1:
             raise UsageError(f"{name}={value}: must be at least 1")
-    named = {"WHISPER_MODEL": model, "WHISPER_TENSOR_PARALLEL_SIZE": tensor_parallel_size}
-    return OwnFleet(workers, {**environment, **{key: str(value) for key, value in named.items() if value is not None}})
+    return OwnFleet(workers, {**environment, **variables(model=model, tensor_parallel_size=tensor_parallel_size)})
 
 
 def _settings(**overrides: Any) -> Settings:

@@ -26,7 +26,7 @@ from workers.marks import mark_cancelled
 from workers.messages import TASK_NAMES
 from workers.presence import Presence, live_workers
 from workers.redis_client import check_server, connect, reason, shown_url
-from workers.settings import Settings
+from workers.settings import Settings, variable
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -81,7 +81,7 @@ class Connection:
     @property
     def own_model(self) -> str | None:
         """The model that an own fleet was started with; None for the default, and without an own fleet."""
-        return None if self._own is None else self._own.environment.get("WHISPER_MODEL")
+        return None if self._own is None else self._own.environment.get(variable("model"))
 
     def open(self) -> _Open:
         """Reach the broker, or start the own fleet and wait until its workers are ready; once, whoever asks first.

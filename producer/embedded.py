@@ -32,7 +32,7 @@ from workers import device
 from workers.errors import ModelLoadError
 from workers.exit_codes import CANNOT_START_WORDS
 from workers.presence import Presence, live_workers
-from workers.settings import Settings, load_settings
+from workers.settings import Settings, load_settings, variable
 from workers.startup import in_words, starting_workers
 
 __all__ = ["EmbeddedFleet", "Valkey", "check_engine", "check_machine", "end", "start_guarded", "worker_command"]
@@ -183,7 +183,7 @@ def check_engine(settings: Settings) -> None:
 def _settings(environment: Mapping[str, str]) -> Settings:
     """Those of a worker that is told ``environment`` too, as far as they say what of the machine it takes."""
     names = ("tensor_parallel_size", "cpu_threads_bind", "gpu_memory_utilization", "engine")
-    told = {name: environment.get(f"WHISPER_{name.upper()}") for name in names}
+    told = {name: environment.get(variable(name)) for name in names}
     return load_settings(**{name: value for name, value in told.items() if value is not None})
 
 

@@ -27,7 +27,7 @@ from workers.app import create_app
 from workers.errors import SettingsError
 from workers.presence import Presence, live_workers
 from workers.redis_client import check_server, connect, reason, shown_url
-from workers.settings import Settings, load_settings
+from workers.settings import Settings, load_settings, variables
 from workers.startup import in_words, starting_workers
 
 #: How often it is looked for workers that start, where none is ready.
@@ -164,8 +164,7 @@ def _fleet(
 
 def _environment(model: str | None, options: RunOptions) -> dict[str, str]:
     """What the workers of an own fleet are told."""
-    told = {"WHISPER_MODEL": model, "WHISPER_TENSOR_PARALLEL_SIZE": options.tensor_parallel_size}
-    return {name: str(value) for name, value in told.items() if value is not None}
+    return variables(model=model, tensor_parallel_size=options.tensor_parallel_size)
 
 
 def _take(collection: Collection, *, private: bool, own: bool) -> None:

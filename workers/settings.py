@@ -211,6 +211,16 @@ class Settings(BaseSettings):
         return value
 
 
+def variable(name: str) -> str:
+    """The environment variable of a setting. Raises KeyError where there is no such setting."""
+    return str(Settings.model_fields[name].validation_alias or f"{Settings.model_config['env_prefix']}{name.upper()}")
+
+
+def variables(**values: object) -> dict[str, str]:
+    """The environment that sets these, but for what is None. Raises KeyError where there is no such setting."""
+    return {variable(name): str(value) for name, value in values.items() if value is not None}
+
+
 def load_settings(**overrides: object) -> Settings:
     """Settings from the environment; ``overrides`` win. Raises SettingsError with one line per wrong setting."""
     try:
@@ -219,16 +229,15 @@ def load_settings(**overrides: object) -> Settings:
         lines = []
         for item in error.errors():
             name = str(item["loc"][0])
-            variable = name if name == "REDIS_URL" else f"WHISPER_{name.upper()}"
             shown = "(hidden)" if name == "REDIS_URL" else repr(item["input"])
             is_no_json = item["type"] in ("tuple_type", "dict_type")
             why = _must_be_json(name, item["input"]) if is_no_json else item["msg"].removeprefix("Value error, ")
-            lines.append(f"{variable}={shown}: {why}")
+            lines.append(f"{name if name == 'REDIS_URL' else variable(name)}={shown}: {why}")
         raise SettingsError("; ".join(lines)) from None
     except ValueError as error:  # pydantic-settings: a JSON setting that is no JSON, named as `field "path_map"`
         name, cause = str(error).partition('"')[2].partition('"')[0], error.__cause__
         given = cause.doc if isinstance(cause, json.JSONDecodeError) else ""
-        raise SettingsError(f"WHISPER_{name.upper()}={given!r}: {_must_be_json(name, given)}") from None
+        raise SettingsError(f"{variable(name)}={given!r}: {_must_be_json(name, given)}") from None
 
 
 def _must_be_json(name: str, given: object) -> str:

@@ -14,18 +14,15 @@ from producer.errors import FleetError, UsageError
 from producer.job import Job
 from producer.keeper import FleetKeeper
 from producer.run import RunOptions, reach, run_job
+from workers.decoding import DECODER_POSITIONS
 from workers.errors import SettingsError
-from workers.models import model_slug
+from workers.models import STANDIN, model_slug
 from workers.presence import Presence, live_workers
 from workers.redis_client import shown_url
-from workers.settings import Settings, load_settings
+from workers.settings import Settings, load_settings, variable, variables
 
 log = logging.getLogger(__name__)
 
-#: What the stand-in engine calls its model: it stands in for any.
-STANDIN = "standin"
-#: Positions of Whisper's decoder (openai/whisper ``ModelDimensions.n_text_ctx``).
-MAX_MODEL_LEN = 448
 _TENSOR_PARALLEL_SIZE, _MEMORY_UTILIZATION = 1, 0.9
 
 
@@ -88,8 +85,8 @@ class LocalModelLLMServing_vllm:  # noqa: N801 - DataFlow's name
                 "leave it out: loops are found and decoded again",
             ),
             (
-                *("vllm_max_model_len", vllm_max_model_len, vllm_max_model_len in (None, MAX_MODEL_LEN)),
-                f"Whisper's decoder has {MAX_MODEL_LEN} positions",
+                *("vllm_max_model_len", vllm_max_model_len, vllm_max_model_len in (None, DECODER_POSITIONS)),
+                f"Whisper's decoder has {DECODER_POSITIONS} positions",
             ),
         )
         for name, value, allowed, advice in refused:
@@ -130,7 +127,7 @@ class LocalModelLLMServing_vllm:  # noqa: N801 - DataFlow's name
         """
         settings = self.settings()
         if settings.redis_url is None:
-            return None if settings.engine == STANDIN else settings.model
+            return None if settings.engine == "standin" else settings.model
         return self._check_workers(settings.redis_url)
 
     def own_url(self) -> str | None:
@@ -168,7 +165,7 @@ class LocalModelLLMServing_vllm:  # noqa: N801 - DataFlow's name
             message = str(error)
             for name, argument in named.items():
                 if arguments[name] is not None:
-                    message = message.replace(f"WHISPER_{name.upper()}=", f"{argument}=")
+                    message = message.replace(f"{variable(name)}=", f"{argument}=")
             raise UsageError(message) from None
 
     def _started(self, settings: Settings) -> FleetKeeper:
@@ -185,16 +182,13 @@ class LocalModelLLMServing_vllm:  # noqa: N801 - DataFlow's name
 
     def _environment(self) -> dict[str, str]:
         """The settings of the own worker that the arguments make."""
-        wanted: dict[str, str | float | None] = {
-            "WHISPER_MODEL": self._model(),
-            "WHISPER_MAX_TOKENS": self.vllm_max_tokens,
-            "HF_HUB_CACHE": self.hf_cache_dir,
-        }
-        if self.vllm_tensor_parallel_size != _TENSOR_PARALLEL_SIZE:
-            wanted["WHISPER_TENSOR_PARALLEL_SIZE"] = self.vllm_tensor_parallel_size
-        if self.vllm_gpu_memory_utilization != _MEMORY_UTILIZATION:
-            wanted["WHISPER_GPU_MEMORY_UTILIZATION"] = self.vllm_gpu_memory_utilization
-        return {name: str(value) for name, value in wanted.items() if value is not None}
+        size, share = self.vllm_tensor_parallel_size, self.vllm_gpu_memory_utilization
+        return variables(
+            model=self._model(),
+            max_tokens=self.vllm_max_tokens,
+            tensor_parallel_size=None if size == _TENSOR_PARALLEL_SIZE else size,
+            gpu_memory_utilization=None if share == _MEMORY_UTILIZATION else share,
+        ) | ({} if self.hf_cache_dir is None else {"HF_HUB_CACHE": self.hf_cache_dir})
 
     def _model(self) -> str | None:
         """The model's name; a folder's absolute path, so that it is one model wherever it is named from."""

@@ -10,7 +10,7 @@ import pytest
 from workers.audio import AudioLimits
 from workers.errors import SettingsError
 from workers.gates import Gates
-from workers.settings import Settings, load_settings
+from workers.settings import Settings, load_settings, variables
 from workers.speech_spans import WindowOptions
 
 PASSWORD = "hunter2-secret"
@@ -219,3 +219,13 @@ def test_what_the_system_would_not_take_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv(f"WHISPER_{name}", value)
     with pytest.raises(SettingsError, match=rf"^WHISPER_{name}="):
         load_settings()
+
+
+def test_what_is_told_to_a_worker_is_a_setting() -> None:
+    assert variables(model="a/b", tensor_parallel_size=2, dtype=None, redis_url="redis://h") == {
+        "WHISPER_MODEL": "a/b",
+        "WHISPER_TENSOR_PARALLEL_SIZE": "2",
+        "REDIS_URL": "redis://h",
+    }
+    with pytest.raises(KeyError):
+        variables(tensor_paralel_size=2)
