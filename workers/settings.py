@@ -147,7 +147,10 @@ class Settings(BaseSettings):
         default_factory=dict, description='Path prefixes of the producer and what they are here, as JSON: {"/a": "/b"}.'
     )
     vad_threshold: float = Field(0.5, gt=0, lt=1, description="Speech probability from which a 32 ms frame is speech.")
-    min_silence_seconds: float = Field(0.16, ge=0, description="Shortest pause that ends a stretch of speech.")
+    # Of a long silence no more than twice `silence.KEPT_SECONDS` stays to be found.
+    min_silence_seconds: float = Field(
+        0.16, ge=0, le=2.5, description="Shortest pause that ends a stretch of speech (at most 2.5)."
+    )
     min_speech_seconds: float = Field(0.1, ge=0, description="Shorter speech is taken for noise.")
     compression_ratio_threshold: float = Field(2.4, gt=0, description="Text that zlib shortens more repeats itself.")
     logprob_threshold: float = Field(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from workers.joining import joined_text
-from workers.messages import Item, Transcript
+from workers.messages import Item, Segment, Transcript
 
 #: No text without a word about why: a recording that has one of these flags needs no ``no_speech``, unless all of it
 #: was taken for silence.
@@ -39,7 +39,7 @@ def join_spans(spans: Sequence[Transcript]) -> Transcript:
     language = _language(spans)
     return Transcript(
         text=text,
-        segments=None if spans[0].segments is None else [one for span in spans for one in span.segments or ()],
+        segments=None if spans[0].segments is None else _segments(spans),
         language=language,
         language_probability=next((span.language_probability for span in spans if span.language == language), None),
         duration=sum(span.duration for span in spans),
@@ -52,6 +52,17 @@ def join_spans(spans: Sequence[Transcript]) -> Transcript:
         flags=sorted(flags),
         attempts=max(span.attempts for span in spans),
     )
+
+
+def _segments(spans: Sequence[Transcript]) -> list[Segment]:
+    """Those of the spans in order; none goes back, as that of a span with more sound than its times have room for."""
+    ordered: list[Segment] = []
+    now = 0.0
+    for one in (segment for span in spans for segment in span.segments or ()):
+        start = max(now, one.start)
+        now = max(start, one.end)
+        ordered.append(one.model_copy(update={"start": start, "end": now}))
+    return ordered
 
 
 def _language(spans: Sequence[Transcript]) -> str | None:

@@ -103,6 +103,7 @@ def test_overrides_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("WHISPER_TEMPERATURES", '["hot"]'),
         ("WHISPER_LOGPROB_THRESHOLD", "1"),
         ("WHISPER_LOGPROB_THRESHOLD", "nan"),
+        ("WHISPER_MIN_SILENCE_SECONDS", "2.6"),
         ("WHISPER_COMPRESSION_RATIO_THRESHOLD", "0"),
         ("WHISPER_NO_SPEECH_THRESHOLD", "1.1"),
         ("WHISPER_GOLDEN_CHECK", "perhaps"),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.workers.test_windows import FRAME_S, blocks, cut, recording, size_lists
 from workers.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ
+from workers.settings import Settings, load_settings
 from workers.silence import KEPT_SECONDS, LONG_SECONDS, Timeline, real_end, real_start, shortened
 from workers.speech_spans import WindowOptions
 
@@ -78,6 +79,20 @@ def test_speech_with_long_pauses_shares_a_window() -> None:
     assert starts == pytest.approx([0.0, 729 * FRAME_S, 1458 * FRAME_S])
     ends = [window.start_s + real_end(end, window.cuts, window.speech) for _, end in window.speech]
     assert ends == pytest.approx([104 * FRAME_S, 833 * FRAME_S, 1562 * FRAME_S])
+
+
+def test_a_shortened_silence_is_as_long_as_any_pause_that_ends_speech() -> None:
+    # Given the longest pause that the settings allow
+    (most_s,) = [limit.le for limit in Settings.model_fields["min_silence_seconds"].metadata if hasattr(limit, "le")]
+    options = WindowOptions.from_settings(load_settings(min_silence_seconds=most_s))
+    # When a silence that is shortened lies between two stretches of speech
+    (window,) = cut([1.0] * 104 + [0.0] * (LONG + 1) + [1.0] * 104, options, [50_000])
+    # Then it still ends the first: what is left out of it lies in no stretch
+    assert [(start, end) for start, end in window.speech] == [
+        pytest.approx((0.0, 104 * FRAME_S)),
+        pytest.approx(((104 + 2 * KEPT) * FRAME_S, (208 + 2 * KEPT) * FRAME_S)),
+    ]
+    assert most_s < 2 * KEPT_SECONDS
 
 
 def test_an_end_that_comes_late_stays_before_what_is_left_out() -> None:

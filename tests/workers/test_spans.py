@@ -32,6 +32,22 @@ def test_without_segments_there_are_none() -> None:
     assert join_spans([SILENT.model_copy(update={"segments": []}), span(segments=[])]).segments == []
 
 
+def test_segments_of_a_span_with_more_sound_than_its_times_have_room_for_do_not_reach_back() -> None:
+    # Given a span that has sound beyond its end, where the next one begins
+    one = span(segments=[Segment(start=590.0, end=598.0, text="one"), Segment(start=598.0, end=604.0, text="two")])
+    two = span(segments=[Segment(start=600.0, end=603.0, text="three"), Segment(start=603.0, end=608.0, text="four")])
+    three = span(segments=[Segment(start=610.0, end=612.0, text="five")])
+    # Then no segment starts before the one ahead of it ends, and none is lost
+    joined_segments = join_spans([one, two, three]).segments or ()
+    assert [(segment.start, segment.end, segment.text) for segment in joined_segments] == [
+        (590.0, 598.0, "one"),
+        (598.0, 604.0, "two"),
+        (604.0, 604.0, "three"),
+        (604.0, 608.0, "four"),
+        (610.0, 612.0, "five"),
+    ]
+
+
 def test_scripts_without_spaces_are_joined_without_and_translations_with() -> None:
     assert join_spans([span("你好。", language="zh"), span("再见。", language="zh")]).text == "你好。再见。"
     assert join_spans([span("Hello.", language="zh"), span("Goodbye.", language="zh")]).text == "Hello. Goodbye."
