@@ -120,7 +120,7 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
     job.check_length(known_s)
     packets: Iterator[av.Packet[av.AudioStream]] = container.demux(stream)
     tags: Tags | None = None
-    first_s = float(stream.start_time * tick_s) if stream.start_time else 0.0
+    first_s = _origin_s(container, stream) if exact else _begin_s(stream)
     if (
         first_s and name == "flac" and not begins_late(file.descriptor)
     ):  # what comes before the first whole frame is lost
@@ -128,8 +128,8 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
         job.flags.add("damaged")
     position_s: float | None = 0.0
     if exact and job.start_s > RUN_UP_SECONDS:
-        container.seek(round((job.start_s - RUN_UP_SECONDS + first_s) / tick_s), stream=stream)
-        position_s = None  # the first frame tells
+        if _sought(container, stream, round((job.start_s - RUN_UP_SECONDS + first_s) / tick_s)):
+            position_s = None  # the first frame tells
     elif name == "mp3":
         tags = Tags()
         first = next(packets)
@@ -178,19 +178,56 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
         job.flags.add("truncated")
 
 
+def _begin_s(stream: av.AudioStream) -> float:
+    """When the track begins, by the clock of its times."""
+    return float((stream.start_time or 0) * (stream.time_base or 0))
+
+
+def _origin_s(container: av.container.InputContainer, stream: av.AudioStream) -> float:
+    """When a recording in an exact container begins, by the clock of the track's times: with its first track.
+
+    What differs less than a pause is an encoder's delay; what differs more than the longest one, another clock.
+    """
+    begin_s = _begin_s(stream)
+    if container.start_time is None:
+        return begin_s
+    origin_s = container.start_time / av.time_base
+    return origin_s if PAUSE_SECONDS <= begin_s - origin_s <= MOST_PAUSE_SECONDS else begin_s
+
+
+def _sought(container: av.container.InputContainer, stream: av.AudioStream, ticks: int) -> bool:
+    """Seek, False where there is no such place: it is before the first that is known. Then all is read from the start.
+
+    Of sound that begins late no place may be known before its own. Raises FFmpegError.
+    """
+    try:
+        container.seek(ticks, stream=stream)
+    except av.error.FFmpegError as error:
+        if isinstance(error, MemoryError):
+            raise
+        container.seek(container.start_time or 0)
+        return False
+    return True
+
+
 def _written_seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float:
-    """How long the track is by an exact container, 0.0 where it does not say."""
-    begin_s = float((stream.start_time or 0) * (stream.time_base or 0))
-    if stream.duration and stream.time_base:
+    """How long the recording is from its start (`_origin_s`) to the track's end by an exact container.
+
+    0.0 where it does not say.
+    """
+    begin_s, origin_s = _begin_s(stream), _origin_s(container, stream)
+    if not MATROSKA.isdisjoint(container.format.name.split(",")):
+        # It tells the whole file's length, and most who write it where each track ends.
+        ends = _MATROSKA_END.fullmatch(stream.metadata.get("DURATION", ""))
+        if ends is not None:
+            hours, minutes, seconds = ends.groups()
+            return max(0.0, int(hours) * 3600 + int(minutes) * 60 + float(seconds) - origin_s)
+    elif stream.duration and stream.time_base:
         told_s = float(stream.duration * stream.time_base)
         # Of an MP4 in fragments, which have no table of frames, this is its end by the clock of the stream that it was
         # cut from.
-        return told_s - begin_s if not stream.frames and 0 < begin_s < told_s else told_s
-    # Matroska tells the whole file's length, and most who write it where each track ends.
-    ends = _MATROSKA_END.fullmatch(stream.metadata.get("DURATION", ""))
-    if ends is not None:
-        hours, minutes, seconds = ends.groups()
-        return max(0.0, int(hours) * 3600 + int(minutes) * 60 + float(seconds) - begin_s)
+        length_s = told_s - begin_s if not stream.frames and 0 < begin_s < told_s else told_s
+        return length_s + begin_s - origin_s
     return (container.duration or 0) / av.time_base if len(container.streams) == 1 else 0.0
 
 

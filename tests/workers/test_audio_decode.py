@@ -95,6 +95,25 @@ def encode(path: Path, audio: Floats, codec: str, rate_hz: int = 48_000, video: 
     return path
 
 
+def film(path: Path, delay_s: float, seconds: float, begin_s: int = 0) -> Path:
+    """Twenty seconds of black, and a tone of so many seconds from ``delay_s`` on; the black is from ``begin_s`` on."""
+    with av.open(str(path), "w") as container:
+        pictures = container.add_stream("mpeg4", rate=25)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 64, "yuv420p"
+        track = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
+        packets: list[av.Packet] = []
+        for number in range(500):
+            black = av.VideoFrame(64, 64, "yuv420p")
+            black.pts, black.time_base = number + begin_s * 25, Fraction(1, 25)
+            packets += pictures.encode(black)
+        sound = av.AudioFrame.from_ndarray(tone(seconds)[None], format="fltp", layout="mono")
+        sound.sample_rate, sound.time_base = SAMPLE_RATE_HZ, Fraction(1, SAMPLE_RATE_HZ)
+        sound.pts = round((begin_s + delay_s) * SAMPLE_RATE_HZ)
+        packets += [*track.encode(sound), *track.encode(None), *pictures.encode(None)]
+        container.mux(sorted(packets, key=lambda packet: (packet.dts or 0) * packet.time_base))
+    return path
+
+
 def assert_sounds_like(audio: Floats, expected: Floats) -> None:
     """The same sound, up to a codec's delay of 100 ms and the root-mean-square error 0.06.
 
@@ -346,6 +365,49 @@ class TestVideos:
         assert read(made)[1].duration_s == pytest.approx(8, abs=0.1)
         assert made.stat().st_size > 4_000_000
         assert sum(taken) < made.stat().st_size / 2
+
+    @pytest.mark.parametrize(
+        ("name", "delay_s", "begin_s"),
+        [
+            *(("a.mp4", 4.0, 0), ("a.mp4", 8.0, 0), ("a.mov", 4.0, 0), ("a.mkv", 4.0, 0), ("a.mkv", 4.0, 1000)),
+            # ffmpeg looks into the first five seconds, and takes the picture's times for those of sound after that.
+            *(("a.mkv", 8.0, 0), ("a.mkv", 8.0, 1000)),
+        ],
+    )
+    def test_times_of_sound_that_begins_late_count_from_the_start_of_the_film(
+        self, tmp_path: Path, name: str, delay_s: float, begin_s: int
+    ) -> None:
+        made = film(tmp_path / name, delay_s, 2.5, begin_s)
+        whole, end = read(made)
+        assert (end.duration_s, end.flags) == (pytest.approx(delay_s + 2.5, abs=0.1), ())
+        first = int(delay_s * SAMPLE_RATE_HZ)
+        assert not whole[: first - SAMPLE_RATE_HZ // 10].any()
+        assert np.flatnonzero(np.abs(whole) > 0.1)[0] == pytest.approx(first, abs=SAMPLE_RATE_HZ // 10)
+        if not name.endswith("mkv"):
+            with local_file(str(made), LIMITS, lambda: None) as file:
+                assert told_seconds(file) == pytest.approx(delay_s + 2.5, abs=0.1)
+        for start_s, end_s in ((-1.5, -0.5), (-1.0, 1.0), (0.5, 2.0), (1.25, None)):
+            stop_s = None if end_s is None else delay_s + end_s
+            part, end = read(made, delay_s + start_s, stop_s)
+            expected = whole[round((delay_s + start_s) * SAMPLE_RATE_HZ) :][: part.size]
+            assert part.size == pytest.approx(((stop_s or whole.size / SAMPLE_RATE_HZ) - delay_s - start_s) * 16_000)
+            np.testing.assert_allclose(part, expected, atol=0.01)
+            assert end.flags == ()
+
+    @pytest.mark.parametrize("delay_s", [0.2, 5000.0])
+    def test_an_encoders_delay_and_another_clock_are_no_silence(self, tmp_path: Path, delay_s: float) -> None:
+        audio, end = read(film(tmp_path / "a.mp4", delay_s, 2.5))
+        assert_sounds_like(audio, tone(2.5))
+        assert (end.duration_s, end.flags) == (pytest.approx(2.5, abs=0.15), ())
+        part, _ = read(tmp_path / "a.mp4", 1.5, 2.0)
+        np.testing.assert_allclose(part, audio[24_000:32_000], atol=0.01)
+
+    def test_a_film_that_ends_after_its_sound_is_whole_where_only_its_own_length_is_written(
+        self, tmp_path: Path
+    ) -> None:
+        made = film(tmp_path / "a.mkv", 8.0, 2.5)
+        made.write_bytes(made.read_bytes().replace(b"DURATION", b"DURATIOM"))
+        assert read(made)[1].flags == ()
 
     @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
     def test_other_tracks_are_not_passed_over_in_silence(self, tmp_path: Path, name: str) -> None:
