@@ -12,7 +12,7 @@ import pytest
 from scripted_engine import FACTS, ScriptedEngine, heard
 from workers.errors import EngineLostError
 from workers.fallback import FallbackDecoder
-from workers.gates import Gates
+from workers.gates import MISSED_SECONDS, Gates
 from workers.interface import WindowRequest, WindowResult, WindowSegment
 from workers.seek import USUAL_BYTES_PER_SECOND, SeekingDecoder, joined, speech_after
 
@@ -108,6 +108,12 @@ def test_the_decoder_is_told_of_later_pauses_and_segments_are_moved_to_them(deco
     assert [(one.start, one.end) for one in result.segments] == [(1.0, 10.0), (12.0, 20.0)]
 
 
+def test_the_decoder_is_told_of_no_pauses_later_if_it_was_not_at_first(decoders: list[SeekingDecoder]) -> None:
+    script = Script(said("one", (0.0, 10.2)), said("two", (0.8, 8.8)))
+    decode(decoders, script, window(30), (1.0, 10.0), (12.0, 20.0)).result(10)
+    assert [request.pauses for request in script.engine.requests] == [(), ()]
+
+
 def test_an_utterance_after_a_pause_is_heard_however_short_it_is(decoders: list[SeekingDecoder]) -> None:
     # Given a model that stops at a pause, after which somebody says one more word
     script = Script(said("one", (0.5, 10.0)), said("two", (0.8, 1.6)))
@@ -162,6 +168,17 @@ def test_a_text_that_ran_out_of_tokens_is_taken_up_where_it_was_whole(decoders: 
     assert [(one.start, one.end) for one in result.segments] == [(0.0, 5.0), (5.0, 14.0), (14.0, 30.0)]
 
 
+def test_a_piece_of_text_that_ran_out_of_tokens_is_left_out_where_nothing_is_heard_in_its_place(
+    decoders: list[SeekingDecoder],
+) -> None:
+    one = WindowSegment(0.0, 5.0, "one")
+    first = heard("one tw", segments=(one, WindowSegment(5.0, 30.0, "tw")), whole=("one", (one,)), finished=False)
+    script = Script(first, heard("", no_speech_prob=0.9))
+    result = decode(decoders, script, window(30), (0.0, 30.0)).result(10)
+    assert script.starts_s == [0.0, 5.0]
+    assert (result.text, result.flags) == ("one", ("empty",))
+
+
 NO = "no, " * 8
 
 
@@ -203,6 +220,13 @@ def test_a_loop_that_comes_again_is_kept_and_the_rest_is_heard_after_the_next_pa
     (_, loop, last) = result.segments
     assert (loop.start, last.start, last.end) == (2.2, 9.0, 29.0)
     assert loop.end == pytest.approx(2.2 + len(NO) / USUAL_BYTES_PER_SECOND, abs=0.01)
+
+
+def test_a_loop_with_an_end_is_flagged_though_what_follows_is_heard(decoders: list[SeekingDecoder]) -> None:
+    script = Script(*looped("and so on", 5.0, 30.0, WindowSegment(0.0, 5.0, NO)), said("two", (0.0, 24.0)))
+    result = decode(decoders, script, window(30), (0.0, 29.0)).result(10)
+    assert script.starts_s == [*[0.0] * 6, 5.0]
+    assert (result.text, result.flags) == (f"{NO}two", ("repetition",))
 
 
 def test_speech_behind_a_loop_that_nobody_can_hear_is_said_to_be_cut_off(decoders: list[SeekingDecoder]) -> None:
@@ -253,6 +277,14 @@ def test_a_text_without_any_end_that_is_too_short_for_its_speech_is_heard_on_beh
     assert script.starts_s == [0.0, pytest.approx(4.7, abs=0.1)]
     assert (result.text, result.flags) == ("hello all that follows", ())
     assert result.segments[0].end <= 3.0
+
+
+def test_a_rest_with_hardly_any_speech_may_have_no_words(decoders: list[SeekingDecoder]) -> None:
+    """However much is said before it: it is not tried again and again."""
+    script = Script(alone("what there is to say in eight seconds"), *[heard("")] * 6)
+    result = decode(decoders, script, window(30), (0.0, 7.8), (10.0, 10.4)).result(10)
+    assert script.starts_s == [0.0, pytest.approx(9.7, abs=0.01)]
+    assert (result.text, result.flags) == ("what there is to say in eight seconds", ())
 
 
 def test_what_is_heard_again_and_has_no_end_either_is_said_to_be_cut_off(decoders: list[SeekingDecoder]) -> None:
@@ -312,7 +344,9 @@ def test_a_text_that_ran_out_where_nobody_speaks_any_more_is_kept(decoders: list
 
 
 @pytest.mark.parametrize("no_speech_prob", [0.1, 0.97])
-@pytest.mark.parametrize(("speech_end_s", "flags"), [(30.0, ("empty",)), (7.0, ())])
+@pytest.mark.parametrize(
+    ("speech_end_s", "flags"), [(30.0, ("empty",)), (5.0 + MISSED_SECONDS, ("empty",)), (7.99, ())]
+)
 def test_speech_for_which_no_try_had_words_is_said_to_be_missing(
     decoders: list[SeekingDecoder], speech_end_s: float, flags: tuple[str, ...], no_speech_prob: float
 ) -> None:
@@ -320,6 +354,16 @@ def test_speech_for_which_no_try_had_words_is_said_to_be_missing(
     script = Script(said("one", (0.0, 5.0)), *[nothing] * 6)
     result = decode(decoders, script, window(30), (0.0, speech_end_s)).result(10)
     assert (result.text, result.flags) == ("one", flags)
+
+
+def test_nothing_is_left_of_a_text_that_is_taken_for_silence(decoders: list[SeekingDecoder]) -> None:
+    """No more is heard of it either, though its last segment had no end."""
+    thank, you = WindowSegment(0.0, 2.0, "thank"), WindowSegment(2.0, 3.0, "you")
+    unlikely = {"avg_logprob": -2.0, "no_speech_prob": 0.9}
+    script = Script(heard("thank you", segments=(thank, you), whole=("thank", (thank,)), finished=True, **unlikely))
+    result = decode(decoders, script, window(30), (0.0, 2.0)).result(10)
+    assert (result.text, result.segments, result.flags) == ("", (), ("no_speech",))
+    assert script.starts_s == [0.0]
 
 
 def test_a_lost_engine_reaches_the_one_who_waits(decoders: list[SeekingDecoder]) -> None:
@@ -332,6 +376,11 @@ def test_parts_without_words_add_no_flags() -> None:
     empty = heard("", flags=("empty",), avg_logprob=-3.0)
     result = joined([(0.0, said("one", (0.0, 5.0))), (5.0, empty)])
     assert (result.text, result.flags) == ("one", ())
+
+
+def test_figures_of_parts_are_weighed_by_the_length_of_their_text() -> None:
+    long, short = heard("a" * 30, avg_logprob=-0.2), heard("b" * 10, avg_logprob=-1.0)
+    assert joined([(0.0, long), (5.0, short)]).avg_logprob == pytest.approx(-0.4)
 
 
 def test_speech_after_a_time() -> None:

@@ -226,3 +226,30 @@ def test_full_window_ends_at_its_longest_late_pause() -> None:
     # Then the first window ends in the long pause, although more would have fitted
     pause_start = (5 * 140 + 4 * 7) * FRAME_S
     assert pause_start < windows[0].end_s < pause_start + 16 * FRAME_S
+
+
+def seconds(*lengths: float) -> list[float]:
+    """Speech and pauses by turns, so many seconds each."""
+    return [float(number % 2 == 0) for number, length in enumerate(lengths) for _ in range(round(length / FRAME_S))]
+
+
+def test_what_follows_a_window_that_is_cut_early_is_cut_again_where_it_does_not_fit() -> None:
+    # Given a window that ends in its long pause, and what is left of it is too long together with the next stretch
+    probabilities = seconds(19, 1, 9, 0.3, 28)
+    windows = cut(probabilities, WindowOptions(), [160_000])
+    # Then the rest is a window of its own, and no speech is lost
+    assert [round(window.speech_s) for window in windows] == [19, 9, 28]
+    covered = np.concatenate([window.samples for window in windows]).astype(int)
+    spoken = np.flatnonzero(np.repeat(probabilities, FRAME_SAMPLES))
+    assert np.isin(spoken, covered).all()
+
+
+def test_windows_share_a_short_pause_and_do_not_overlap() -> None:
+    before, after = cut(seconds(19, 0.3, 20), WindowOptions(), [160_000])
+    assert before.end_s <= after.start_s
+    assert before.end_s == pytest.approx((before.speech[-1][1] + after.start_s + after.speech[0][0]) / 2, abs=1e-3)
+
+
+def test_of_equal_pauses_a_full_window_ends_in_the_last() -> None:
+    first, *_ = cut(seconds(20, 0.2, 4, 0.2, 3, 0.2, 10), WindowOptions(), [160_000])
+    assert len(first.speech) == 3
