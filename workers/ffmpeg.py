@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -30,18 +29,17 @@ from workers.flac import begins_late
 from workers.mp3 import SYNC_BYTE, Places, Tags, longest_s, told_frames
 from workers.pcm import Floats, Piece, mono
 from workers.source_errors import os_error, shown
+from workers.track_times import (
+    EXACT_CONTAINERS,
+    MATROSKA,
+    MOST_PAUSE_SECONDS,
+    PAUSE_SECONDS,
+    TIMED_CONTAINERS,
+    recording_begin_s,
+    track_begin_s,
+    written_seconds,
+)
 
-#: Containers whose durations and time stamps are written, not guessed: these can be trusted and sought in.
-MATROSKA = frozenset({"matroska", "webm"})
-EXACT_CONTAINERS = MATROSKA | {"mov", "mp4"}
-#: And the time stamps of these, which count what each frame says that it is: damage that is left out shows in them.
-TIMED_CONTAINERS = EXACT_CONTAINERS | {"flac"}
-#: Less than this between two frames is an inexact time.
-PAUSE_SECONDS = 0.25
-#: More than this is no pause where the length of the file is not known.
-MOST_PAUSE_SECONDS = 3600.0
-#: 01:59:59.980000000
-_MATROSKA_END = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 #: The encoder's delay, of at most 4095 samples, is within these packets of at least 576.
 START_PACKETS = 9
 
@@ -85,7 +83,7 @@ def told_seconds(file: LocalFile) -> float:
         if not MATROSKA.isdisjoint(names) and len(container.streams) > 1:
             return 0.0  # its index, if it has one, is of the video: to find a place all before it is read
         if not EXACT_CONTAINERS.isdisjoint(names):
-            return _written_seconds(container, stream)
+            return written_seconds(container, stream)
         if container.format.name == "mp3":
             told_s = _told_seconds(file, stream.codec_context, next(container.demux(stream)))
             return min(told_s, longest_s(file.descriptor))
@@ -115,12 +113,12 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
     tick_s = stream.time_base or Fraction(1, av.time_base)
     exact = not EXACT_CONTAINERS.isdisjoint(name.split(","))
     timed = not TIMED_CONTAINERS.isdisjoint(name.split(","))
-    known_s = _written_seconds(container, stream) if exact else 0.0
+    known_s = written_seconds(container, stream) if exact else 0.0
     until_s = known_s or (container.duration or 0) / av.time_base
     job.check_length(known_s)
     packets: Iterator[av.Packet[av.AudioStream]] = container.demux(stream)
     tags: Tags | None = None
-    first_s = _origin_s(container, stream) if exact else _begin_s(stream)
+    first_s = recording_begin_s(container, stream) if exact else track_begin_s(stream)
     if (
         first_s and name == "flac" and not begins_late(file.descriptor)
     ):  # what comes before the first whole frame is lost
@@ -178,23 +176,6 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
         job.flags.add("truncated")
 
 
-def _begin_s(stream: av.AudioStream) -> float:
-    """When the track begins, by the clock of its times."""
-    return float((stream.start_time or 0) * (stream.time_base or 0))
-
-
-def _origin_s(container: av.container.InputContainer, stream: av.AudioStream) -> float:
-    """When a recording in an exact container begins, by the clock of the track's times: with its first track.
-
-    What differs less than a pause is an encoder's delay; what differs more than the longest one, another clock.
-    """
-    begin_s = _begin_s(stream)
-    if container.start_time is None:
-        return begin_s
-    origin_s = container.start_time / av.time_base
-    return origin_s if PAUSE_SECONDS <= begin_s - origin_s <= MOST_PAUSE_SECONDS else begin_s
-
-
 def _sought(container: av.container.InputContainer, stream: av.AudioStream, ticks: int) -> bool:
     """Seek, False where there is no such place: it is before the first that is known. Then all is read from the start.
 
@@ -208,27 +189,6 @@ def _sought(container: av.container.InputContainer, stream: av.AudioStream, tick
         container.seek(container.start_time or 0)
         return False
     return True
-
-
-def _written_seconds(container: av.container.InputContainer, stream: av.AudioStream) -> float:
-    """How long the recording is from its start (`_origin_s`) to the track's end by an exact container.
-
-    0.0 where it does not say.
-    """
-    begin_s, origin_s = _begin_s(stream), _origin_s(container, stream)
-    if not MATROSKA.isdisjoint(container.format.name.split(",")):
-        # It tells the whole file's length, and most who write it where each track ends.
-        ends = _MATROSKA_END.fullmatch(stream.metadata.get("DURATION", ""))
-        if ends is not None:
-            hours, minutes, seconds = ends.groups()
-            return max(0.0, int(hours) * 3600 + int(minutes) * 60 + float(seconds) - origin_s)
-    elif stream.duration and stream.time_base:
-        told_s = float(stream.duration * stream.time_base)
-        # Of an MP4 in fragments, which have no table of frames, this is its end by the clock of the stream that it was
-        # cut from.
-        length_s = told_s - begin_s if not stream.frames and 0 < begin_s < told_s else told_s
-        return length_s + begin_s - origin_s
-    return (container.duration or 0) / av.time_base if len(container.streams) == 1 else 0.0
 
 
 def _told_seconds(file: LocalFile, codec: av.AudioCodecContext, first: av.Packet[av.AudioStream]) -> float:
