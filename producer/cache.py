@@ -9,6 +9,7 @@
     retried.txt                           the rows that are being done again (`producer.retry`)
     stopped                               there when its producer was stopped on purpose (`producer.reconcile`)
     cancelled                             there when a person gave it up (`producer.cancel`)
+    .beginning/                           the files of a job that begins in its place (`Step.begin`)
     {name}.lock                           who is at it (`FileLock`)
 """
 
@@ -112,6 +113,11 @@ class Step:
         """There while nobody is to send or collect the rows of the job that it names: `producer.cancel`."""
         return self.job_path / "cancelled"
 
+    @property
+    def beginning_path(self) -> Path:
+        """The files of a job that begins here, until they are in their places: `begin`."""
+        return self.job_path / ".beginning"
+
     def cancelled(self) -> str | None:
         """The id of the job that was given up, None where none was."""
         try:
@@ -163,11 +169,45 @@ class Step:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def begin(self, folder: Path) -> None:
+        """Forget what the job is: from now on it is that of ``folder``, a `staging` with all its files, header too.
+
+        Hold the job's locks. What a killed process leaves is the old job as it was, or what `end_beginning` completes.
+        Raises FleetError where the disk fails.
+        """
+        with disk_errors(self.job_path):
+            if self.beginning_path.exists():  # of one that was killed before it forgot the old job
+                shutil.rmtree(self.beginning_path)
+            folder.rename(self.beginning_path)
+            fsync_folder(self.job_path)
+            self._put_in_place()
+
+    def is_beginning(self) -> bool:
+        """Whether a job begins here, by somebody who holds the locks or was killed meanwhile."""
+        begins = os.path.exists(self.beginning_path / self.header_path.name)  # noqa: PTH110 (False in another's folder)
+        return begins and not self.header_path.exists()
+
+    def end_beginning(self) -> None:
+        """Do what is left of a `begin` that was cut short, if one was. Hold the job's locks."""
+        if self.is_beginning():
+            with disk_errors(self.job_path):
+                self._put_in_place()
+
+    def _put_in_place(self) -> None:
+        """The old job's header goes first and the new one's comes last: without one, what is left to do is known."""
+        if (self.beginning_path / self.audio_path.name).exists():  # the first to be moved
+            self.forget()
+        for path in (self.audio_path, self.journal_path, self.header_path):
+            with suppress(FileNotFoundError):
+                (self.beginning_path / path.name).replace(path)
+        shutil.rmtree(self.beginning_path)
+        fsync_folder(self.job_path)
+
     def forget(self) -> None:
         """Start over: remove what the job is. Hold the job's locks; these stay, and so does the step's file."""
-        self.forget_answers()
         for path in (self.header_path, self.audio_path, self.retried_path, self.stopped_path, self.cancelled_path):
             path.unlink(missing_ok=True)
+        self.forget_answers()
 
     def forget_answers(self) -> None:
         """Remove what has come of the job's rows. The next job counts its own from 0 and must not find these."""

@@ -20,7 +20,7 @@ from producer.job import Job, new_id
 from producer.journal import Journal
 from producer.rows import ScanRules, scan
 from producer.spec import JobSpec, audio_root
-from producer.standing import settle, standing_header
+from producer.standing import end_beginning, settle, standing_header
 from workers.languages import canonical_language
 
 
@@ -66,6 +66,7 @@ def open_job(spec: JobSpec, before_new: Callable[[], object] = lambda: None) -> 
         audio_root=audio_root(spec, step, step0),
         output=str(step.path),
     )
+    end_beginning(step)
     standing = None if spec.force else standing_header(step, header)
     if standing is not None:
         if not standing.complete:

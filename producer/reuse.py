@@ -56,7 +56,9 @@ def open_old(path: Path, new: JobHeader) -> OldStep:
     if step is None or header is None:
         raise UsageError(f"--reuse {path}: no step file of a job: its job folder {path.stem}.job must lie beside it")
     if not (header.complete or header.retry):
-        raise UsageError(f"--reuse {path}: not finished: run the command that makes it to its end first")
+        raise UsageError(
+            f"--reuse {path}: not finished: run the command that makes it, without --force, to its end first"
+        )
     if not step.path.exists():
         raise UsageError(f"--reuse {path}: not there any more: put it back, or leave out --reuse")
     if not step.audio_path.exists():

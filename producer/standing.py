@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 from producer.cache import Step
-from producer.disk import disk_errors
 from producer.errors import UsageError
 from producer.file_lock import FileLock
 from producer.header import INPUT_CHANGED, JobHeader, differences
@@ -31,20 +30,27 @@ def settle(step: Step, header: JobHeader, folder: Path, *, force: bool) -> JobHe
             if force and busy is collecting:
                 _wait_until_given_back(step, collecting)
                 busy = None
+            if busy is None:
+                step.end_beginning()
             # Looked at again under the locks: another starter of the same job may have been faster.
             standing = None if force else standing_header(step, header)
             if standing is not None:
                 return standing
             if busy is None:
-                step.forget()
-                with disk_errors(step.job_path):
-                    for path in folder.iterdir():
-                        path.replace(step.job_path / path.name)
-                header.write(step.header_path)
+                header.write(folder / step.header_path.name)
+                step.begin(folder)
                 return header
         if force or time.monotonic() > deadline:
             raise UsageError(f"{step.path}: {busy.holder()} is working on it: stop that one first")
         time.sleep(0.05)
+
+
+def end_beginning(step: Step) -> None:
+    """Complete the job of a starter that was killed while its files were put in place; nothing where none was."""
+    if step.is_beginning():
+        with step.lock("producer") as producing, step.lock("collector") as collecting:
+            if producing.acquire() and collecting.acquire():
+                step.end_beginning()
 
 
 def _wait_until_given_back(step: Step, collecting: FileLock) -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
 import json
 import os
+import signal
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +24,7 @@ from producer.job import Job
 from producer.journal import Journal
 from producer.opening import open_job
 from producer.retry import begin_retry
+from producer.spec import JobSpec
 from workers.messages import ChannelTranscripts, RowResult, Segment, Transcript
 
 OLD_ROWS = 6
@@ -150,6 +157,57 @@ def test_a_step_may_be_made_again_from_itself(tmp_path: Path) -> None:
     done = finished(job, [answer(0, "nine")])
     assert [row["transcription"] for row in read_rows(done.step.path)] == ["nine", "text 0", "text 1"]
     assert not [path.name for path in done.step.job_path.iterdir() if path.name.startswith(".")]
+
+
+def ended_at(number: int, spec: JobSpec, *, killed: bool) -> bool:
+    """Open a job in a process that is killed, or told of a full disk, at its ``number``-th lock or change of a folder.
+
+    Whether it came so far.
+    """
+
+    def count(event: str, _: object) -> None:
+        if event in ("os.rename", "os.remove", "os.rmdir", "fcntl.flock", "os.mkdir") and next(changes) == number:
+            reached.touch()
+            if killed:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    changes, reached = itertools.count(), Path(spec.cache_path, f"reached-{number}")
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            sys.addaudithook(count)
+            open_job(spec)
+        os._exit(0)
+    os.waitpid(child, 0)
+    return reached.exists()
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "full disk"])
+def test_a_start_that_is_cut_short_keeps_the_answers(tmp_path: Path, killed: bool) -> None:
+    for number in itertools.count():
+        # Given: a finished step whose dataset has grown
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        old = made_step(folder)
+        source = write_rows(folder / "old.jsonl", ({"audio": f"{row}.wav"} for row in (9, 0, 1)))
+        spec = spec_of(source, reuse=str(old.step.path), force=True)
+        # When: it is started over, and that ends anywhere on the way
+        if not ended_at(number, spec, killed=killed):
+            break
+        # Then: the same command does it, or says how it is resumed
+        refused = None
+        try:
+            job = open_job(spec)
+        except UsageError as error:
+            refused, job = str(error), open_job(replace(spec, force=False))
+        assert refused is None or "not finished: run the command that makes it, without --force" in refused
+        assert reused(job) == {1: "text 0", 2: "text 1"}
+        assert [row["transcription"] for row in read_rows(finished(job, [answer(0, "nine")]).step.path)] == [
+            *("nine", "text 0", "text 1")
+        ]
+        assert not (job.step.beginning_path / "job.json").exists()
+    assert number > 10
 
 
 def test_what_a_retry_mended_is_reused(tmp_path: Path) -> None:
