@@ -9,6 +9,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 from typing import Annotated, Any
 
 import typer
@@ -31,6 +32,7 @@ from producer.reconcile import producing
 from producer.registry import Progress
 from producer.run import own_fleet_options, reach, run_job
 from producer.spec import JobSpec
+from producer.standing import SETTLE_SECONDS
 from producer.step import check_limit, check_outcome, open_replacing
 from workers import discretion
 from workers.app import create_app
@@ -102,8 +104,11 @@ def enqueue(spec: JobSpec) -> None:
         typer.echo(job.id)
         return
     with resumable(job, force=spec.force), job.step.lock("producer") as lock:
-        if not lock.acquire():
-            raise FleetError(f"{job.step.path}: {lock.holder()} is sending this job already")
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while not lock.acquire():  # whoever was about to cancel the job sees that it is resumed, and lets go
+            if time.monotonic() > deadline:
+                raise FleetError(f"{job.step.path}: {lock.holder()} is sending this job already")
+            time.sleep(0.05)
         sent = _send(job, redis, config)
     typer.echo(f"{sent} rows sent to {shown_url(url)}", err=True)
     typer.echo(job.id)

@@ -41,7 +41,9 @@ def settle(step: Step, header: JobHeader, folder: Path, *, force: bool) -> JobHe
                 step.begin(folder)
                 return header
         if force or time.monotonic() > deadline:
-            raise UsageError(f"{step.path}: {busy.holder()} is working on it: stop that one first")
+            # That may be the collector of all jobs, which sends what a killed producer has not.
+            other_way = ", or `whisper-fleet cancel` the job," if force else ""
+            raise UsageError(f"{step.path}: {busy.holder()} is working on it: stop that one{other_way} first")
         time.sleep(0.05)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -276,6 +277,25 @@ def test_a_job_that_is_resumed_meanwhile_is_not_cancelled(
     with pytest.raises(UsageError, match="resumed or replaced meanwhile"):
         cancel.cancel(fleet.redis, str(job.step.path))
     assert names(fleet) == [job.id]
+
+
+def test_enqueue_resumes_a_job_that_somebody_is_about_to_cancel(fleet: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path)
+    job.cancel()
+    # Given: `cancel` has the producer's lock, and waits for a collector
+    with job.step.lock("producer") as cancelling:
+        assert cancelling.acquire()
+        # When: the job is resumed, which `cancel` does not see at once
+        command = ("enqueue", str(tmp_path / "data.jsonl"), "--cache-path", str(tmp_path / "cache"))
+        with ended(fleet.start_cli(*command)) as resuming:
+            wait_for(lambda: not job.step.cancelled_path.exists())
+            with pytest.raises(subprocess.TimeoutExpired):
+                resuming.wait(0.5)
+            cancelling.release()
+            # Then: its rows are sent
+            stdout, stderr = resuming.communicate(timeout=60)
+    assert (resuming.returncode, stdout) == (0, f"{job.id}\n"), stderr
+    assert rows_in_flight(fleet.redis, "transcribe", job.id) == set(range(5))
 
 
 def test_a_cancelled_retry_is_resumed_by_the_same_command(fleet: Fleet, tmp_path: Path) -> None:

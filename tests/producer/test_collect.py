@@ -293,7 +293,7 @@ def test_force_starts_over_although_a_collector_of_the_fleet_serves_the_job(flee
         assert producing.acquire()
         wait_for(lambda: answered(stopped) and answered(running))
         # When: both are to start over
-        with pytest.raises(UsageError, match="is working on it: stop that one first"):
+        with pytest.raises(UsageError, match="working on it: stop that one, or `whisper-fleet cancel` the job, first"):
             new_job(tmp_path / "running", rows=2, language="de", force=True)
         anew = new_job(tmp_path / "stopped", rows=2, language="de", force=True)
         # Then: one is, the other goes on
