@@ -29,6 +29,7 @@ from typing import BinaryIO
 from producer.disk import disk_errors, fsync_folder
 from producer.errors import UsageError
 from producer.file_lock import FileLock
+from producer.inputs import looking_at
 
 # A temporary file that nobody wrote to for this long was left by a killed process. Its process id proves nothing
 # where containers share the folder.
@@ -137,13 +138,15 @@ class Step:
     def input_of(self, inputs: Sequence[Path]) -> list[Path]:
         """What this step reads: ``inputs`` for step 1, else the step before it.
 
-        Raises UsageError where that is missing, or where this step would be written over its own input.
+        Raises UsageError where that is missing or cannot be seen, or this step would be written over its own input.
         """
         if self.number == 1:
             sources = list(inputs)
         else:
             sources = [Step(self.cache_path, self.prefix, self.number - 1).path]
-            if not sources[0].is_file():
+            with looking_at(sources[0]):
+                is_made = sources[0].is_file()
+            if not is_made:
                 raise UsageError(f"{sources[0]}: not there or not finished: run step {self.number - 2} first")
         if self.path.resolve() in {source.resolve() for source in sources}:
             raise UsageError(f"{self.path}: input and output are the same file: choose another --prefix or cache path")

@@ -8,6 +8,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,18 +35,12 @@ _SPACE_BYTES = b" \t\n\r"
 def expand_inputs(inputs: Sequence[str]) -> list[Path]:
     """The input files, globs (``**`` too) replaced by their files in name order.
 
-    Raises UsageError for nothing found, a file named twice, or something that is no JSON Lines file.
+    Raises UsageError for nothing found, a file named twice, something that is no JSON Lines file or cannot be seen.
     """
     found: list[Path] = []
     for name in inputs:
-        if not Path(name).exists() and glob.has_magic(name):
-            names = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
-            matches = [path for path in map(Path, names) if not path.is_dir()]
-            if not matches:
-                raise UsageError(f"{name}: no file matches this pattern")
-            found.extend(matches)
-        else:
-            found.append(Path(name))
+        with looking_at(name):
+            found.extend(_named(name))
     if not found:
         raise UsageError("no input: name at least one JSONL file")
     seen: set[Path] = set()
@@ -55,6 +50,25 @@ def expand_inputs(inputs: Sequence[str]) -> list[Path]:
             raise UsageError(f"{path}: named twice: name each input file once")
         seen.add(path.resolve())
     return found
+
+
+def _named(name: str) -> list[Path]:
+    if Path(name).exists() or not glob.has_magic(name):
+        return [Path(name)]
+    names = sorted(glob.glob(name, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    matches = [path for path in map(Path, names) if not path.is_dir()]
+    if not matches:
+        raise UsageError(f"{name}: no file matches this pattern")
+    return matches
+
+
+@contextmanager
+def looking_at(path: str | Path) -> Iterator[None]:
+    """Turn what a folder that this user may not enter says, or a name that is too long, into a UsageError."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _check_is_table(path: Path) -> None:

@@ -48,6 +48,13 @@ INPUTS: list[Any] = [
     ),
     pytest.param(None, [], ["data.jsonl", "no such file"], id="no input"),
     pytest.param(GOOD, ["more.jsonl"], ["more.jsonl", "no such file"], id="no second input"),
+    pytest.param(GOOD, ["x" * 300], ["xxx: cannot be read (File name too long)"], id="name too long"),
+    pytest.param(
+        GOOD,
+        ["--step", "1", "--cache-path", "x" * 300],
+        ["data_step1.jsonl: cannot be read (File name too long)"],
+        id="name of the step before too long",
+    ),
     pytest.param(GOOD, ["./same.jsonl"], ["several inputs", "--prefix"], id="several inputs"),
     pytest.param(GOOD, ["--cache-path", "data.jsonl/below"], ["data.jsonl/below", "--cache-path"], id="unwritable"),
     pytest.param(GOOD, ["--language", "Germn"], ["--language Germn", "german (de)"], id="unknown language"),

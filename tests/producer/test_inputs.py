@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from producer.inputs import default_prefix, expand_inputs, iter_lines, read_rows
 
 
 def _write(path: Path, *lines: str | bytes) -> Path:
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines) + b"\n")
     return path
 
@@ -44,6 +46,7 @@ class TestInputs:
             ("talk.WAV", r'\{"audio": "/.*talk\.WAV"\}'),
             ("data.jsonl.xz", "unpack it first"),
             ("pipe", "read more than once"),
+            ("x" * 300 + ".jsonl", r"x\.jsonl: cannot be read \(File name too long\)"),
         ],
     )
     def test_what_is_no_jsonl_file_is_refused(self, tmp_path: Path, name: str, message: str) -> None:
@@ -52,6 +55,22 @@ class TestInputs:
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(UsageError, match=message):
             expand_inputs([str(tmp_path / name)])
+
+    @pytest.mark.parametrize("name", ["locked/data.jsonl", "locked/*.jsonl", "*/*.jsonl"])
+    def test_a_folder_that_may_not_be_entered(self, name: str) -> None:
+        user = os.geteuid()
+        with tempfile.TemporaryDirectory() as folder:  # pytest's are this user's alone
+            Path(folder).chmod(0o755)
+            locked = _write(Path(folder, "locked", "data.jsonl"), "{}").parent
+            locked.chmod(0o444)
+            if user == 0:  # who may enter any folder
+                os.seteuid(65534)
+            try:
+                with pytest.raises(UsageError, match=r"/.*\.jsonl: cannot be read \(Permission denied\)$"):
+                    expand_inputs([str(Path(folder, name))])
+            finally:
+                os.seteuid(user)
+                locked.chmod(0o700)
 
     def test_no_input_at_all(self) -> None:
         with pytest.raises(UsageError, match="no input"):
