@@ -26,7 +26,7 @@ from producer.enqueue import enqueuer_for
 from producer.errors import FleetError, UsageError
 from producer.follow import Follower
 from producer.interruption import Terminated, resumable
-from producer.job import Job
+from producer.job import Job, under_way
 from producer.options import takes_job
 from producer.reconcile import producing
 from producer.registry import Progress
@@ -233,7 +233,8 @@ def _send(job: Job, redis: Redis, config: Settings) -> int:
     with producing(job):
         present, stop = live_workers(redis), threading.Event()
         enqueuer = enqueuer_for(job, create_app(config), redis, present, config, Follower(job).read, stop)
-        enqueuer.send_all()
+        with under_way():
+            enqueuer.send_all()
     return enqueuer.sent
 
 

@@ -6,6 +6,7 @@ they are its rows 0, 1, 2 ... to the fleet.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import secrets
@@ -28,6 +29,17 @@ from producer.merge import Kept, picked, write_step
 from producer.registry import Progress, Registration
 from producer.rows import timed_record_of
 from workers.messages import TASKS, Failure, Options, Record, Task
+
+
+@contextlib.contextmanager
+def under_way() -> Iterator[None]:
+    """A UsageError of the block is a FleetError with the same words: no argument is wrong, but the input of a job whose
+    rows are sent was changed or removed since.
+    """
+    try:
+        yield
+    except UsageError as error:
+        raise FleetError(error.message, type=error.type) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +97,19 @@ class Job:
         return read_rows([Path(path) for path in self.header.inputs], self.header.rows)
 
     def check_input(self) -> None:
-        """Raise UsageError where the input is not the one that the job began with: one pass over it."""
+        """Raise UsageError where the input is not the one that the job began with: one pass over it.
+
+        Of a job whose rows are being sent it is a FleetError: see `under_way`.
+        """
         digest = hashlib.sha256()
         for line in self.lines():
             digest.update(line + b"\n")
         if digest.hexdigest() != self.header.sha256:
+            made = (self.header.complete or self.header.retry) and self.step.path.exists()
+            advice = " (and keep answers with --reuse)" if made else ""
             raise UsageError(
                 f"{', '.join(self.header.inputs)}: the input changed since the job of {self.step.path} began: "
-                "put it back, or start over with --force (and keep answers with --reuse)"
+                f"put it back, or start over with --force{advice}"
             )
 
     def checked(self) -> Job:
@@ -188,6 +205,7 @@ class Job:
         """What whoever still is at the job ends with."""
         return FleetError(f"{self.step.job_path}: job {self.id} is not there any more: was it removed or replaced?")
 
+    @under_way()
     def finish(self, journal: Journal, stopped: Stopped = never) -> Job:
         """Write the step file, and then say in the header that it is final. The journal has served its time.
 

@@ -16,7 +16,7 @@ from producer.enqueue import enqueuer_for
 from producer.errors import FleetError
 from producer.follow import RowSet
 from producer.in_flight import rows_on_their_way
-from producer.job import Job
+from producer.job import Job, under_way
 from producer.routing import queues_for
 from workers.presence import live_workers
 from workers.settings import Settings
@@ -125,9 +125,10 @@ class Reconciler:
 
         def work() -> None:
             try:
-                if not just_scanned:
-                    watched.job.check_input()
-                enqueuer.send_all()
+                with under_way():
+                    if not just_scanned:
+                        watched.job.check_input()
+                    enqueuer.send_all()
             except Exception as error:  # noqa: BLE001 - handed to whoever waits for the job
                 if not stop.is_set():
                     self._failed(watched.job, error)

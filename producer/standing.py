@@ -78,13 +78,14 @@ def standing_header(step: Step, header: JobHeader) -> JobHeader | None:
                 "--prefix"
             )
         return None
+    needs_step = old.complete or old.retry is not None
     changes = differences(old, header)
     if changes:
         only_input = len(changes) == 1 and changes[0].startswith(INPUT_CHANGED)
-        advice = f" (and keep answers with --reuse {step.path})" if only_input and step.path.exists() else ""
+        made = needs_step and step.path.exists()
+        advice = f" (and keep answers with --reuse {step.path})" if only_input and made else ""
         raise UsageError(
             f"{step.path}: made by a job with other options: {'; '.join(changes)}. "
             f"Start over with --force{advice}, or write elsewhere with --prefix"
         )
-    needs_step = old.complete or old.retry is not None
     return old if step.path.exists() or not needs_step else None

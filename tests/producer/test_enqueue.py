@@ -14,7 +14,7 @@ import pytest
 from job_files import answer, deliver, new_job, write_rows
 
 from failover import MovingBroker
-from fleet import Fleet, wait_for
+from fleet import Fleet, ended, wait_for
 from producer import enqueue, registry
 from producer import job as module_of_jobs
 from producer.chunks import ChunkLimits
@@ -391,6 +391,29 @@ def test_rows_of_an_input_that_was_written_over_before_they_are_sent_are_not(cle
     with pytest.raises(UsageError, match="the input changed since"):
         Sending(clean, job).enqueuer.send_all()
     assert not clean.redis.exists(BULK, keys.results(job.id))
+
+
+@pytest.mark.parametrize("change", ["sorted", "removed"])
+def test_an_input_that_changes_while_it_is_sent_is_no_wrong_argument(clean: Fleet, tmp_path: Path, change: str) -> None:
+    """That would say that nothing is enqueued."""
+    # Given: a window of the rows is sent
+    job = new_job(tmp_path, rows=3000)
+    source = tmp_path / "data.jsonl"
+    command = ("enqueue", str(source), "--cache-path", str(tmp_path / "cache"))
+    with ended(clean.start_cli(*command, WHISPER_WINDOW_ROWS="4", WHISPER_CHUNK_ROWS="1")) as process:
+        wait_for(lambda: len(queued(clean, job)()) == 4)
+        # When: the rows that come next are others by now
+        if change == "sorted":
+            source.write_bytes(b"".join(reversed(source.read_bytes().splitlines(keepends=True))))
+        else:
+            source.unlink()
+        write_journal(job, range(4))
+        # Then: it says so, and that some of them are sent
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1, stderr
+    words = "the input changed since" if change == "sorted" else "data.jsonl: cannot be read"
+    assert words in stderr.splitlines()[-1]
+    assert "--reuse" not in stderr, "of a job that is not finished"
 
 
 @pytest.mark.parametrize("answers", [0, 3])

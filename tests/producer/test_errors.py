@@ -4,7 +4,7 @@ import errno
 from pathlib import Path
 
 import pytest
-from job_files import new_job, write_rows
+from job_files import answer, finished, new_job, write_rows
 
 from producer.dataflow.words import arguments_named
 from producer.disk import disk_errors
@@ -31,7 +31,9 @@ def test_nobody_who_calls_a_function_is_told_to_run_a_command(tmp_path: Path) ->
 
 
 def test_a_pipeline_is_not_told_of_options_that_it_does_not_have(tmp_path: Path) -> None:
-    job = new_job(tmp_path)
+    job = finished(new_job(tmp_path), [answer(row) for row in range(5)])
     write_rows(tmp_path / "data.jsonl", [{"audio": "other.wav"}] * 5)
     with pytest.raises(UsageError, match=r"put it back, or start over with force=True$"), arguments_named():
+        job.check_input()
+    with pytest.raises(UsageError, match=r"or start over with --force \(and keep answers with --reuse\)$"):
         job.check_input()

@@ -223,13 +223,39 @@ def test_an_input_that_is_another_by_now_can_be_put_back(tmp_path: Path) -> None
     source = tmp_path / "data.jsonl"
     rows = source.read_text()
     source.write_text("".join(reversed(rows.splitlines(keepends=True))))
-    with pytest.raises(UsageError, match=r"data.jsonl: the input changed .*: put it back, or start over with --force"):
+    with pytest.raises(UsageError, match=r"data.jsonl: the input changed .*: put it back, or start over with --force$"):
         job.check_input()
     with pytest.raises(FleetError, match="put it back"):
         finish(job)
+    source.unlink()
+    with pytest.raises(FleetError, match="cannot be read") as gone:
+        finish(job)
+    assert gone.value.exit_code == 1, "nothing was enqueued, would 2 say"
     source.write_text(rows)
     job.check_input()
     assert finish(job).is_complete()
+
+
+def test_answers_are_kept_only_of_a_step_that_was_made(tmp_path: Path) -> None:
+    """`--reuse` takes no other."""
+    done = finish(new_job(tmp_path))
+    anew = open_job(spec_of(tmp_path, force=True))
+    write_rows(tmp_path / "data.jsonl", [{"audio": "other.wav"}] * 5)
+    # Given: the step of an earlier job. Then: it is not that of the one that began since
+    with pytest.raises(UsageError, match=r"--force$"):
+        anew.check_input()
+    with pytest.raises(UsageError, match="Start over with --force, or"):
+        open_job(spec_of(tmp_path))
+    # And: a step that was made has answers as long as it is there
+    anew.step.header_path.unlink()
+    done.header.write(done.step.header_path)
+    with pytest.raises(UsageError, match=r"--force \(and keep answers with --reuse\)$"):
+        done.check_input()
+    with pytest.raises(UsageError, match=r"Start over with --force \(and keep answers with --reuse"):
+        open_job(spec_of(tmp_path))
+    done.step.path.unlink()
+    with pytest.raises(UsageError, match=r"--force$"):
+        done.check_input()
 
 
 def test_an_input_that_was_moved_is_read_where_it_lies_now(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from running import Running
 from fleet import CLI, Fleet, clean_environment, ended, wait_for
 from producer import registry
 from producer.collector import Collector
+from producer.errors import FleetError
 from producer.in_flight import rows_in_flight, rows_on_their_way
 from producer.job import Job, load_job
 from producer.journal import Journal
@@ -246,8 +247,8 @@ def test_an_input_that_is_another_by_now_is_not_sent(fleet: Fleet, tmp_path: Pat
     rows = (tmp_path / "data.jsonl").read_text()
     (tmp_path / "data.jsonl").write_text("".join(reversed(rows.splitlines(keepends=True))))
     config = load_settings(REDIS_URL=fleet.url, stall_seconds=0.2)
-    said: list[str] = []
-    reconciler = Reconciler(fleet.redis, create_app(config), config, lambda _, error: said.append(str(error)))
+    said: list[Exception] = []
+    reconciler = Reconciler(fleet.redis, create_app(config), config, lambda _, error: said.append(error))
     watched = Watched(job, set, 0)
 
     def stepped() -> None:
@@ -256,7 +257,9 @@ def test_an_input_that_is_another_by_now_is_not_sent(fleet: Fleet, tmp_path: Pat
     with contextlib.closing(reconciler):
         # When it stands still. Then nothing is sent
         wait_for(lambda: (stepped(), said)[1])
-        assert "the input changed" in said[0]
+        assert "the input changed" in str(said[0])
+        assert isinstance(said[0], FleetError)
+        assert said[0].exit_code == 1
         assert rows_in_flight(fleet.redis, "transcribe", job.id) == set()
         # until the input is what it was
         (tmp_path / "data.jsonl").write_text(rows)
