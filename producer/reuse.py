@@ -149,10 +149,13 @@ def _fingerprint(record: Record | Failure, stamps: list[Stamp]) -> bytes | None:
 
 
 def _items(old: OldStep, line: bytes) -> list[dict[str, Any]]:
-    plain = recording_count(line, old.header.options["media_key"]) == 1
+    recordings = recording_count(line, old.header.options["media_key"])
     try:
         # Integers as they are, but those of a passed-through column that int() refuses.
         row = json.loads(line, parse_int=lambda text: int(text) if len(text) < 20 else float(text))
-        return old.columns.items(row, plain)
+        items = old.columns.items(row, plain=recordings == 1)
     except (ValueError, LookupError, TypeError):
-        raise FleetError(f"{old.step.path}: changed by another program: this step cannot be reused") from None
+        items = []
+    if len(items) != recordings:
+        raise FleetError(f"{old.step.path}: changed by another program: this step cannot be reused")
+    return items

@@ -265,6 +265,18 @@ def test_what_is_no_step_that_can_be_reused_is_refused(tmp_path: Path) -> None:
     assert JobHeader.read(tmp_path / "cache" / "new_step1.job" / "job.json") is None
 
 
+@pytest.mark.parametrize("column", ["transcription", "transcription_segments"])
+def test_a_row_that_has_fewer_texts_than_recordings_is_not_reused(tmp_path: Path, column: str) -> None:
+    audio(tmp_path, "a.wav", "b.wav")
+    rows = [{"audio": ["a.wav", "b.wav"]}]
+    lines = json.dumps({"row": 0, "items": [{"text": "a"}, {"text": "b"}]}).encode()
+    old = finished(open_job(spec_of(write_rows(tmp_path / "old.jsonl", rows), timestamps=True)), [lines])
+    (row,) = read_rows(old.step.path)
+    write_rows(old.step.path, [{**row, column: row[column][:1]}])
+    with pytest.raises(FleetError, match="changed by another program: this step cannot be reused"):
+        reusing(old, tmp_path, [*rows, {"audio": "new.wav"}], timestamps=True)
+
+
 @pytest.mark.parametrize("rows", [OLD_ROWS, OLD_ROWS - 1, OLD_ROWS + 1])
 def test_an_input_that_changes_while_answers_are_taken_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
