@@ -161,6 +161,13 @@ def test_no_message_is_too_large_for_a_worker() -> None:
     assert not chunk.is_full, "the next one begins with nothing"
 
 
+def test_long_prompts_close_a_message() -> None:
+    chunk = Chunk(ChunkLimits(64))
+    while not chunk.is_full:
+        chunk.add(Record(audio="a", prompt="p" * MAX_PROMPT_CHARACTERS, row=0), 1)
+    assert len(chunk.take()) == math.ceil(MAX_SOURCES_CHARACTERS / (MAX_PROMPT_CHARACTERS + 1))
+
+
 def test_the_users_own_size_stays() -> None:
     limits = ChunkLimits.of(1000, [worker(4, 8)], rows=7)
     assert limits.towards_end(8) == limits

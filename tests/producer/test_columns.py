@@ -135,6 +135,13 @@ def test_the_columns_of_a_row_give_back_its_answer(columns: Columns) -> None:
         assert columns.values(columns.items(row, plain), plain) == row
 
 
+def test_a_row_whose_columns_were_cut_gives_back_what_all_of_them_have() -> None:
+    row = Columns("t", timestamps=True).values([SPOKEN, SPOKEN], plain=False)
+    for name in row:
+        cut = {**row, name: row[name][:1]}
+        assert len(Columns("t", timestamps=True).items(cut, plain=False)) == 1
+
+
 def test_the_errors_of_a_row_name_their_recording() -> None:
     columns = Columns("t")
     call = channels(Transcript.model_validate(SPOKEN), Failure.model_validate(FAILED))

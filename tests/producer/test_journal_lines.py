@@ -57,7 +57,7 @@ def test_what_workers_send_is_known_at_a_glance(item: Transcript | Failure) -> N
     "line",
     [
         sent(1)[:-9] + b"\n",
-        sent(1)[:20] + b"\0" * 8 + b"}\n",
+        sent(1)[:30] + b"\0" * 8 + b"}\n",
         sent(1)[:-2] + b',"row":2}\n',
         sent(ROWS),
         b'{"row":01,"items":[{"text":"a"}]}\n',

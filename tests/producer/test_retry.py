@@ -97,6 +97,19 @@ def test_rows_that_failed_for_other_reasons_are_kept(tmp_path: Path) -> None:
     assert begin_retry(finished(last, [answer(0, "two")])) is None
 
 
+def test_kept_rows_that_failed_in_part_have_not_failed(tmp_path: Path) -> None:
+    write_rows(tmp_path / "data.jsonl", [{"audio": ["a.wav", "b.wav"]}, {"audio": "c.wav"}, {"audio": "d.wav"}])
+    partly = {"row": 0, "items": [{"text": "a"}, {"type": "not_audio", "message": "no"}]}
+    answers = [json.dumps(partly).encode(), failed_answer(1, "not_audio"), failed_answer(2, "timeout")]
+    step = finished(open_job(spec_of(tmp_path / "data.jsonl")), answers)
+    assert step.progress().failed == 2
+    # When: the row that failed for another reason is done again. Then: as many have failed as before, but that one.
+    job = begin_retry(step, ["timeout"])
+    assert job
+    done = finished(job, [answer(0)])
+    assert (done.progress().failed, done.progress().reasons) == (1, {"not_audio": 2})
+
+
 def test_rows_that_failed_in_part_are_done_whole(tmp_path: Path) -> None:
     write_rows(tmp_path / "data.jsonl", [{"audio": ["a.wav", "b.wav"]}, {"audio": ["c.wav", "d.wav"]}, {"audio": None}])
     text, failure = {"text": "a"}, {"type": "not_audio", "message": "no"}
@@ -130,6 +143,36 @@ def test_an_interrupted_retry_is_resumed(tmp_path: Path) -> None:
         begin_retry(job)
     done = finished(job, [answer(0, "again"), answer(1, "five")])
     assert texts(done) == ["text 0", "one", None, "text 3", "text 4", "five"]
+
+
+def test_a_retry_is_resumed_in_whatever_order_its_reasons_are_named(tmp_path: Path) -> None:
+    step = made_step(tmp_path)
+    job = begin_retry(step, ["timeout", "not_audio"])
+    assert job
+    assert begin_retry(step, ["not_audio", "timeout", "not_audio"]) == job
+
+
+def test_answers_that_a_crash_has_left_are_not_those_of_a_retry(tmp_path: Path) -> None:
+    """`Job.finish` removes them last."""
+    step = made_step(tmp_path)
+    journal = Journal.open(step.step.journal_path, step.rows)
+    journal.append([failed_answer(row, FAILED[row]) if row in FAILED else answer(row) for row in range(6)])
+    journal.close()
+    step.step.parts_path.write_bytes(b"{}\n")
+    assert begin_retry(step)
+    assert not step.step.journal_path.exists()
+    assert not step.step.parts_path.exists()
+
+
+def test_a_retry_that_nobody_can_do_is_not_begun(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise UsageError("no live worker has it")
+
+    step = made_step(tmp_path)
+    with pytest.raises(UsageError, match="no live worker has it"):
+        begin_retry(step, (), refuse)
+    assert step.reload() == step
+    assert not step.step.retried_path.exists()
 
 
 def test_an_input_that_changes_before_a_retry_is_sent_is_noticed(tmp_path: Path) -> None:

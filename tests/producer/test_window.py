@@ -43,3 +43,15 @@ def test_what_is_neither_there_nor_journaled_is_lost(sent: set[int], there: set[
     assert len(window) == len(sent)
     assert window.lost(there) == sent - there - journaled
     assert len(window) == len(sent - journaled)
+
+
+def test_a_journal_that_shrank_is_looked_at() -> None:
+    """Somebody removed it, and its rows are sent again."""
+    journaled = {1, 2}
+    window = Window(10, lambda: frozenset(journaled))
+    window.look()
+    window.add([3])
+    journaled = {3}
+    window.look()
+    assert len(window) == 0
+    assert window.lacks(1)
