@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,12 @@ from workers.errors import EngineLostError
 
 #: How often a thread that waits here looks whether the worker is ending.
 CHECK_SECONDS = 0.5
+#: How long a thread waits for another thread's suspect, which may have to be fetched first.
+SHUT_SECONDS = 5.0
+
+
+class ShutError(Exception):
+    """A suspect of another thread has the worker's engine to itself, or is the next: others may come in elsewhere."""
 
 
 class Gate:
@@ -26,9 +33,17 @@ class Gate:
         self._inside = 0
         self._alone = False
 
+    def shut(self) -> bool:
+        """Whether whoever came now would have to wait for a suspect."""
+        with self._changed:
+            return self._alone or bool(self._line)
+
     @contextmanager
     def entered(self, *, alone: bool) -> Iterator[None]:
-        """Inside while the context lasts. Raises EngineLostError if the worker has to end before it is its turn."""
+        """Inside while the context lasts. A suspect that is first in line waits for those inside, however long.
+
+        Raises EngineLostError if the worker has to end before it is its turn, ShutError where it waits for a suspect.
+        """
         self._enter(alone)
         try:
             yield
@@ -39,13 +54,15 @@ class Gate:
                 self._changed.notify_all()
 
     def _enter(self, alone: bool) -> None:
-        place = object()
+        place, began = object(), time.monotonic()
         with self._changed:
             self._line.append(place)
             try:
-                while not (self._line[0] is place and not self._alone and not (alone and self._inside)):
+                while (behind := self._line[0] is not place or self._alone) or (alone and self._inside):
                     if self._stopping.is_set():
                         raise EngineLostError("the worker is ending and its grace is over")
+                    if behind and time.monotonic() - began > SHUT_SECONDS:
+                        raise ShutError("a suspect runs alone here")
                     self._changed.wait(CHECK_SECONDS)
                 self._inside += 1
                 self._alone = alone

@@ -10,6 +10,7 @@ it is done (a message of a job)                    nothing is left to do
 its sender has given it up (a call)                dropped
 nobody died over it                                run it, beside others; rows that have their answers are skipped
 a worker died over it                              run it alone (`workers.alone`): another may be to blame
+another that runs alone here is in its way         after a moment back to the tail of the queue, for other workers
 a worker died over a chunk while it was alone      each row that is left goes on as a suspect, in its own message
 two workers died over it while it was alone        quarantined: it gets its error
 =================================================  ==================================================================
@@ -30,7 +31,7 @@ from typing import Any, Protocol
 from celery.exceptions import Ignore, Reject
 from celery.result import AsyncResult
 
-from workers.alone import Gate
+from workers.alone import Gate, ShutError
 from workers.app import priority_of
 from workers.errors import EngineLostError, TranscriptionError
 from workers.marks import DONE_SECONDS, Claim, TaskMarks
@@ -136,6 +137,13 @@ class Deliveries:
         except EngineLostError as error:
             log.error("task %s goes back to the queue: %s", task_id, error)
             raise Reject(str(error), requeue=True) from error
+        except ShutError as error:
+            log.info("task %s goes back to the queue: %s", task_id, error)
+            raise Reject(str(error), requeue=True) from error
+
+    def shut(self) -> bool:
+        """Whether a message that came now would have to wait for one that runs alone."""
+        return self._gate.shut()
 
     def _joined(self, task_id: str, work: Work, flight: Future[Any]) -> Any:
         """The outcome of a run of this process that a further delivery has joined.
@@ -143,7 +151,7 @@ class Deliveries:
         A call's result, and what follows it, are its first delivery's: sent by both, what follows would come twice.
         """
         waited_seconds = 0.0
-        if not work.of_job and not isinstance(flight.exception(), EngineLostError):
+        if not work.of_job and not isinstance(flight.exception(), EngineLostError | ShutError):
             while waited_seconds < STORED_SECONDS and not self._stopping.wait(CHECK_SECONDS):
                 if self._has_result(task_id):
                     return work.repeat()
@@ -156,6 +164,12 @@ class Deliveries:
         self.marks.close(release=self._closing)
 
     def _deliver(self, task_id: str, envelope: Envelope, work: Work) -> Any:
+        try:
+            return self._decide(task_id, envelope, work)
+        finally:
+            self.marks.unclaim(task_id)  # where it was not begun
+
+    def _decide(self, task_id: str, envelope: Envelope, work: Work) -> Any:
         with self._gate.entered(alone=False):
             claim = self.marks.claim(task_id)
             # A call that comes again may be done, and its acknowledgement lost: it leaves no mark.
@@ -206,6 +220,7 @@ class Deliveries:
 
     def _run(self, task_id: str, work: Work, claim: Claim, *, alone: bool) -> Any:
         if not self._healthy():
+            self.marks.unclaim(task_id)  # for another worker: this one keeps its thread
             time.sleep(CHECK_SECONDS)  # the message comes back at once, and this worker ends at any moment
             raise EngineLostError("the engine is gone")  # not by this message: it was not begun
         self.marks.begin(task_id, alone=alone)
@@ -229,9 +244,6 @@ class Deliveries:
             result = answer()
         except TranscriptionError:
             self.marks.end(task_id, done_seconds=0, done=False)
-            raise
-        except EngineLostError:
-            self.marks.release(task_id)
             raise
         self.marks.end(task_id, done_seconds=work.done_seconds, done=work.of_job)
         return result

@@ -87,6 +87,8 @@ class TaskMarks:
         self._beat_seconds = settings.beat_seconds
         self._lock = threading.Lock()
         self._running: set[str] = set()
+        #: What may have this process's claim without having been begun.
+        self._claimed: set[str] = set()
         self._undisturbed_since = time.monotonic()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._repeat, name="marks", daemon=True)
@@ -124,7 +126,10 @@ class TaskMarks:
                 pipe.get(keys.held(task_id))
                 return pipe.execute()
 
+        self._claimed.add(task_id)  # also where the reply is lost
         mark, _, holder = outlast(ask, self._stopping, f"the claim on task {task_id}")
+        if holder != self.instance:
+            self._claimed.discard(task_id)
         if holder == DONE:
             return Claim("done")
         state: Literal["mine", "orphaned", "elsewhere"] = "mine"
@@ -140,6 +145,26 @@ class TaskMarks:
             left_alone=mark.get(b"alone") == b"1",
             cancelled=b"cancelled" in mark,
         )
+
+    def unclaim(self, task_id: str) -> None:
+        """Take back a claim on a message that was not begun, if there is one. A mark that a dead worker left stays."""
+        if task_id not in self._claimed:
+            return
+
+        def write() -> None:
+            with self._redis.pipeline() as pipe:
+                pipe.get(keys.held(task_id))
+                pipe.hget(keys.task(task_id), "holder")
+                claimed_by, left_by = pipe.execute()
+                if claimed_by != self.instance:  # it was silent for too long
+                    return
+                if left_by == self.instance:  # of a `begin` whose reply was lost
+                    pipe.hdel(keys.task(task_id), "holder", "alone")
+                pipe.delete(keys.held(task_id))
+                pipe.execute()
+
+        self._claimed.discard(task_id)
+        self._at_best(write)
 
     def still_mine(self, task_id: str) -> bool:
         """Whether no other worker has shown since the claim that it runs the message. Waits for Redis."""
@@ -167,6 +192,7 @@ class TaskMarks:
                 pipe.execute()
 
         outlast(write, self._stopping, f"the mark of task {task_id}")
+        self._claimed.discard(task_id)
         with self._lock:
             self._running.add(task_id)
 
@@ -258,6 +284,7 @@ class TaskMarks:
             log.warning("a mark stays as it is: Redis does not take it: %s", error)
 
     def _forget(self, task_id: str) -> None:
+        self._claimed.discard(task_id)
         with self._lock:  # a beat that is under way ends first: it would put the mark back
             self._running.discard(task_id)
 

@@ -3,6 +3,8 @@
 Redis gives interactive messages out before bulk ones, but only to a worker that asks. One whose threads all have bulk
 messages does not ask, and those end together: they share an engine, and began together. So a worker has one thread
 more than it takes bulk messages, and while it has all of those it asks for interactive messages only.
+
+While a message runs alone here (`workers.alone`), or is about to, it asks for none: they are for other workers.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ from typing import Any
 from celery import bootsteps
 from celery.worker import state
 
+from workers import runtime
 from workers.app import PRIORITY_BULK, priority_of
 
-#: How long a worker that could take no bulk message asks for interactive ones, before it looks again whether it can.
-#: Redis does not keep shorter times.
+#: How long a worker that could take no bulk message asks for interactive ones, and one that takes none for nothing,
+#: before it looks again whether it can. Redis does not keep shorter times.
 ASK_SECONDS = 0.1
 
 
@@ -29,7 +32,7 @@ class SpareThreadStep(bootsteps.StartStopStep):  # type: ignore[misc]
     """Asks Redis for what the worker can take now.
 
     Stands for kombu's own `Channel._brpop_start` while no bulk message can be taken: tests/workers/test_spare_thread.py
-    guards the private attributes. Not needed where ``worker_concurrency`` is below 3: then it changes nothing.
+    guards the private attributes. Where ``worker_concurrency`` is below 3, no thread is kept for interactive calls.
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -38,14 +41,32 @@ class SpareThreadStep(bootsteps.StartStopStep):  # type: ignore[misc]
         """Look at each time that the worker asks."""
         channel, threads = parent.task_consumer.channel, int(parent.pool.num_processes)
         most, ask = bulk_threads(threads), channel._brpop_start
+        waking = False
+
+        def wake() -> None:
+            nonlocal waking
+            waking = False
 
         def ask_for_what_fits(timeout: float | None = None) -> None:
-            if most < threads and bulk_in_hand() >= most:
+            nonlocal waking
+            if is_shut():
+                if not waking:  # the event loop would wait for what it has asked for
+                    waking = True
+                    parent.timer.call_after(ASK_SECONDS, wake)
+            elif most < threads and bulk_in_hand() >= most:
                 ask_for_interactive(channel)
             else:
                 ask(timeout)
 
         channel._brpop_start = ask_for_what_fits
+
+
+def is_shut() -> bool:
+    """Whether a message that this worker took now would have to wait for one that runs alone."""
+    try:
+        return runtime.current().deliveries.shut()
+    except RuntimeError:  # no engine: the worker ends, or is a test's
+        return False
 
 
 def bulk_in_hand() -> int:

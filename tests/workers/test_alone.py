@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet import wait_for
-from workers.alone import Gate
+from workers import alone
+from workers.alone import Gate, ShutError
 from workers.errors import EngineLostError
 
 WAIT_SECONDS = 30.0
@@ -54,7 +55,8 @@ class Visitors:
 
 
 @pytest.fixture
-def visitors() -> Iterator[Visitors]:
+def visitors(monkeypatch: pytest.MonkeyPatch) -> Iterator[Visitors]:
+    monkeypatch.setattr(alone, "SHUT_SECONDS", WAIT_SECONDS)
     made = Visitors()
     yield made
     made.close()
@@ -85,6 +87,32 @@ def test_who_waits_at_the_end_of_the_worker_does_not_get_in(visitors: Visitors) 
     with pytest.raises(EngineLostError, match="the worker is ending"):
         waiting.result(WAIT_SECONDS)
     assert visitors.inside == {"suspect"}
+
+
+def test_whoever_waits_for_anothers_suspect_gives_up_and_a_suspect_that_is_first_does_not(
+    visitors: Visitors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alone, "SHUT_SECONDS", 0.1)
+    # Given a suspect that waits for somebody inside, and others behind it
+    assert not visitors.gate.shut()
+    visitors.come("a")
+    assert not visitors.gate.shut()
+    first = visitors.come("suspect", alone=True)
+    assert visitors.gate.shut()
+    # Then these go, be they suspects or not, and it stays
+    for name, is_suspect in (("b", False), ("second suspect", True)):
+        with pytest.raises(ShutError):
+            visitors.come(name, alone=is_suspect).result(WAIT_SECONDS)
+    assert not first.done()
+    visitors.leave("a")
+    wait_for(lambda: visitors.inside == {"suspect"})
+    # Also while it is inside
+    assert visitors.gate.shut()
+    with pytest.raises(ShutError):
+        visitors.come("c").result(WAIT_SECONDS)
+    visitors.leave("suspect")
+    first.result(WAIT_SECONDS)
+    assert not visitors.gate.shut()
 
 
 def test_an_error_inside_opens_the_gate(visitors: Visitors) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from fleet import Fleet, wait_for
 from workers import keys
 from workers.app import create_app
 from workers.errors import TranscriptionError
-from workers.marks import mark_cancelled
+from workers.marks import Claim, TaskMarks, mark_cancelled
 from workers.messages import Failure, RowResult, Transcript
 from workers.settings import load_settings
 
@@ -187,6 +188,39 @@ def test_record_that_kills_its_workers_is_quarantined_and_nothing_else(poisonous
         call.get()
     # and no worker died for anything else
     assert poisonous.runs()["poison"] == len(killed)
+
+
+def test_worker_that_runs_a_suspect_leaves_all_others_to_other_workers(poisonous: Poisonous) -> None:
+    # Given a worker whose engine a suspect has to itself, for as long as it takes
+    redis = poisonous.fleet.redis
+    suspect = TaskMarks(redis, threading.Event(), load_settings())
+    suspect.accuse("job.0.part", Claim(deaths=1))
+    poisonous.start_worker(WHISPER_CONCURRENCY="5")
+    poisonous.send("job", "slow suspect")
+    wait_for(lambda: len(poisonous.runs()) == 1, DEADLINE_SECONDS)
+
+    # When calls come, then it takes none, or gives back what it had asked for before
+    calls = [poisonous.send(None, f"call {number}") for number in range(4)]
+    wait_for(lambda: (redis.llen("transcribe"), redis.hlen(keys.UNACKED)) == (4, 1), DEADLINE_SECONDS)
+    time.sleep(1)
+    assert (redis.llen("transcribe"), redis.hlen(keys.UNACKED)) == (4, 1), "nor does it ask for them again and again"
+
+    # and another worker answers them
+    other = poisonous.start_worker()
+    for call in calls:
+        assert call.get(timeout=DEADLINE_SECONDS)
+    assert poisonous.rows("job") == {}
+
+    # Left to itself, it answers what there is once the suspect is done
+    other.terminate()
+    assert other.wait(DEADLINE_SECONDS) == 0
+    poisonous.fleet.workers.remove(other)
+    last = poisonous.send(None, "last")
+    time.sleep(0.5)
+    assert not last.ready()
+    poisonous.go()
+    assert last.get(timeout=DEADLINE_SECONDS)
+    wait_for(lambda: len(poisonous.rows("job")) == 1 and poisonous.idle(), DEADLINE_SECONDS)
 
 
 def test_what_a_drain_gives_back_is_no_suspect(poisonous: Poisonous) -> None:

@@ -12,7 +12,7 @@ import pytest
 from celery.exceptions import Reject
 
 from fleet import Fleet, wait_for
-from workers import delivery, keys
+from workers import alone, delivery, keys
 from workers.delivery import Deliveries, Envelope
 from workers.errors import EngineLostError, TranscriptionError
 from workers.marks import DONE_SECONDS, Claim, TaskMarks
@@ -44,15 +44,19 @@ class Told:
         return "run"
 
     def divide(self, claim: Claim) -> str:
-        self.asked.append(("divide", claim))
-        return "divided"
+        return self._without_engine("divided", "divide", claim)
 
     def give_up(self, claim: Claim, failure: Failure) -> str:
-        self.asked.append(("give up", failure.type))
-        return "given up"
+        return self._without_engine("given up", "give up", failure.type)
 
     def repeat(self) -> str:
         return "repeated"
+
+    def _without_engine(self, outcome: str, *asked: Any) -> str:
+        self.asked.append(asked)
+        if self.error is not None:
+            raise self.error
+        return outcome
 
 
 def ready(**changes: Any) -> Told:
@@ -80,6 +84,7 @@ class Worker:
 def worker(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Worker]]:
     made: list[Worker] = []
     monkeypatch.setattr(delivery, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(alone, "SHUT_SECONDS", WAIT_SECONDS)
 
     def make() -> Worker:
         stopping, healthy = threading.Event(), [True]
@@ -219,6 +224,94 @@ def test_worker_whose_engine_is_gone_begins_nothing(worker: Callable[[], Worker]
 
     assert work.asked == []
     assert fleet.redis.hget(keys.task("t"), "deaths_alone") == b"1"
+    assert not fleet.redis.exists(keys.held("t")), "another worker has it at once"
+
+
+def test_claim_is_taken_back_before_a_worker_without_an_engine_waits(
+    worker: Callable[[], Worker], fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = worker()
+    here.healthy[0] = False
+    held: list[int] = []
+    monkeypatch.setattr(delivery.time, "sleep", lambda _: held.append(int(fleet.redis.exists(keys.held("t")))))
+    with pytest.raises(Reject):
+        here.start(ready()).result(WAIT_SECONDS)
+    assert held == [0]
+
+
+@pytest.mark.parametrize("left", ["mine", "orphaned"])
+def test_worker_that_ends_before_it_begins_keeps_no_claim(
+    worker: Callable[[], Worker], fleet: Fleet, left: str
+) -> None:
+    """It stands still for as long as a mark lasts, and then in a thread of another worker."""
+    here, before = worker(), Told()
+    if left == "orphaned":
+        fleet.redis.hset(keys.task("t"), mapping={"holder": "dead", "alone": 1})
+        here.marks._undisturbed_since = float("inf")  # a worker that knows nothing of the others yet
+    else:
+        here.marks.accuse("t", Claim("mine", deaths=1))  # which waits for what runs
+    running = here.start(before, "before")
+    assert before.running.wait(WAIT_SECONDS)
+    waits = here.start(ready())
+    wait_for(lambda: here.deliveries._gate.shut() if left == "mine" else fleet.redis.exists(keys.held("t")))
+
+    here.stopping.set()
+
+    with pytest.raises(Reject, match="the worker is ending"):
+        waits.result(WAIT_SECONDS)
+    assert not fleet.redis.exists(keys.held("t"))
+    assert fleet.redis.hget(keys.task("t"), "holder") == (b"dead" if left == "orphaned" else None)
+    before.go.set()
+    assert running.result(WAIT_SECONDS) == "run"
+
+
+def test_worker_that_ends_waits_for_no_other(worker: Callable[[], Worker], fleet: Fleet) -> None:
+    there, here, work = worker(), worker(), Told()
+    done = there.start(work)
+    assert work.running.wait(WAIT_SECONDS)
+    waits = here.start(ready())
+    wait_for(lambda: fleet.redis.hexists(keys.task("t"), "copied"))
+    here.stopping.set()
+    with pytest.raises(Reject, match="the worker is ending"):
+        waits.result(WAIT_SECONDS)
+    assert fleet.redis.get(keys.held("t")) == there.marks.instance
+    work.go.set()
+    assert done.result(WAIT_SECONDS) == "run"
+
+
+@pytest.mark.parametrize(("deaths_alone", "asked"), [(1, "divide"), (2, "give up")])
+def test_what_cannot_be_taken_apart_or_given_up_by_a_worker_that_ends_is_anothers(
+    worker: Callable[[], Worker], fleet: Fleet, deaths_alone: int, asked: str
+) -> None:
+    here, work = worker(), ready(divisible=True, error=EngineLostError("Redis is away"))
+    here.marks.accuse("t", Claim("mine", deaths_alone=deaths_alone))
+    with pytest.raises(Reject):
+        here.start(work).result(WAIT_SECONDS)
+    assert [what for what, _ in work.asked] == [asked]
+    assert not fleet.redis.exists(keys.held("t"))
+
+
+def test_what_another_suspect_is_in_the_way_of_goes_back(
+    worker: Callable[[], Worker], fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a suspect that runs
+    monkeypatch.setattr(alone, "SHUT_SECONDS", 0.1)
+    here, there, suspect = worker(), worker(), Told()
+    here.marks.accuse("suspect", Claim("mine", deaths=1))
+    running = here.start(suspect, "suspect")
+    assert suspect.running.wait(WAIT_SECONDS)
+    assert here.deliveries.shut()
+    assert not there.deliveries.shut()
+    # When another one that came with it, and a message, wait for it
+    here.marks.accuse("second", Claim("mine", deaths=1))
+    for task_id in ("second", "t"):
+        with pytest.raises(Reject, match="runs alone here") as caught:
+            here.start(ready(), task_id).result(WAIT_SECONDS)
+        # Then they are another worker's
+        assert caught.value.requeue
+        assert there.start(ready(), task_id).result(WAIT_SECONDS) == "run"
+    suspect.go.set()
+    assert running.result(WAIT_SECONDS) == "run"
 
 
 def test_what_runs_elsewhere_is_waited_for_and_then_left(

@@ -65,6 +65,52 @@ def test_end_leaves_nothing_but_that_it_is_done(worker: Worker, fleet: Fleet) ->
     assert 0 < fleet.redis.ttl(keys.held("chunk")) <= 120
 
 
+def test_claim_that_is_taken_back_leaves_what_others_left(worker: Worker, fleet: Fleet) -> None:
+    # Given a message that a worker died over, and one that nobody has begun
+    dead, marks = worker(beats=False), worker()
+    dead.claim("orphan")
+    dead.begin("orphan", alone=True)
+    fleet.redis.delete(keys.held("orphan"))
+    assert marks.claim("orphan").state == "orphaned"
+    assert marks.claim("fresh").state == "mine"
+    # When their claims are taken back
+    for task_id in ("orphan", "fresh"):
+        marks.unclaim(task_id)
+        assert not fleet.redis.exists(keys.held(task_id))
+    # Then another worker has them at once, and learns of the death
+    other = worker()
+    assert other.claim("fresh") == Claim("mine")
+    assert (other.claim("orphan").state, other.claim("orphan").left_alone) == ("orphaned", True)
+    # What is another's, begun or done is nobody's to take back
+    marks.claim("fresh")
+    marks.unclaim("fresh")
+    assert other.claim("fresh") == Claim("mine")
+    other.begin("fresh", alone=False)
+    other.unclaim("fresh")
+    assert marks.claim("fresh").state == "elsewhere"
+    other.end("fresh", done_seconds=60, done=True)
+    marks.claim("fresh")
+    marks.unclaim("fresh")
+    assert marks.claim("fresh").state == "done"
+
+
+def test_claim_whose_reply_was_lost_is_taken_back(worker: Worker, fleet: Fleet) -> None:
+    marks = worker(beats=False)
+    marks.claim("t")
+    # As if it had been claimed and begun by transactions whose replies did not come
+    fleet.redis.hset(keys.task("t"), mapping={"holder": marks.instance, "alone": 0})
+    marks.unclaim("t")
+    assert not fleet.redis.exists(keys.task("t"), keys.held("t"))
+    # Nor is one taken back that was silent for so long that another has the message
+    marks.claim("t")
+    fleet.redis.delete(keys.held("t"))
+    other = worker()
+    other.claim("t")
+    marks.unclaim("t")
+    assert other.still_mine("t")
+    assert fleet.redis.exists(keys.held("t"))
+
+
 @pytest.mark.parametrize(("done", "state"), [(True, "done"), (False, "mine")])
 def test_that_a_copied_message_is_done_is_known_for_as_long_as_it_may_wait(
     worker: Worker, fleet: Fleet, done: bool, state: str
@@ -142,6 +188,24 @@ def test_outage_disturbs(worker: Worker, fleet: Fleet) -> None:
     wait_for(marks.undisturbed)
 
 
+def test_process_that_stood_still_knows_nothing_of_the_others_for_a_while(worker: Worker) -> None:
+    marks = worker(lease_seconds=0.3)
+    wait_for(marks.undisturbed)
+    with marks._lock:  # no beat ends
+        time.sleep(4 * marks._beat_seconds)
+    wait_for(lambda: not marks.undisturbed())
+    wait_for(marks.undisturbed)
+
+
+def test_beats_do_not_put_back_the_mark_of_a_message_that_was_lost(worker: Worker) -> None:
+    marks, other = worker(), worker()
+    claim = marks.claim("t")
+    marks.begin("t", alone=False)
+    marks.lost("t", claim, alone=False)
+    time.sleep(3 * marks._beat_seconds)
+    assert other.claim("t").state == "mine"
+
+
 def test_lost_engine_is_a_death_and_a_worker_that_ends_is_none(worker: Worker, fleet: Fleet) -> None:
     marks, other = worker(), worker()
     claim = marks.claim("t")
@@ -193,6 +257,7 @@ def test_worker_that_ends_does_not_wait_for_a_broker_that_is_away(fleet: Fleet, 
     marks._stopping.set()
     with pytest.raises(EngineLostError, match="the worker is ending"):
         marks.claim("t")
+    marks.unclaim("t")
     marks.release("t")
     marks.lost("t", Claim(), alone=False)
     marks.close(release=True)
