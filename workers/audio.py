@@ -11,7 +11,8 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -35,6 +36,8 @@ FRAME_SAMPLES = 512
 
 #: Importing the codecs takes about a second; a cold network file system takes longer.
 _START_SECONDS = 120.0
+#: How often a thread that waits for a decode process looks whether it still should.
+CHECK_SECONDS = 0.5
 #: What a decode process died of that no file does for certain. Somebody else's SIGKILL is most often the kernel, short
 #: of memory.
 NOT_THE_FILES_FAULT = ("SIGKILL", "SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM")
@@ -110,7 +113,9 @@ class AudioStream:
     ``channels``: how many the recording has, whichever was asked for.
     """
 
-    def __init__(self, child: DecodeChild, timeout_seconds: float, shutting_down: threading.Event) -> None:
+    def __init__(
+        self, child: DecodeChild, timeout_seconds: float, shutting_down: threading.Event, check: Callable[[], None]
+    ) -> None:
         self.duration_s = 0.0
         self.flags: tuple[str, ...] = ()
         self.channels = 1
@@ -121,11 +126,13 @@ class AudioStream:
         self._child = child
         self._timeout_seconds = timeout_seconds
         self._shutting_down = shutting_down
+        self._check = check
 
     def __iter__(self) -> Iterator[Block]:
         """The blocks up to the next cut or the end, as they come (about 10 s each).
 
-        Raises TranscriptionError: what is wrong with the file, or ``decode_timeout``, ``decode_crashed``.
+        Raises TranscriptionError: what is wrong with the file, or ``decode_timeout``, ``decode_crashed``. And what
+        ``check`` raises (`DecodePool.open`).
         """
         while not self.finished:
             message = self._receive()
@@ -162,20 +169,26 @@ class AudioStream:
         return wanted
 
     def _receive(self) -> bytes:
-        try:
-            return self._child.receive(self._timeout_seconds)
-        except TimeoutError:
-            seconds = f"{self._timeout_seconds:g}"
-            message = (
-                f"the decoder gave nothing for {seconds} s; a slow disk needs a higher WHISPER_DECODE_TIMEOUT_SECONDS"
-            )
-            raise TransientError("decode_timeout", message) from None
-        except (EOFError, OSError):
-            if self._shutting_down.is_set():
-                raise TransientError("worker_stopping", "the worker stopped while it decoded this file") from None
-            cause = self._child.cause_of_death()
-            kind = TransientError if cause in NOT_THE_FILES_FAULT else TranscriptionError
-            raise kind("decode_crashed", f"the decoder crashed on this file ({cause})") from None
+        deadline = time.monotonic() + self._timeout_seconds
+        while True:
+            self._check()
+            left_seconds = deadline - time.monotonic()
+            try:
+                return self._child.receive(min(CHECK_SECONDS, max(0.0, left_seconds)))
+            except TimeoutError:
+                if left_seconds > CHECK_SECONDS:
+                    continue
+                message = (
+                    f"the decoder gave nothing for {self._timeout_seconds:g} s; a slow disk needs a higher "
+                    "WHISPER_DECODE_TIMEOUT_SECONDS"
+                )
+                raise TransientError("decode_timeout", message) from None
+            except (EOFError, OSError):
+                if self._shutting_down.is_set():
+                    raise TransientError("worker_stopping", "the worker stopped while it decoded this file") from None
+                cause = self._child.cause_of_death()
+                kind = TransientError if cause in NOT_THE_FILES_FAULT else TranscriptionError
+                raise kind("decode_crashed", f"the decoder crashed on this file ({cause})") from None
 
 
 class DecodePool:
@@ -217,16 +230,18 @@ class DecodePool:
         cut: bool = False,
         later: bool = False,
         urgent: bool = False,
+        check: Callable[[], None] = lambda: None,
     ) -> Iterator[AudioStream]:
         """The audio of ``source`` (path, ``file:``, ``http(s):`` or fsspec URL), from ``start_s`` to ``end_s``.
 
         ``channel`` (from 0) takes that one alone, None the mean of all. ``cut``: a long one comes in spans
         (`workers.cuts`); ``later``: this is one of them, not the first. Waits for a free process; the ``urgent`` have
         one more. Leaving the context before the stream's end costs that process its life. Raises TranscriptionError
-        (also from the iteration): see `workers.audio_decode.open_audio` for the types.
+        (also from the iteration): see `workers.audio_decode.open_audio` for the types. ``check`` is called twice a
+        second by who waits for a process or its audio; what it raises ends the waiting.
         """
-        child = self._checkout(urgent)
-        stream = AudioStream(child, self._limits.decode_timeout_seconds, self._closed)
+        child = self._checkout(urgent, check)
+        stream = AudioStream(child, self._limits.decode_timeout_seconds, self._closed, check)
         try:
             with suppress(OSError):  # a child that died while idle: the first read says so
                 wanted = {"start_s": start_s, "end_s": end_s, "channel": channel, "cut": cut, "later": later}
@@ -247,9 +262,9 @@ class DecodePool:
             child.reap()
         self._spawner.shutdown(wait=False)
 
-    def _checkout(self, urgent: bool) -> DecodeChild:
+    def _checkout(self, urgent: bool, check: Callable[[], None]) -> DecodeChild:
         try:
-            child = self._places.take(urgent=urgent)
+            child = self._places.take(urgent=urgent, check=check)
         except ClosedError:
             raise TransientError("worker_stopping", "the worker is stopping") from None
         if child is not None and child.idle():

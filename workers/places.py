@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
+
+#: How often a thread that waits looks whether it still should.
+CHECK_SECONDS = 0.5
 
 Place = TypeVar("Place")
 
@@ -29,15 +32,22 @@ class Places(Generic[Place]):
         lock = threading.Lock()
         self._usual, self._urgent = threading.Condition(lock), threading.Condition(lock)
 
-    def take(self, *, urgent: bool = False) -> Place:
-        """A place, as soon as there is one. Raises ClosedError once they are closed."""
+    def take(self, *, urgent: bool = False, check: Callable[[], None] = lambda: None) -> Place:
+        """A place, as soon as there is one. Raises ClosedError once they are closed.
+
+        ``check`` is called now and then by who waits; what it raises ends the waiting.
+        """
         with self._usual:
             if urgent:
                 self._urgent_waiting += 1
-                self._urgent.wait_for(lambda: self._free or self._closed)
-                self._urgent_waiting -= 1
+                try:
+                    while not self._urgent.wait_for(lambda: self._free or self._closed, CHECK_SECONDS):
+                        check()
+                finally:
+                    self._urgent_waiting -= 1
             else:
-                self._usual.wait_for(lambda: self._usual_may() or self._closed)
+                while not self._usual.wait_for(lambda: self._usual_may() or self._closed, CHECK_SECONDS):
+                    check()
             if self._closed:
                 raise ClosedError
             self._usual_taken += not urgent

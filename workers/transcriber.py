@@ -152,6 +152,7 @@ class Transcriber:
                     cut=asked.channel is None and not later,
                     later=later,
                     urgent=asked.urgent,
+                    check=self._check_stopping,
                 ) as stream:
                     self._read(recording, stream, asked, language, undecided)
                     recording.duration_s = stream.duration_s
@@ -280,9 +281,8 @@ class Transcriber:
     def _blocks(
         self, blocks: Iterable[Block], recording: Recording, asked: _Asked, undecided: Undecided
     ) -> Iterator[Block]:
-        """``blocks``: hours of them may have no window. What waits for a vote does not wait for the next one."""
+        """``blocks``: hours of them may have no window, and what waits for a vote does not wait for the next one."""
         for block in blocks:
-            self._check_stopping()
             if undecided and not self._is_voting(recording, None):
                 self._decide(recording, asked, None, undecided)
             yield block

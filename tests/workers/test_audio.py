@@ -16,7 +16,10 @@ import psutil
 import pytest
 import soundfile
 
+from fleet import wait_for
 from workers.audio import FRAME_SAMPLES, SAMPLE_RATE_HZ, AudioLimits, DecodePool, map_path
+from workers.decode_child import DecodeChild
+from workers.decode_wire import PROGRESS
 from workers.errors import TranscriptionError, TransientError
 from workers.settings import load_settings
 
@@ -76,6 +79,16 @@ def duration_of(pool: DecodePool, source: str | Path) -> float:
 
 def works(pool: DecodePool) -> bool:
     return duration_of(pool, SAMPLES / "en_weather.wav") > 2
+
+
+def in_line(pool: DecodePool) -> int:
+    """How many threads wait for a process, those that cannot wait aside."""
+    with pool._places._usual:
+        return len(pool._places._usual._waiters)  # type: ignore[attr-defined]
+
+
+class Over(Exception):  # noqa: N818
+    """What a check of a test raises."""
 
 
 def test_blocks_carry_samples_and_speech(pool: DecodePool) -> None:
@@ -201,6 +214,53 @@ def test_slow_reader_is_waited_for(long_file: str) -> None:
     pool.close()
 
 
+def test_whoever_waits_for_a_silent_decoder_is_asked_whether_to_go_on(pool: DecodePool, long_file: str) -> None:
+    # Given a decoder that hangs, whose deadline is a minute away
+    (pid,) = children()
+    asked: list[float] = []
+
+    def check() -> None:
+        asked.append(time.monotonic())
+        if len(asked) > 3:
+            raise Over
+
+    os.kill(pid, signal.SIGSTOP)
+    # Then it is asked soon, and again
+    with pytest.raises(Over), pool.open(long_file, check=check) as stream:
+        list(stream)
+    assert asked[-1] - asked[0] < 30
+    # and who comes next is not told of it
+    wait_until_gone([pid])
+    assert works(pool)
+
+
+def test_whoever_waits_for_a_decoder_that_only_shows_progress_is_asked_too(
+    pool: DecodePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = iter(range(3))
+
+    def check() -> None:
+        if next(asked, None) is None:
+            raise Over
+
+    monkeypatch.setattr(DecodeChild, "receive", lambda *_: PROGRESS)
+    with pytest.raises(Over), pool.open(str(SAMPLES / "en_weather.wav"), check=check) as stream:
+        list(stream)
+
+
+def test_whoever_waits_for_a_process_is_asked_whether_to_go_on(pool: DecodePool, long_file: str) -> None:
+    def check() -> None:
+        raise Over
+
+    with (
+        pool.open(long_file),
+        pytest.raises(Over),
+        pool.open(str(SAMPLES / "en_weather.wav"), check=check) as stream,
+    ):
+        list(stream)
+    assert works(pool)
+
+
 def test_polite_signals_do_not_end_a_decoder(pool: DecodePool) -> None:
     before = children()
     for pid in before:
@@ -226,14 +286,14 @@ def test_killed_worker_leaves_no_decoder_behind() -> None:
         "import time; from workers.audio import *\n"
         "pool = DecodePool(1, AudioLimits()); print('started', flush=True); time.sleep(600)"
     )
-    worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    assert worker.stdout is not None
-    assert worker.stdout.readline() == b"started\n"
-    pids = children(worker.pid)
-    assert len(pids) == 1
-    worker.kill()
-    worker.wait()
-    worker.stdout.close()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as worker:
+        try:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == b"started\n"
+            pids = children(worker.pid)
+            assert len(pids) == 1
+        finally:
+            worker.kill()
     wait_until_gone(pids)
 
 
@@ -262,8 +322,7 @@ def test_whoever_cannot_wait_has_a_process_more(long_file: str) -> None:
         try:
             with pool.open(long_file):
                 usual = thread.submit(works, pool)
-                with pytest.raises(TimeoutError):
-                    usual.result(0.5)
+                wait_for(lambda: in_line(pool) == 1)
 
                 # When something urgent comes, then it is read at once, by a process of its own
                 with pool.open(str(SAMPLES / "en_train.flac"), urgent=True) as stream:
@@ -286,8 +345,7 @@ def test_closing_starts_no_process_for_those_that_wait(long_file: str, monkeypat
     monkeypatch.setattr(pool, "_start", lambda: started.append(None))
     with ThreadPoolExecutor(2) as threads, pool.open(long_file) as stream:
         waiting = [threads.submit(works, pool) for _ in range(2)]
-        with pytest.raises(TimeoutError):
-            waiting[0].result(0.5)
+        wait_for(lambda: in_line(pool) == 2)
 
         # When the pool is closed
         pool.close()

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from fleet import wait_for
 from workers.places import ClosedError, Places
 
 SECONDS = 30.0
@@ -33,11 +34,10 @@ def begun(action: Callable[[], str]) -> Future[str]:
     return future
 
 
-def waits(future: Future[str]) -> bool:
-    """Whether it is not done for a while: what should wait and does not is done at once."""
-    with pytest.raises(TimeoutError):
-        future.result(0.2)
-    return True
+def in_line(places: Places[str]) -> tuple[int, int]:
+    """How many usual and urgent threads wait and were not told to look."""
+    with places._usual:
+        return len(places._usual._waiters), len(places._urgent._waiters)  # type: ignore[attr-defined]
 
 
 def test_the_place_put_back_last_goes_first(places: Places[str]) -> None:
@@ -52,13 +52,13 @@ def test_one_place_more_is_for_the_urgent(places: Places[str]) -> None:
     # Given usual threads that have as many as they may, and another one that waits
     taken = [places.take(), places.take()]
     usual = begun(places.take)
-    assert waits(usual)
+    wait_for(lambda: in_line(places) == (1, 0))
 
     # When an urgent one comes, then it has the place that is left
     assert begun(lambda: places.take(urgent=True)).result(SECONDS) == "coldest"
     # And put back, that is not for the usual one
     places.put("coldest", urgent=True)
-    assert waits(usual)
+    assert in_line(places) == (1, 0)
     places.put(taken[0])
     assert usual.result(SECONDS) == "warm"
 
@@ -74,9 +74,9 @@ def test_a_place_put_back_goes_to_the_urgent_first(places: Places[str]) -> None:
     taken = [places.take(), places.take()]
     places.take(urgent=True)
     usual = begun(places.take)
-    assert waits(usual)
+    wait_for(lambda: in_line(places) == (1, 0))
     urgent = [begun(lambda: places.take(urgent=True)) for _ in range(2)]
-    assert all(waits(one) for one in urgent)
+    wait_for(lambda: in_line(places) == (1, 2))
 
     # When two are put back one after another
     for place in taken:
@@ -84,7 +84,7 @@ def test_a_place_put_back_goes_to_the_urgent_first(places: Places[str]) -> None:
 
     # Then the urgent ones have them, and the usual one the next
     assert {one.result(SECONDS) for one in urgent} == set(taken)
-    assert waits(usual)
+    assert in_line(places) == (1, 0)
     places.put("again", urgent=True)
     assert usual.result(SECONDS) == "again"
 
@@ -94,7 +94,7 @@ def test_whoever_waits_when_it_is_closed_is_told(places: Places[str]) -> None:
         places.take()
     places.take(urgent=True)
     waiting = [begun(places.take), begun(lambda: places.take(urgent=True))]
-    assert all(waits(one) for one in waiting)
+    wait_for(lambda: in_line(places) == (1, 1))
 
     places.close()
 
@@ -104,6 +104,28 @@ def test_whoever_waits_when_it_is_closed_is_told(places: Places[str]) -> None:
     places.put("warm")
     with pytest.raises(ClosedError):
         places.take()
+
+
+@pytest.mark.parametrize("urgent", [False, True])
+def test_whoever_should_not_wait_any_longer_leaves_the_line(places: Places[str], urgent: bool) -> None:
+    # Given one that waits until it is told not to
+    taken = [places.take(), places.take()]
+    places.take(urgent=True)
+    over = threading.Event()
+
+    def check() -> None:
+        if over.is_set():
+            raise InterruptedError
+
+    waiting = begun(lambda: places.take(urgent=urgent, check=check))
+    wait_for(lambda: in_line(places) == (int(not urgent), int(urgent)))
+    over.set()
+    with pytest.raises(InterruptedError):
+        waiting.result(SECONDS)
+
+    # Then nothing is kept for it
+    places.put(taken[0])
+    assert begun(places.take).result(SECONDS) == taken[0]
 
 
 @pytest.mark.parametrize("number", [2, 5])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -472,6 +472,24 @@ def test_a_grace_that_is_over_is_noticed_without_waiting_for_the_engine(
             lambda record, _: delivered.append(record),
         )
     assert delivered == []
+
+
+def test_a_grace_that_is_over_is_noticed_without_waiting_for_a_decoder(samples: Path, train: str) -> None:
+    # Given a pool whose processes are all at work
+    pool, stopping = DecodePool(1, AudioLimits()), threading.Event()
+    transcriber = Transcriber(scripted(said), pool, load_settings(), 1, stopping)
+    try:
+        with ThreadPoolExecutor(1) as threads, pool.open(train):
+            waiting = threads.submit(
+                transcriber.transcribe, [Record(audio=train, row=0)], "transcribe", Options(), lambda *_: None
+            )
+            wait_for(lambda: pool._places._usual._waiters)  # type: ignore[attr-defined]
+            # When the worker can wait no longer, then neither does who waits for one
+            stopping.set()
+            with pytest.raises(EngineLostError, match="its grace is over"):
+                waiting.result(60)
+    finally:
+        pool.close()
 
 
 @pytest.mark.parametrize("grace_is_over", [False, True])
