@@ -15,7 +15,7 @@ from workers import broker_clock, exit_codes, keys, runtime
 from workers.app import task_threads
 from workers.broker_check import ask_broker
 from workers.device import batch
-from workers.drain import Ending, ended_at_once, handle_signals, wait_for_threads
+from workers.drain import Ending, ended_at_once, handle_signals, reloads, wait_for_threads
 from workers.errors import ModelLoadError, SettingsError
 from workers.messages import Message
 from workers.presence import Presence
@@ -124,7 +124,10 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         log.info("ready after %.1f s with %s: %s (s; some beside others)", total, model, overview(seconds))
 
     def _leave(self, parent: Any) -> None:
-        """End without the threads that do not: their messages go back first, and Python would wait for them."""
+        """End without the threads that do not: their messages go back first, and Python would wait for them.
+
+        After a SIGHUP with a failure: what starts this process anew would not run, so that its supervisor has to.
+        """
         log.error("Some records do not stop; this worker leaves them. They go back to the queue.")
         parent.consumer.shutdown()
         settle_exit_code(parent)
@@ -134,7 +137,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         current.deliveries.close()
         current.engine.close()
         logging.shutdown()
-        os._exit(parent.exitcode or 0)
+        os._exit(parent.exitcode or (exit_codes.FAILED if reloads(self._ending) else 0))
 
 
 def _publisher(config: Settings, index: str, key: str, say: Callable[[], Message]) -> Publisher:

@@ -27,6 +27,7 @@ from celery.worker import state
 
 from workers.forked_engine import remove_socket
 from workers.guard import end_descendants
+from workers.socket_names import remove_sockets
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ def ended_at_once() -> Iterator[None]:
         log.warning("%s while the engine loads: this worker ends", signal.Signals(number).name)
         end_descendants()
         remove_socket()
+        remove_sockets()
         os._exit(0)
 
     before = {number: signal.signal(number, end) for number in _end_signals()}
@@ -112,6 +114,11 @@ def handle_signals(ending: Ending, hostname: str) -> None:
 
     for number in _end_signals():
         signal.signal(number, handle)
+
+
+def reloads(ending: Ending) -> bool:
+    """Whether this process is to start anew at its end: nothing else of a SIGHUP is to be seen, which Celery takes."""
+    return state.should_stop == 0 and not ending.told
 
 
 def wait_for_threads(worker: Any, ending: Ending) -> bool:

@@ -7,6 +7,7 @@ record comes: a worker that is killed leaves none either.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ VARIABLE = "VLLM_RPC_BASE_PATH"
 #: What a socket's path may have (Linux, `unix(7)`: 108 with its end), and what vLLM's part of it has: "/" and a UUID.
 MOST_BYTES, NAME_BYTES = 107, 37
 PREFIX = "wf-"
+
+#: The folder of the engine that is being loaded.
+_folder: str | None = None
 
 
 @contextmanager
@@ -30,10 +34,18 @@ def short_lived_sockets() -> Iterator[None]:
     if VARIABLE in os.environ or not (fits or os.access("/tmp", os.W_OK)):
         yield
         return
+    global _folder
     parent = None if fits else "/tmp"
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=parent, ignore_cleanup_errors=True) as folder:
-        os.environ[VARIABLE] = folder
+        os.environ[VARIABLE] = _folder = folder
         try:
             yield
         finally:
+            _folder = None
             os.environ.pop(VARIABLE, None)
+
+
+def remove_sockets() -> None:
+    """For a process that ends while an engine loads: the loading thread will not tidy up."""
+    if _folder is not None:
+        shutil.rmtree(_folder, ignore_errors=True)

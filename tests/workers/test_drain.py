@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from celery import Celery
 
 from doomed import start_doomed
 from fleet import Fleet, wait_for
-from workers import keys
+from workers import exit_codes, keys
 from workers.drain import ONE_SIGNAL_SECONDS, Ending, handle_signals
 from workers.messages import RowResult
 from workers.presence import live_workers
@@ -79,6 +81,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]
         "quit": {"WHISPER_DRAIN_SECONDS": "600", "WHISPER_STANDIN_STEPS": "1000"},
         "anew": {"WHISPER_DRAIN_SECONDS": "600", "WHISPER_STANDIN_STEPS": "1000"},
         "stuck": {"WHISPER_DRAIN_SECONDS": "0"},
+        "stuck anew": {"WHISPER_DRAIN_SECONDS": "0"},
         "remote": {"WHISPER_STANDIN_STEPS": "1"},
         "loading": {},
     }
@@ -88,8 +91,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]
             folder = tmp_path_factory.mktemp(name)
             fleet = stack.enter_context(Fleet(folder, {**SLOW, **changes}))
             doom = folder / "doom"
-            if name in ("stuck", "loading"):
-                doom.write_text(name)
+            if fate := re.match("stuck|loading", name):
+                doom.write_text(fate[0])
             client = Celery(broker=fleet.url, backend=fleet.url)
             stack.callback(client.close)
             found[name] = Case(fleet, client, start_doomed(fleet, doom, "--concurrency", "2"), doom)
@@ -107,9 +110,7 @@ def test_what_finishes_within_the_grace_is_not_run_elsewhere(cases: dict[str, Ca
 
     # When it is told to end, and another one starts, which has nothing to do
     start_doomed(case.fleet, case.doom)
-    for _ in range(2):  # by systemd, and by its supervisor that systemd has told, too
-        case.worker.send_signal(signal.SIGTERM)
-        time.sleep(0.05)
+    case.worker.send_signal(signal.SIGTERM)
 
     # Then the record that is ready first is acknowledged while the other still runs,
     wait_for(lambda: case.answers("first") or case.answers("second"), DEADLINE_SECONDS)
@@ -153,17 +154,24 @@ def test_end_at_once_puts_back_what_runs_once(
     assert "do not stop" not in case.log()
 
 
-def test_record_that_does_not_stop_is_left_behind(cases: dict[str, Case], samples: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "number", "code"),
+    # Celery would start the process anew after a SIGHUP, which one that leaves its threads cannot: a supervisor does.
+    [("stuck", signal.SIGTERM, 0), ("stuck anew", signal.SIGHUP, exit_codes.FAILED)],
+)
+def test_record_that_does_not_stop_is_left_behind(
+    cases: dict[str, Case], samples: Path, name: str, number: signal.Signals, code: int
+) -> None:
     # Given a thread that hangs in something that no event reaches
-    case = cases["stuck"]
+    case = cases[name]
     task = case.send(samples, "stuck")
     wait_for(lambda: Path(f"{case.doom}.reached").exists())
 
     # When the worker is told to end
-    case.worker.send_signal(signal.SIGTERM)
+    case.worker.send_signal(number)
 
     # Then it ends without that thread, and the message waits for another worker.
-    assert case.worker.wait(DEADLINE_SECONDS) == 0
+    assert case.worker.wait(DEADLINE_SECONDS) == code
     assert case.waiting() == [task]
     assert case.held() == 0
     assert case.answers("stuck") == []
@@ -184,6 +192,33 @@ def test_worker_that_loads_its_engine_ends_at_once(cases: dict[str, Case]) -> No
 
     assert case.worker.wait(DEADLINE_SECONDS) == 0
     assert "while the engine loads" in case.log()
+
+
+def test_worker_that_ends_while_vllm_loads_leaves_no_sockets(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, tempfile, threading, time\n"
+        "from pathlib import Path\n"
+        "from workers.drain import ended_at_once\n"
+        "from workers.socket_names import VARIABLE, short_lived_sockets\n"
+        "def load():\n"
+        "    with short_lived_sockets():\n"
+        "        Path(os.environ[VARIABLE], 'socket').touch()\n"
+        "        loading.set()\n"
+        "        time.sleep(600)\n"
+        "loading = threading.Event()\n"
+        "with ended_at_once():\n"
+        "    threading.Thread(target=load, daemon=True).start()\n"
+        "    loading.wait()\n"
+        "    assert any(Path(tempfile.gettempdir()).iterdir())\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "    time.sleep(600)\n"
+    )
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own path is too long for a socket
+        environment = {**os.environ, "TMPDIR": folder, "PYTHONPATH": str(Path(__file__).parents[2])}
+        environment.pop("VLLM_RPC_BASE_PATH", None)
+        done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, timeout=60, check=False)
+        assert done.returncode == 0
+        assert list(Path(folder).iterdir()) == []
 
 
 def test_wrong_setting_is_one_line_without_the_command_line(tmp_path: Path) -> None:
