@@ -53,7 +53,7 @@ class AsyncHandle(Generic[T]):
     """One call (see `producer.Handle`). Tasks of any event loop may wait for it; their end does not cancel it."""
 
     _handle: Handle[T]
-    _senders: _Senders
+    _askers: _Senders
 
     @property
     def id(self) -> str:
@@ -69,7 +69,7 @@ class AsyncHandle(Generic[T]):
                 return waiting.result()
         finally:
             waiting.cancel()  # it is the waiting that ends here
-        raise await self._senders.run(self._handle.timed_out, timeout)
+        raise await self._askers.run(self._handle.timed_out, timeout)
 
     def done(self) -> bool:
         """Whether there is an answer."""
@@ -77,7 +77,7 @@ class AsyncHandle(Generic[T]):
 
     async def cancel(self) -> bool:
         """Give the call up; False where it has its answer already (see `Handle.cancel`)."""
-        return await self._senders.run(self._handle.cancel)
+        return await self._askers.run(self._handle.cancel)
 
 
 class AsyncClient:
@@ -106,6 +106,8 @@ class AsyncClient:
         self._client = client
         self._connection = client._connection
         self._senders = _Senders()
+        #: For questions that are soon over, also where Redis is silent and the senders wait for it.
+        self._askers = _Senders()
 
     async def open(self) -> AsyncClient:
         """Open now, and not at the first call."""
@@ -114,7 +116,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """End it (see `Client.close`)."""
-        # The senders stay, idle, until the client is forgotten: handles ask them what is the matter.
+        # The threads stay, idle, until the client is forgotten: handles ask them what is the matter.
         await asyncio.to_thread(self._client.close)
 
     async def __aenter__(self) -> AsyncClient:
@@ -177,7 +179,7 @@ class AsyncClient:
             return (await self._submit(task, item, options))._handle
 
         async def cancel(ids: Iterable[str]) -> None:
-            await self._senders.run(self._connection.cancel, list(ids))
+            await self._askers.run(self._connection.cancel, list(ids))
 
         given = many_async(items, send, cancel, window)
         try:
@@ -210,7 +212,7 @@ class AsyncClient:
             with contextlib.suppress(RuntimeError):  # the interpreter ends
                 self._senders.submit(_cancel_sent, sending)
             raise
-        return AsyncHandle(handle, self._senders)
+        return AsyncHandle(handle, self._askers)
 
 
 def _cancel_sent(sending: Future[Handle[Any]]) -> None:

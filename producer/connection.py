@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
+import copy
 import logging
 import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from producer.answers import Answers
 from producer.calls import Call
@@ -25,7 +27,7 @@ from workers.errors import SettingsError
 from workers.marks import mark_cancelled
 from workers.messages import TASK_NAMES
 from workers.presence import Presence, live_workers
-from workers.redis_client import check_server, connect, reason, shown_url
+from workers.redis_client import check_server, connect, connect_briefly, reason, shown_url
 from workers.settings import Settings, variable
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ log = logging.getLogger(__name__)
 
 #: For how long it is remembered which workers are live.
 PRESENCE_SECONDS = 5.0
+#: Longest wait for Redis of those who were promised an answer, or an end, and for how long they do not ask again then.
+ASK_SECONDS, TELL_SECONDS, SILENCE_SECONDS = 1.0, 5.0, 1.0
+FORKED = "the client was opened before this process was forked: open one in each process"
 
 T = TypeVar("T")
 
@@ -50,6 +55,29 @@ class OwnFleet:
     environment: dict[str, str]
 
 
+class _Brief:
+    """Asks Redis for those who must not wait for it: one at a time, and while it is silent not each of them anew."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self._asking = threading.Lock()
+        self._silence: RedisError | None = None
+        #: When Redis last did not answer (`time.monotonic`).
+        self._silent_at = float("-inf")
+
+    def ask(self, question: Callable[[Redis], T]) -> T:
+        """What ``question`` returns or raises; RedisError where Redis did not answer until a moment ago."""
+        asked = time.monotonic()
+        with self._asking:
+            if self._silence is not None and asked - SILENCE_SECONDS < self._silent_at:
+                raise copy.copy(self._silence)
+            try:
+                return question(self.redis)
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                self._silence, self._silent_at = error, time.monotonic()
+                raise
+
+
 @dataclass(frozen=True, slots=True)
 class _Open:
     """What an open connection has."""
@@ -57,6 +85,9 @@ class _Open:
     url: str
     app: Celery
     redis: Redis
+    #: For why an answer does not come, and to tell the fleet what is cancelled.
+    asking: _Brief
+    telling: _Brief
     answers: Answers
     lost: LostCalls
     #: The process that has its threads.
@@ -95,7 +126,7 @@ class Connection:
         if self._closed:
             raise ClientClosedError("the client is closed: make another one")
         if opened.pid != os.getpid():
-            raise UsageError("the client was opened before this process was forked: open one in each process")
+            raise UsageError(FORKED)
         return opened
 
     def submit(self, call: Call[T]) -> Handle[T]:
@@ -122,7 +153,10 @@ class Connection:
         self._queue_of(call, self.open())
 
     def cancel(self, ids: Iterable[str], error: FleetError | None = None) -> list[str]:
-        """Give up those of ``ids`` that have no answer, here and (as far as it answers) in the fleet; returns them."""
+        """Give up those of ``ids`` that have no answer, here and (as far as it answers) in the fleet; returns them.
+
+        Waits for Redis, a few seconds at most.
+        """
         opened = self._opened
         if opened is None or opened.pid != os.getpid():
             return []
@@ -137,17 +171,19 @@ class Connection:
         return cancelled
 
     def why_waiting(self) -> str:
-        """What may keep an answer from coming, for messages; nothing where all is well."""
+        """What may keep an answer from coming, for messages; nothing where all is well. Asks Redis, for a second."""
         opened = self._opened
         if opened is None:
             return ""
+        if opened.pid != os.getpid():
+            return f": {FORKED}"
         where = shown_url(opened.url)
         if opened.answers.trouble is not None:
             return f": {where} does not answer ({opened.answers.trouble})"
-        with contextlib.suppress(RedisError):
-            if not live_workers(opened.redis):
-                return f": no worker is live on {where}"
-        return ""
+        try:
+            return "" if opened.asking.ask(live_workers) else f": no worker is live on {where}"
+        except RedisError as error:
+            return f": {where} does not answer ({reason(error)})"
 
     def close(self) -> None:
         """Give up what has no answer yet, and end the own fleet. Returns when all is gone; again: does nothing."""
@@ -167,7 +203,8 @@ class Connection:
             else:
                 opened.answers.give_up(left, closed)
             opened.app.close()
-            opened.redis.close()
+            for redis in (opened.redis, opened.asking.redis, opened.telling.redis):
+                redis.close()
         if keeper is not None:
             keeper.stop()
 
@@ -185,7 +222,9 @@ class Connection:
         redis = connect(url)
         atexit.register(self.close)
         lost = LostCalls(redis, self.config.stall_seconds)
-        return _Open(url, app, redis, Answers(redis, self._check, lost.step), lost, os.getpid())
+        asking, telling = (_Brief(connect_briefly(url, seconds)) for seconds in (ASK_SECONDS, TELL_SECONDS))
+        answers = Answers(redis, self._check, lost.step)
+        return _Open(url, app, redis, asking, telling, answers, lost, os.getpid())
 
     def _reach(self) -> str:
         """The broker's URL, once the fleet is there."""
@@ -262,7 +301,7 @@ class Connection:
 
 def _tell_workers(opened: _Open, cancelled: list[str]) -> None:
     try:
-        mark_cancelled(opened.redis, cancelled)
+        opened.telling.ask(lambda redis: mark_cancelled(redis, cancelled))
     except OutOfMemoryError:  # a full Redis takes no mark, but tells those who listen now
         opened.app.control.revoke(cancelled)
 

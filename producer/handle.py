@@ -36,7 +36,7 @@ class Handle(Generic[T]):
             raise self.timed_out(timeout) from None
 
     def timed_out(self, timeout: float | None) -> CallTimeoutError:
-        """The error of who has waited for so long, with what may be the matter. Asks Redis."""
+        """The error of who has waited for so long, with what may be the matter. Asks Redis, for a second."""
         return CallTimeoutError(f"no answer within {timeout:g} s{self._connection.why_waiting()}")
 
     def done(self) -> bool:
@@ -44,7 +44,7 @@ class Handle(Generic[T]):
         return self.future.done()
 
     def cancel(self) -> bool:
-        """Give the call up; False where it has its answer already.
+        """Give the call up; False where it has its answer already. Waits for Redis, a few seconds at most.
 
         From here on `result` raises CallCancelledError. A worker that takes the call later, within a day, drops it. One
         that has begun it goes on to its end, as threads and engines do, and nobody reads the answer.

@@ -23,6 +23,7 @@ from workers.redis_url import NO_CLUSTER, client_url, shown_url, tls_options, wi
 __all__ = [
     "check_server",
     "connect",
+    "connect_briefly",
     "reason",
     "refused_right",
     "shown_url",
@@ -30,6 +31,8 @@ __all__ = [
 
 #: Longer than any blocking read here (2 s), short enough to notice a dead connection.
 SOCKET_TIMEOUT_SECONDS = 30.0
+#: Longest wait for a connection.
+CONNECT_SECONDS = 5.0
 #: Longest wait for the answer to a first question.
 FIRST_ANSWER_SECONDS = 10.0
 
@@ -43,12 +46,17 @@ def connect(url: str) -> Redis:
     return _client(url, SOCKET_TIMEOUT_SECONDS, (RedisConnectionError, RedisTimeoutError, ReadOnlyError))
 
 
-def _client(url: str, timeout_seconds: float, retried: tuple[type[RedisError], ...]) -> Redis:
+def connect_briefly(url: str, timeout_seconds: float) -> Redis:
+    """As `connect`, where somebody waits: at most ``timeout_seconds`` to connect and for each answer, no retry."""
+    return _client(url, timeout_seconds, (RedisConnectionError, RedisTimeoutError), retries=0)
+
+
+def _client(url: str, timeout_seconds: float, retried: tuple[type[RedisError], ...], retries: int = 3) -> Redis:
     options: dict[str, Any] = {
         "socket_timeout": timeout_seconds,
-        "socket_connect_timeout": 5.0,
+        "socket_connect_timeout": min(CONNECT_SECONDS, timeout_seconds),
         "socket_keepalive": True,
-        "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), 3, supported_errors=retried),
+        "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), retries, supported_errors=retried),
         "retry_on_error": list(retried),
     }
     if url.startswith("sentinel://"):

@@ -13,7 +13,14 @@ from redis.exceptions import AuthenticationError, RedisError
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from workers.redis_url import celery_url, sentinel_master, sentinel_options, tls_options, without_secrets
+from workers.redis_url import (
+    SENTINEL_SECONDS,
+    celery_url,
+    sentinel_master,
+    sentinel_options,
+    tls_options,
+    without_secrets,
+)
 
 #: Causes that are told, of as many Sentinels.
 MOST_CAUSES = 2
@@ -38,7 +45,9 @@ def by_sentinel(url: str, options: dict[str, Any]) -> Redis:
     database = next((part.path.strip("/") for part in parts if part.path.strip("/")), "0")
     if tls := tls_options(url):
         tls["ssl"] = True
-    sentinel: Any = Sentinel(list(_hosts(url)), sentinel_kwargs=_asked_once(url))  # type: ignore[no-untyped-call]
+    asked = _asked_once(url)
+    asked["socket_timeout"] = asked["socket_connect_timeout"] = min(SENTINEL_SECONDS, options["socket_timeout"])
+    sentinel: Any = Sentinel(list(_hosts(url)), sentinel_kwargs=asked)  # type: ignore[no-untyped-call]
     client = sentinel.master_for(
         sentinel_master(url), redis_class=Redis, db=int(database), username=user, password=password, **options, **tls
     )

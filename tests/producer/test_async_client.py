@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from job_files import read_rows, write_rows
 
@@ -182,6 +183,26 @@ def test_a_redis_that_is_away_is_said_so(fleet: Fleet) -> None:
             await client.transcribe("/b.wav")
         with pytest.raises(CallTimeoutError):
             await handle.result(0)
+
+    run(fleet.url, work)
+
+
+def test_while_redis_stands_still_nobody_waits_behind_what_is_sent(fleet: Fleet) -> None:
+    valkey = psutil.Process(fleet.valkey.pid)
+
+    async def work(client: AsyncClient) -> None:
+        handle = await client.transcribe("/a.wav")
+        valkey.suspend()
+        try:
+            sending = [asyncio.create_task(client.transcribe("/b.wav")) for _ in range(8)]
+            began = time.monotonic()
+            with pytest.raises(CallTimeoutError, match=r"redis://\S+ does not answer"):
+                await handle.result(1)
+            assert await handle.cancel()
+            assert time.monotonic() - began < 15
+        finally:
+            valkey.resume()
+        await asyncio.gather(*sending, return_exceptions=True)
 
     run(fleet.url, work)
 

