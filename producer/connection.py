@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import atexit
-import copy
 import logging
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from producer.answers import Answers
+from producer.brief import Brief
 from producer.calls import Call
 from producer.errors import CallCancelledError, ClientClosedError, FleetError, FleetUnavailableError, UsageError
 from producer.handle import Handle
@@ -40,8 +38,8 @@ log = logging.getLogger(__name__)
 
 #: For how long it is remembered which workers are live.
 PRESENCE_SECONDS = 5.0
-#: Longest wait for Redis of those who were promised an answer, or an end, and for how long they do not ask again then.
-ASK_SECONDS, TELL_SECONDS, SILENCE_SECONDS = 1.0, 5.0, 1.0
+#: Longest wait for Redis of those who ask why an answer does not come, and of those who tell what is cancelled.
+ASK_SECONDS, TELL_SECONDS = 1.0, 5.0
 FORKED = "the client was opened before this process was forked: open one in each process"
 
 T = TypeVar("T")
@@ -55,29 +53,6 @@ class OwnFleet:
     environment: dict[str, str]
 
 
-class _Brief:
-    """Asks Redis for those who must not wait for it: one at a time, and while it is silent not each of them anew."""
-
-    def __init__(self, redis: Redis) -> None:
-        self.redis = redis
-        self._asking = threading.Lock()
-        self._silence: RedisError | None = None
-        #: When Redis last did not answer (`time.monotonic`).
-        self._silent_at = float("-inf")
-
-    def ask(self, question: Callable[[Redis], T]) -> T:
-        """What ``question`` returns or raises; RedisError where Redis did not answer until a moment ago."""
-        asked = time.monotonic()
-        with self._asking:
-            if self._silence is not None and asked - SILENCE_SECONDS < self._silent_at:
-                raise copy.copy(self._silence)
-            try:
-                return question(self.redis)
-            except (RedisConnectionError, RedisTimeoutError) as error:
-                self._silence, self._silent_at = error, time.monotonic()
-                raise
-
-
 @dataclass(frozen=True, slots=True)
 class _Open:
     """What an open connection has."""
@@ -86,8 +61,8 @@ class _Open:
     app: Celery
     redis: Redis
     #: For why an answer does not come, and to tell the fleet what is cancelled.
-    asking: _Brief
-    telling: _Brief
+    asking: Brief
+    telling: Brief
     answers: Answers
     lost: LostCalls
     #: The process that has its threads.
@@ -222,7 +197,7 @@ class Connection:
         redis = connect(url)
         atexit.register(self.close)
         lost = LostCalls(redis, self.config.stall_seconds)
-        asking, telling = (_Brief(connect_briefly(url, seconds)) for seconds in (ASK_SECONDS, TELL_SECONDS))
+        asking, telling = (Brief(connect_briefly(url, seconds)) for seconds in (ASK_SECONDS, TELL_SECONDS))
         answers = Answers(redis, self._check, lost.step)
         return _Open(url, app, redis, asking, telling, answers, lost, os.getpid())
 

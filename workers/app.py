@@ -21,6 +21,8 @@ from workers.settings import DEFAULT_REDIS_URL, Settings, settings
 
 #: Redis priorities: 0 is served first. Interactive calls go before bulk jobs.
 PRIORITY_INTERACTIVE, PRIORITY_BULK = 0, 5
+#: Between a queue and its priority in the name of a list: the bulk list of the queue `transcribe` is `transcribe:5`.
+LIST_SEP = ":"
 
 
 def priority_of(delivery_info: Mapping[str, Any]) -> int:
@@ -84,6 +86,8 @@ class FleetApp(Celery):  # type: ignore[misc]
 
 def create_app(config: Settings, *, set_as_current: bool = True) -> Celery:
     """The app for one set of settings. Not ``set_as_current`` in an application that may have a Celery app itself."""
+    from workers import bindings  # here: whoever only imports this module loads no transport
+
     url = celery_url(config.redis_url or DEFAULT_REDIS_URL)
     app = FleetApp(
         "whisper_fleet",
@@ -106,7 +110,7 @@ def create_app(config: Settings, *, set_as_current: bool = True) -> Celery:
         # kombu's five minutes. Two at once do no harm: each message is given out in a transaction.
         "unacked_mutex_expire": max(1.0, config.restore_seconds),
         "priority_steps": [PRIORITY_INTERACTIVE, PRIORITY_BULK],
-        "sep": ":",  # the bulk list of the queue `transcribe` is `transcribe:5`
+        "sep": LIST_SEP,  # so Flower finds the lists too; in connections it is for nothing else (`workers.bindings`)
         "queue_order_strategy": "round_robin",
         "socket_connect_timeout": 5,
         "socket_timeout": 30,
@@ -159,9 +163,9 @@ def create_app(config: Settings, *, set_as_current: bool = True) -> Celery:
     app.steps["worker"].add("workers.bootsteps:EngineStep")
     app.steps["consumer"].add("workers.bootsteps:LeaseStep")
     app.steps["consumer"].add("workers.spare_thread:SpareThreadStep")
-    app.steps["consumer"].add("workers.bindings:BindingsStep")
     app.steps["consumer"].add("workers.intake:IntakeStep")
     app.steps["consumer"].add("workers.discretion:DiscreetInfo")
+    bindings.install()
     discretion.install()
     flower_doors.install()
     return app

@@ -14,6 +14,7 @@ import pytest
 from fleet import Fleet, wait_for
 from producer import CallTimeoutError, Client
 from producer import connection as module
+from producer.brief import SILENCE_SECONDS
 from producer.connection import PRESENCE_SECONDS, Connection
 from workers import keys
 from workers.presence import live_workers
@@ -90,6 +91,6 @@ def test_while_redis_stands_still_waiting_and_cancelling_end_all_the_same(
         # When it is back, so is all else
         wait_for(lambda: "no worker is live" in str(handles[0].timed_out(0)))
         last = client.transcribe("/b.wav")
-        time.sleep(module.SILENCE_SECONDS)
+        time.sleep(SILENCE_SECONDS)
         assert last.cancel()
         assert fleet.redis.hget(keys.task(last.id), "cancelled") == b"1"
