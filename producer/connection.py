@@ -17,7 +17,7 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from producer.answers import Answers
-from producer.brief import Brief
+from producer.brief import Brief, SharedAnswer
 from producer.calls import Call
 from producer.errors import CallCancelledError, ClientClosedError, FleetError, FleetUnavailableError, UsageError
 from producer.handle import Handle
@@ -61,7 +61,7 @@ class _Open:
     app: Celery
     redis: Redis
     #: For why an answer does not come, and to tell the fleet what is cancelled.
-    asking: Brief
+    asking: SharedAnswer[list[Presence]]
     telling: Brief
     answers: Answers
     lost: LostCalls
@@ -156,7 +156,7 @@ class Connection:
         if opened.answers.trouble is not None:
             return f": {where} does not answer ({opened.answers.trouble})"
         try:
-            return "" if opened.asking.ask(live_workers) else f": no worker is live on {where}"
+            return "" if opened.asking.get() else f": no worker is live on {where}"
         except RedisError as error:
             return f": {where} does not answer ({reason(error)})"
 
@@ -178,7 +178,7 @@ class Connection:
             else:
                 opened.answers.give_up(left, closed)
             opened.app.close()
-            for redis in (opened.redis, opened.asking.redis, opened.telling.redis):
+            for redis in (opened.redis, opened.asking.brief.redis, opened.telling.redis):
                 redis.close()
         if keeper is not None:
             keeper.stop()
@@ -197,7 +197,8 @@ class Connection:
         redis = connect(url)
         atexit.register(self.close)
         lost = LostCalls(redis, self.config.stall_seconds)
-        asking, telling = (Brief(connect_briefly(url, seconds)) for seconds in (ASK_SECONDS, TELL_SECONDS))
+        asking = SharedAnswer(Brief(connect_briefly(url, ASK_SECONDS)), live_workers)
+        telling = Brief(connect_briefly(url, TELL_SECONDS))
         answers = Answers(redis, self._check, lost.step)
         return _Open(url, app, redis, asking, telling, answers, lost, os.getpid())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from redis.exceptions import NoPermissionError, RedisError
 from producer.cancel import take_back
 from producer.collection import POLL_SECONDS, Collection
 from producer.collector import Collector
+from producer.disk import disk_errors
 from producer.display import Display
 from producer.embedded import EmbeddedFleet, check_machine
 from producer.errors import FleetError, FleetUnavailableError, UsageError
@@ -29,6 +31,8 @@ from workers.presence import Presence, live_workers
 from workers.redis_client import check_server, connect, reason, shown_url
 from workers.settings import Settings, load_settings, variables
 from workers.startup import in_words, starting_workers
+
+log = logging.getLogger(__name__)
 
 #: How often it is looked for workers that start, where none is ready.
 AWAIT_SECONDS = 5.0
@@ -135,11 +139,25 @@ def _run(job: Job, options: RunOptions, settings: Settings, display: Display, st
                 return
             present = _await_workers(redis, fleet, display)
             _transfer(collection, present, url, options, settings, display, fleet)
+        except TooManyFailedError:
+            if fleet is None or standing is not None:  # others, or workers that stay, would go on to its end
+                _give_up(job, redis)
+            raise
         except RedisError as error:
             raise FleetError(f"{shown_url(url)} does not answer: {reason(error)}") from error
         finally:
             collection.collector.close()
             redis.close()
+
+
+def _give_up(job: Job, redis: Redis) -> None:
+    """As `producer.cancel` does, once nobody here sends any more. What cannot be done is left, with a line."""
+    try:
+        with disk_errors(job.step.cancelled_path):
+            job.cancel()
+        take_back(redis, job)
+    except (FleetError, RedisError) as error:
+        log.warning("job %s: not given up, so others may go on with it: %s", job.id, error)
 
 
 @contextlib.contextmanager
@@ -247,9 +265,6 @@ def _transfer(
                     _say_who_is_awaited(redis, url, display)
                     said = time.monotonic()
                 if limit is not None and progress.failed > limit:
-                    if fleet is None:  # other collectors would go on to its end
-                        job.cancel()
-                        take_back(redis, job)
                     raise TooManyFailedError(
                         f"{progress.failed} of {job.rows} rows failed, more than --max-failed {options.max_failed}: "
                         f"{_reasons(progress)}. {progress.answered} answers are kept: "

@@ -43,6 +43,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 JOBS = "whisper:jobs"
+#: A list that nobody writes to.
+NOTHING = "whisper:nothing"
 WORKERS = "whisper:workers"
 STARTING = "whisper:starting"
 UNACKED, UNACKED_INDEX, UNACKED_MUTEX = "whisper:unacked", "whisper:unacked:index", "whisper:unacked:mutex"

@@ -235,7 +235,7 @@ def load_settings(**overrides: object) -> Settings:
             shown = "(hidden)" if name == "REDIS_URL" else repr(item["input"])
             is_no_json = item["type"] in ("tuple_type", "dict_type")
             why = _must_be_json(name, item["input"]) if is_no_json else item["msg"].removeprefix("Value error, ")
-            lines.append(f"{name if name == 'REDIS_URL' else variable(name)}={shown}: {why}")
+            lines.append(f"{variable(name) if name in Settings.model_fields else name}={shown}: {why}")
         raise SettingsError("; ".join(lines)) from None
     except ValueError as error:  # pydantic-settings: a JSON setting that is no JSON, named as `field "path_map"`
         name, cause = str(error).partition('"')[2].partition('"')[0], error.__cause__

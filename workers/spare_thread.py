@@ -15,7 +15,7 @@ from typing import Any
 from celery import bootsteps
 from celery.worker import state
 
-from workers import runtime
+from workers import keys, runtime
 from workers.app import PRIORITY_BULK, priority_of
 
 #: How long a worker that could take no bulk message asks for interactive ones, and one that takes none for nothing,
@@ -41,18 +41,10 @@ class SpareThreadStep(bootsteps.StartStopStep):  # type: ignore[misc]
         """Look at each time that the worker asks."""
         channel, threads = parent.task_consumer.channel, int(parent.pool.num_processes)
         most, ask = bulk_threads(threads), channel._brpop_start
-        waking = False
-
-        def wake() -> None:
-            nonlocal waking
-            waking = False
 
         def ask_for_what_fits(timeout: float | None = None) -> None:
-            nonlocal waking
             if is_shut():
-                if not waking:  # the event loop would wait for what it has asked for
-                    waking = True
-                    parent.timer.call_after(ASK_SECONDS, wake)
+                ask_for_nothing(channel)
             elif most < threads and bulk_in_hand() >= most:
                 ask_for_interactive(channel)
             else:
@@ -84,7 +76,19 @@ def ask_for_interactive(channel: Any) -> None:
     queues = channel._queue_cycle.consume(len(channel.active_queues))
     if not queues:
         return
-    command = ["BRPOP", *(channel._q_for_pri(queue, 0) for queue in queues), ASK_SECONDS]
+    _ask(channel, [channel._q_for_pri(queue, 0) for queue in queues])
+
+
+def ask_for_nothing(channel: Any) -> None:
+    """As kombu's `Channel._brpop_start`, but for what never comes: who does not ask at all has its connection closed.
+
+    By a Redis with a ``timeout`` for idle ones; all that the worker holds would then go back to the queue.
+    """
+    _ask(channel, [keys.NOTHING])
+
+
+def _ask(channel: Any, lists: list[str]) -> None:
+    command = ["BRPOP", *lists, ASK_SECONDS]
     channel._in_poll = channel.client.connection
     channel._brpop_sent_at = time.monotonic()
     if channel.global_keyprefix:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from job_files import answer, deliver, finished, new_job, read_rows, speech_rows
+from job_files import answer, deliver, finished, new_job, read_rows, spec_of, speech_rows, write_rows
+from redis import Redis
 from rich.console import Console
 from running import Running
 
@@ -21,7 +23,21 @@ from producer.in_flight import rows_in_flight
 from producer.opening import open_job
 from producer.run import RunOptions, TooManyFailedError, failed_limit, run_job
 from producer.spec import JobSpec
+from workers.presence import Presence
 from workers.settings import load_settings
+
+
+class Standing:
+    """A fleet on this machine that goes on when the job is done; its workers are not there yet."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def wait_ready(self, redis: Redis, waiting: Callable[[str], None]) -> list[Presence]:
+        return []
+
+    def check(self) -> None:
+        pass
 
 
 @given(st.integers(0, 10**7), st.integers(0, 100))
@@ -113,6 +129,20 @@ def test_too_many_failures_stop_a_job_that_a_higher_limit_resumes(slow_fleet: Fl
     run = Running(slow_fleet, open_job(spec), RunOptions(max_failed="20%")).join()
     assert run.error is None
     assert [row["transcription"] is None for row in read_rows(job.step.path)] == [True] * 4 + [False] * 20
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_nothing_is_sent_of_a_job_that_was_given_up(fleet: Fleet, tmp_path: Path, private: bool) -> None:
+    """Also where its window is still being filled, and where the fleet stays that was started for such jobs."""
+    rows = ({"audio": f"{row}.wav" if row % 10 else None} for row in range(20_000))
+    job = open_job(spec_of(write_rows(tmp_path / "data.jsonl", rows)))
+    standing = Standing(fleet.url) if private else None
+    display = Display(Console(file=io.StringIO()))
+    with pytest.raises(TooManyFailedError):
+        run_job(job, RunOptions(max_failed="20"), load_settings(REDIS_URL=fleet.url), display, standing)
+    assert job.is_cancelled()
+    assert not fleet.redis.llen("transcribe:5")
+    assert job.id not in [entry.id for entry in registry.registered(fleet.redis)]
 
 
 def test_an_own_fleet_would_not_see_the_answers_of_another_broker(fleet: Fleet, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from workers import keys
 from workers.app import PRIORITY_BULK, PRIORITY_INTERACTIVE, create_app
 from workers.presence import live_workers
 from workers.settings import load_settings
-from workers.spare_thread import ask_for_interactive, bulk_threads
+from workers.spare_thread import ask_for_interactive, ask_for_nothing, bulk_threads
 
 BULK_LIST = "transcribe:5"
 #: More than anything here takes; only a test that fails waits so long.
@@ -91,6 +93,31 @@ def call(app: Celery, audio: str) -> str:
         return str(answer.get(timeout=ANSWER_SECONDS, propagate=False))
     except CeleryTimeoutError:
         return "no answer"
+
+
+def test_who_asks_for_nothing_stays_connected_and_takes_nothing(fleet: Fleet) -> None:
+    """Redis closes connections that are idle for its ``timeout``, but none that waits for a list."""
+    app = create_app(load_settings(redis_url=fleet.url))
+    taken: list[str] = []
+    connection: Connection = app.connection_for_read()
+    fleet.redis.config_set("timeout", 1)
+    try:
+        app.send_task("whisper.transcribe", [[{"audio": "call.wav"}]], queue="transcribe")
+        channel: Channel = connection.default_channel
+        channel._brpop_start = lambda timeout=None: ask_for_nothing(channel)
+        queues = list(app.conf.task_queues)
+        with Consumer(channel, queues, on_message=lambda one: taken.append(str(one.payload)), accept=["json"]):
+            began = time.monotonic()
+            while time.monotonic() - began < 4:  # Redis looks at them in turn, each once a second
+                with contextlib.suppress(TimeoutError):
+                    connection.drain_events(timeout=0.5)
+        assert not taken
+        assert fleet.redis.llen("transcribe") == 1
+    finally:
+        fleet.redis.config_set("timeout", 0)
+        fleet.redis.delete("transcribe")
+        connection.close()
+        app.close()
 
 
 def test_a_backlog_leaves_each_worker_a_thread(stuck: tuple[Fleet, Celery]) -> None:
