@@ -179,7 +179,7 @@ class AudioStream:
                 if left_seconds > CHECK_SECONDS:
                     continue
                 message = (
-                    f"the decoder gave nothing for {self._timeout_seconds:g} s; a slow disk needs a higher "
+                    f"the decoder gave nothing for {self._timeout_seconds:g} s; a slow disk or server needs a higher "
                     "WHISPER_DECODE_TIMEOUT_SECONDS"
                 )
                 raise TransientError("decode_timeout", message) from None

@@ -114,7 +114,8 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
     exact = not EXACT_CONTAINERS.isdisjoint(name.split(","))
     timed = not TIMED_CONTAINERS.isdisjoint(name.split(","))
     known_s = written_seconds(container, stream) if exact else 0.0
-    until_s = known_s or (container.duration or 0) / av.time_base
+    # What writes Matroska may give a late track's length for its end, and fragments theirs: the file's own is no less.
+    until_s = max(known_s, (container.duration or 0) / av.time_base)
     job.check_length(known_s)
     packets: Iterator[av.Packet[av.AudioStream]] = container.demux(stream)
     tags: Tags | None = None

@@ -91,6 +91,16 @@ def _fetch(download: Download) -> None:
     raise TranscriptionError("fetch_failed", message)
 
 
+class _Response(http.client.HTTPResponse):
+    """Passes over all that comes before the final answer (RFC 9110, 15.2), not only 100 as Python 3.11 does."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        version, status, reason = super()._read_status()  # type: ignore[misc]
+        if http.HTTPStatus.OK > status != http.HTTPStatus.SWITCHING_PROTOCOLS:
+            status = int(http.HTTPStatus.CONTINUE)
+        return version, status, reason
+
+
 def _ask(
     connection: http.client.HTTPConnection, parts: SplitResult, authorization: str | None
 ) -> http.client.HTTPResponse:
@@ -100,8 +110,9 @@ def _ask(
         headers["Authorization"] = authorization
     proxy = _proxy(parts)
     if proxy is not None and parts.scheme == "http":
-        path = f"http://{parts.netloc.rpartition('@')[2]}{path}"
+        path = f"http://{parts.netloc.rpartition('@')[2].encode('idna').decode()}{path}"
         headers.update(_authorization(proxy))
+    connection.response_class = _Response
     connection.request("GET", path, headers=headers)
     return connection.getresponse()
 

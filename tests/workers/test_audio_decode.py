@@ -409,6 +409,17 @@ class TestVideos:
         made.write_bytes(made.read_bytes().replace(b"DURATION", b"DURATIOM"))
         assert read(made)[1].flags == ()
 
+    def test_a_late_tracks_length_may_be_written_for_its_end(self, tmp_path: Path) -> None:
+        """As mkvmerge does."""
+        made = film(tmp_path / "a.mkv", 4.0, 2.5)
+        whole, _ = read(made)
+        content, written = re.subn(rb"00:00:06\.\d{9}", b"00:00:02.500000000", made.read_bytes())
+        assert written
+        made.write_bytes(content)
+        audio, end = read(made)
+        np.testing.assert_array_equal(audio, whole)
+        assert end.flags == ()
+
     @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
     def test_other_tracks_are_not_passed_over_in_silence(self, tmp_path: Path, name: str) -> None:
         made = tmp_path / name

@@ -80,6 +80,10 @@ def web() -> Iterator[WebServer]:
         "/zipped/bomb": encoded("gzip", gzip.compress(bytes(10**7))),
         "/brotli": encoded("br", BODY),
         "/pending": raw(b"HTTP/1.1 202 Accepted\r\nContent-Length: 7\r\n\r\npending"),
+        "/hints": raw(
+            b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody"
+        ),
         "/status": raw(b"HTTP/1.1 418 \x1b[31mred\r\n\r\n"),
     }
     with serving(routes, address="0.0.0.0") as server:
@@ -296,6 +300,7 @@ def test_what_is_not_there_yet_is_asked_for_again(web: WebServer) -> None:
 
 def test_odd_answers(web: WebServer) -> None:
     assert fetched(web.url + "/odd") == BODY
+    assert fetched(web.url + "/hints") == b"body"
     assert error_of(web.url + "/garbage").type == "fetch_failed"
     permanent(web.url + "/status", "fetch_failed", "HTTP 418 \ufffd[31mred")
 
@@ -332,6 +337,8 @@ def test_proxy_is_used_only_where_addresses_need_no_check(web: WebServer, monkey
         assert proxy.asked == []
         assert fetched(url) == BODY
         assert proxy.asked == [("http://somewhere.example/%C3%BC.wav", "somewhere.example")]
+        assert fetched("http://müller.example:8080/a.wav") == BODY
+        assert proxy.asked.pop() == ("http://xn--mller-kva.example:8080/a.wav", "xn--mller-kva.example:8080")
         # Not for a host that is excepted.
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         assert fetched(web.url + "/a.wav") == BODY
