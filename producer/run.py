@@ -282,7 +282,7 @@ def _follow(job: Job, display: Display) -> None:
             if lock.acquire():
                 return
         follower.read()
-        display.waiting(f"{follower.count} of {job.rows} rows answered")
+        display.waiting(f"another run makes it ({follower.count} of {job.rows} rows answered)")
         time.sleep(2 * POLL_SECONDS)
 
 

@@ -18,6 +18,7 @@ from workers.device import batch
 from workers.drain import Ending, ended_at_once, handle_signals, reloads, wait_for_threads
 from workers.errors import ModelLoadError, SettingsError
 from workers.messages import Message
+from workers.pool import TaskPool
 from workers.presence import Presence
 from workers.publisher import Publisher
 from workers.redis_client import connect
@@ -47,7 +48,10 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._ending = Ending(settings().drain_seconds)
 
     def start(self, parent: Any) -> None:
-        """Load the engine. What no waiting mends (a model, a broker) ends the worker with one line and exit code 1."""
+        """Load the engine. What no waiting mends ends the worker with one line and exit code 1.
+
+        Such as a model, a broker, or arguments that this worker cannot have.
+        """
         config = settings()
         threads = int(parent.concurrency or task_threads(config))
         name = str(parent.hostname)
@@ -58,6 +62,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._parts.changed = starting.refresh
         starting.start()
         try:
+            check_pool(parent)
             with ended_at_once():
                 loaded = runtime.build(config, threads, self._parts, lambda: ask_broker(config, self._parts), process)
         except (ModelLoadError, SettingsError, ImportError) as error:
@@ -138,6 +143,14 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         current.engine.close()
         logging.shutdown()
         os._exit(parent.exitcode or (exit_codes.FAILED if reloads(self._ending) else 0))
+
+
+def check_pool(worker: Any) -> None:
+    """Raise SettingsError for a pool whose threads are not the fleet's own, or not as many from start to end."""
+    if not issubclass(worker.pool_cls, TaskPool):
+        raise SettingsError("-P: the tasks of a worker run in threads of its own: leave it out")
+    if worker.autoscale:
+        raise SettingsError("--autoscale: a worker has a fixed number of threads: -c, or WHISPER_CONCURRENCY")
 
 
 def _publisher(config: Settings, index: str, key: str, say: Callable[[], Message]) -> Publisher:

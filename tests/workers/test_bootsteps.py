@@ -213,6 +213,20 @@ def slow_workers(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Ite
         yield found
 
 
+@pytest.mark.parametrize(
+    ("arguments", "why"), [(("--autoscale=8,2",), "--autoscale: a worker has"), (("-P", "solo"), "-P: the tasks of")]
+)
+def test_a_pool_that_cannot_be_the_fleets_ends_the_worker_with_one_line(
+    fleet: Fleet, arguments: tuple[str, ...], why: str
+) -> None:
+    """Celery would end it at its third message, and have nobody renew what it holds."""
+    worker = fleet.start_worker(*arguments, wait=False, WHISPER_ENGINE="standin")
+    assert worker.wait(DEADLINE_SECONDS) == exit_codes.CANNOT_START
+    log = fleet.log_path().read_text()
+    assert f"The worker cannot start: {why}" in log
+    assert "Traceback" not in log
+
+
 @pytest.mark.usefixtures("slow_workers")
 def test_model_that_cannot_load_ends_the_worker_with_one_line(fleet: Fleet, tmp_path: Path) -> None:
     model = str(tmp_path / "no-such-model")
