@@ -28,6 +28,7 @@ class Brief:
     def __init__(self, redis: Redis) -> None:
         """``redis`` waits shortly, and does not retry."""
         self.redis = redis
+        self._closed = False
         self._silence: RedisError | None = None
         #: When Redis last did not answer (`time.monotonic`).
         self._silent_at = float("-inf")
@@ -42,14 +43,26 @@ class Brief:
         except (RedisConnectionError, RedisTimeoutError) as error:
             self._silence, self._silent_at = error, time.monotonic()
             raise
+        finally:
+            if self._closed:
+                self._disconnect()
+
+    def close(self) -> None:
+        """End its connections: each as soon as no question, of another thread or an interrupted one, is under way."""
+        self._closed = True
+        self._disconnect()
 
     def _asked(self, question: Callable[[Redis], T]) -> T:
         try:
             return question(self.redis)
         except (RedisConnectionError, ReadOnlyError):
             # An idle connection may have been forgotten on the way, or lead to a primary of yesterday.
-            self.redis.connection_pool.disconnect(inuse_connections=False)
+            self._disconnect()
             return question(self.redis)
+
+    def _disconnect(self) -> None:
+        # One in use, closed beneath its user, raises all kinds of errors there: ValueError, AttributeError.
+        self.redis.connection_pool.disconnect(inuse_connections=False)
 
 
 class SharedAnswer(Generic[T]):

@@ -153,6 +153,8 @@ class Connection:
         if opened.pid != os.getpid():
             return f": {FORKED}"
         where = shown_url(opened.url)
+        if self._closed:
+            return ": the client was closed"
         if opened.answers.trouble is not None:
             return f": {where} does not answer ({opened.answers.trouble})"
         try:
@@ -178,8 +180,9 @@ class Connection:
             else:
                 opened.answers.give_up(left, closed)
             opened.app.close()
-            for redis in (opened.redis, opened.asking.brief.redis, opened.telling.redis):
-                redis.close()
+            opened.redis.close()
+            opened.asking.brief.close()
+            opened.telling.close()
         if keeper is not None:
             keeper.stop()
 
@@ -270,7 +273,11 @@ class Connection:
         began = time.monotonic()
         try:
             self._present = live_workers(opened.redis)
-        except RedisError as error:
+        except Exception as error:
+            if self._closed:  # its connection, beneath this thread
+                raise ClientClosedError("the client was closed") from error
+            if not isinstance(error, RedisError):
+                raise
             raise FleetUnavailableError(f"{shown_url(opened.url)} does not answer: {reason(error)}") from error
         self._present_at = began
 

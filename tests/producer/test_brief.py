@@ -98,3 +98,30 @@ def test_what_a_shared_question_raises_is_everybodys(brief: Brief) -> None:
         shared.get()
     brief._silent_at -= 60
     assert shared.get()
+
+
+def test_closing_leaves_the_question_under_way_its_connection_and_no_connection_behind(brief: Brief) -> None:
+    pool = brief.redis.connection_pool
+    asking, may_answer = threading.Event(), threading.Event()
+
+    def question(redis: Redis) -> bool:
+        with redis.pipeline() as pipe:
+            pipe.watch("here")  # holds the connection
+            (used,) = pool._in_use_connections  # type: ignore[attr-defined]
+            asking.set()
+            assert may_answer.wait(60)
+            assert used._sock is not None
+            pipe.multi()
+            pipe.ping()
+            return bool(pipe.execute())
+
+    with ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(brief.ask, question)
+        assert asking.wait(60)
+        brief.close()
+        may_answer.set()
+        assert answer.result(60)
+    assert [one._sock for one in pool._available_connections] == [None]  # type: ignore[attr-defined]
+    # And so does who asks afterwards
+    assert brief.ask(lambda redis: redis.ping())
+    assert [one._sock for one in pool._available_connections] == [None]  # type: ignore[attr-defined]

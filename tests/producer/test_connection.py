@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,10 +15,11 @@ import psutil
 import pytest
 
 from fleet import Fleet, wait_for
-from producer import CallTimeoutError, Client
+from producer import CallTimeoutError, Client, ClientClosedError, FleetError
 from producer import connection as module
 from producer.brief import SILENCE_SECONDS
 from producer.connection import PRESENCE_SECONDS, Connection
+from producer.handle import Handle
 from workers import keys
 from workers.presence import live_workers
 from workers.settings import load_settings
@@ -94,3 +98,73 @@ def test_while_redis_stands_still_waiting_and_cancelling_end_all_the_same(
         time.sleep(SILENCE_SECONDS)
         assert last.cancel()
         assert fleet.redis.hget(keys.task(last.id), "cancelled") == b"1"
+
+
+def test_closing_beside_threads_that_cancel_and_wait_lets_out_nothing_but_fleet_errors(standin_fleet: Fleet) -> None:
+    def use(client: Client, end: Callable[[Handle[Any]], object]) -> BaseException:
+        try:
+            while True:
+                end(client.transcribe("/no_such.wav"))
+        except Exception as error:  # noqa: BLE001 - the caller looks what it is
+            return error
+
+    def wait_in_vain(handle: Handle[Any]) -> None:
+        with pytest.raises(CallTimeoutError):
+            raise handle.timed_out(0)
+
+    for _ in range(10):
+        client = Client(standin_fleet.url).open()
+        with ThreadPoolExecutor(6) as threads:
+            ended = [threads.submit(use, client, end) for end in [Handle.cancel, wait_in_vain] * 3]
+            time.sleep(0.15)
+            client.close()
+            for one in ended:
+                error = one.result(60)
+                assert isinstance(error, FleetError), repr(error)
+
+
+def test_a_signal_handler_may_close_the_client_whose_call_is_being_cancelled(
+    standin_fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = Client(standin_fleet.url)
+    handle = client.transcribe("/no_such.wav")
+    opened = client._connection.open()
+    connections = opened.telling.redis.connection_pool
+    read = connections.connection_class.read_response
+
+    def interrupted(self: Any, *arguments: Any, **options: Any) -> Any:
+        if self in connections._in_use_connections and self._sock is not None and not client._connection._closed:  # type: ignore[attr-defined]
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(self, *arguments, **options)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: client.close())
+    monkeypatch.setattr(connections.connection_class, "read_response", interrupted)
+    try:
+        with caplog.at_level(logging.WARNING, "producer.connection"):
+            cancelled = handle.cancel()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert cancelled
+    assert client._connection._closed
+    assert not caplog.text
+    assert standin_fleet.redis.hget(keys.task(handle.id), "cancelled") == b"1"
+
+
+def test_of_a_closed_client_that_is_what_keeps_answers_away(standin_fleet: Fleet) -> None:
+    client = Client(standin_fleet.url).open()
+    client.close()
+    assert client._connection.why_waiting() == ": the client was closed"
+
+
+def test_a_connection_closed_beneath_a_look_at_the_workers_is_a_closed_client(
+    standin_fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client(standin_fleet.url).open()
+
+    def look(redis: Any) -> Any:
+        client.close()
+        raise ValueError("I/O operation on closed file.")
+
+    monkeypatch.setattr(module, "live_workers", look)
+    with pytest.raises(ClientClosedError):
+        client.transcribe("/no_such.wav")
