@@ -214,7 +214,7 @@ class DecodePool:
         except (OSError, EOFError) as error:
             self._spawner.shutdown()
             raise RuntimeError(
-                f"decode processes do not start ({error or 'the process ended'}); see its error above"
+                f"decode processes do not start ({str(error) or 'the process ended'}); see its error above"
             ) from error
         # A warm process goes before one not started yet (None).
         self._places: Places[DecodeChild | None] = Places([*[None] * processes, first])

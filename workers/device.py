@@ -13,6 +13,8 @@ from workers.settings import Settings
 
 Device = Literal["cpu", "cuda"]
 
+#: What decode processes import, and that none of them works without: the extra ``audio``, less setproctitle.
+AUDIO_MODULES = ("numpy", "soundfile", "av", "soxr", "onnx", "onnxruntime", "faster_whisper")
 #: Of a CPU engine: windows decoded together, and encoded in one step, where more than one gains nothing.
 CPU_SEQS, CPU_ENCODE_BATCH = 16, 1
 #: Of the stand-in, on every device.
@@ -47,13 +49,16 @@ def installed(package: str) -> bool:
 
 
 def check_engine(settings: Settings) -> None:
-    """Raise ModelLoadError where the packages of this engine are not installed. Imports none of them."""
-    if settings.engine == "vllm" and not (util.find_spec("vllm") and util.find_spec("numpy")):
+    """Raise ModelLoadError where the packages of this engine, or those that read audio, are not installed.
+
+    Imports none of them.
+    """
+    if settings.engine == "vllm" and not util.find_spec("vllm"):
         raise ModelLoadError(
             "no engine is installed: pip install '.[gpu]' in a checkout, or without a GPU `make setup` there"
         )
-    if not util.find_spec("numpy"):
-        raise ModelLoadError("numpy is not installed: pip install '.[audio]' in a checkout")
+    if missing := [module for module in AUDIO_MODULES if not util.find_spec(module)]:
+        raise ModelLoadError(f"not installed: {', '.join(missing)}: pip install '.[audio]' in a checkout")
 
 
 def device_kind() -> Device:

@@ -371,6 +371,12 @@ def test_pool_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None
         DecodePool(1, AudioLimits())
 
 
+def test_of_a_first_process_that_ends_at_once_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/true")
+    with pytest.raises(RuntimeError, match=r"decode processes do not start \(.*\w.*\)"):
+        DecodePool(1, AudioLimits())
+
+
 def test_limits_come_from_the_settings() -> None:
     settings = load_settings(max_audio_seconds=5, max_audio_bytes=6, decode_timeout_seconds=7, path_map={"/a": "/b"})
     limits = AudioLimits.from_settings(settings)

