@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, overlo
 
 from producer.calls import Audio, AudioList, CallOptions, ManyOptions, Outcome, Result, call_of
 from producer.client import WINDOW, Client, check_many
+from producer.errors import FleetError
 from producer.handle import Handle
 from producer.many import many_async
+from workers.errors import TranscriptionError
 from workers.messages import ChannelMode, Item, Task, Transcript
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ SENDERS = 4
 
 T = TypeVar("T")
 X = TypeVar("X", bound=Audio | AudioList)
+P = TypeVar("P", bound=str | os.PathLike[str])
 
 
 class _Senders:
@@ -161,21 +164,40 @@ class AsyncClient:
         """Send a recording to be translated into English (see `Client.transcribe`)."""
         return await self._submit("translate", audio, {"channels": channels, **options})
 
-    async def submit_many(
+    @overload
+    def submit_many(
+        self,
+        items: Iterable[P] | AsyncIterable[P],
+        *,
+        task: Task = ...,
+        window: int = ...,
+        channels: Literal["mix"] = ...,
+        **options: Unpack[CallOptions],
+    ) -> AsyncGenerator[tuple[P, Transcript | TranscriptionError | FleetError], None]: ...
+    @overload
+    def submit_many(
         self,
         items: Iterable[X] | AsyncIterable[X],
+        *,
+        task: Task = ...,
+        window: int = ...,
+        **options: Unpack[ManyOptions],
+    ) -> AsyncGenerator[tuple[X, Outcome], None]: ...
+    async def submit_many(
+        self,
+        items: Iterable[Any] | AsyncIterable[Any],
         *,
         task: Task = "transcribe",
         window: int = WINDOW,
         **options: Unpack[ManyOptions],
-    ) -> AsyncGenerator[tuple[X, Outcome], None]:
+    ) -> AsyncGenerator[tuple[Any, Any], None]:
         """Send ``items`` and give each with what came of it (see `Client.submit_many`).
 
         An asynchronous iterable is waited for while answers are given; an ordinary one must not block.
         """
         await self._senders.run(check_many, self._connection, task, window, options)
 
-        async def send(item: X) -> Handle[Any]:
+        async def send(item: Any) -> Handle[Any]:
             return (await self._submit(task, item, options))._handle
 
         async def cancel(ids: Iterable[str]) -> None:

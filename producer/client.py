@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 from producer.calls import Audio, AudioList, CallOptions, ManyOptions, Outcome, Result, call_of
 from producer.connection import Connection, OwnFleet
-from producer.errors import UsageError
+from producer.errors import FleetError, UsageError
 from producer.handle import Handle
 from producer.many import many
-from workers.errors import SettingsError
+from workers.errors import SettingsError, TranscriptionError
 from workers.messages import ChannelMode, Item, Task, Transcript
 from workers.settings import Settings, load_settings, variables
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 WINDOW = 64
 
 X = TypeVar("X", bound=Audio | AudioList)
+P = TypeVar("P", bound=str | os.PathLike[str])
 
 
 class Client:
@@ -118,14 +119,28 @@ class Client:
         """Send a recording to be translated into English; else as `transcribe`."""
         return self._connection.submit(call_of("translate", audio, {"channels": channels, **options}))
 
+    @overload
     def submit_many(
         self,
-        items: Iterable[X],
+        items: Iterable[P],
+        *,
+        task: Task = ...,
+        window: int = ...,
+        channels: Literal["mix"] = ...,
+        **options: Unpack[CallOptions],
+    ) -> Generator[tuple[P, Transcript | TranscriptionError | FleetError], None, None]: ...
+    @overload
+    def submit_many(
+        self, items: Iterable[X], *, task: Task = ..., window: int = ..., **options: Unpack[ManyOptions]
+    ) -> Generator[tuple[X, Outcome], None, None]: ...
+    def submit_many(
+        self,
+        items: Iterable[Any],
         *,
         task: Task = "transcribe",
         window: int = WINDOW,
         **options: Unpack[ManyOptions],
-    ) -> Generator[tuple[X, Outcome], None, None]:
+    ) -> Generator[tuple[Any, Any], None, None]:
         """Send ``items`` and give each with what came of it, as they come: its answer, or the error of its own.
 
         At most ``window`` of them are under way, and ``items`` is read no further than that, so that it may be of any

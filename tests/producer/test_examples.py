@@ -24,6 +24,41 @@ README = Path(__file__).parents[2] / "README.md"
 EXAMPLES = Path(producer.__file__).parent / "examples"
 
 
+#: An application's own checks of what `submit_many` gives: for texts and paths, as for `transcribe`, a Transcript.
+TYPED = """
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, assert_type
+
+from producer import AsyncClient, Client, FleetError, Transcript, TranscriptionError
+from producer.calls import Outcome
+
+One = Transcript | TranscriptionError | FleetError
+
+def calls(client: Client, paths: Iterator[Path], mixed: list[str | Path], rows: list[dict[str, Any]]) -> None:
+    for path, one in client.submit_many(paths, channels="mix", language="en", window=3):
+        assert_type((path, one), tuple[Path, One])
+    for either, one in client.submit_many(mixed):
+        assert_type((either, one), tuple[str | Path, One])
+    for text, outcome in client.submit_many(["call.wav"], channels="split"):
+        assert_type((text, outcome), tuple[str, Outcome])
+    for row, outcome in client.submit_many(rows):
+        assert_type((row, outcome), tuple[dict[str, Any], Outcome])
+    for several, outcome in client.submit_many([["a.wav", "b.wav"]]):
+        assert_type((several, outcome), tuple[list[str], Outcome])
+
+async def calls_of_asyncio(client: AsyncClient, paths: AsyncIterator[Path], rows: list[dict[str, Any]]) -> None:
+    async for path, one in client.submit_many(paths, task="translate"):
+        assert_type((path, one), tuple[Path, One])
+    async for text, one in client.submit_many(["call.wav"], channels="mix", timestamps=True):
+        assert_type((text, one), tuple[str, One])
+    async for text, outcome in client.submit_many(["call.wav"], channels="split"):
+        assert_type((text, outcome), tuple[str, Outcome])
+    async for row, outcome in client.submit_many(rows):
+        assert_type((row, outcome), tuple[dict[str, Any], Outcome])
+"""
+
+
 def python_of_readme() -> str:
     section = README.read_text(encoding="utf-8").partition("### Enqueueing from other applications\n")[2]
     found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
@@ -55,6 +90,24 @@ def test_the_readme_s_python_runs_on_a_fleet_of_its_own(alone: dict[str, str], s
     assert [row["transcription"] for row in read_rows(Path(path))] == [text[0]]
     wait_for_none(lambda: processes_at(Path(alone["TMPDIR"])))
     assert list(Path(alone["TMPDIR"]).glob("whisper-fleet-*")) == []
+
+
+def test_the_readme_s_python_and_what_many_calls_give_have_types(tmp_path: Path) -> None:
+    files = [tmp_path / "readme.py", tmp_path / "typed.py"]
+    for file, text in zip(files, (python_of_readme(), TYPED), strict=True):
+        file.write_text(text)
+
+    # From the repository's root: with the settings of its own check, and what that has found out already.
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", *map(str, files)],
+        cwd=README.parent,
+        text=True,
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_the_script_writes_a_line_a_recording(standin_fleet: Fleet, samples: Path) -> None:
