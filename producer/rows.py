@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -137,9 +138,11 @@ def recording_count(line: bytes, media_key: str) -> int:
 def record_of(row: int, line: bytes, media_key: str, audio_root: str) -> Record | Failure:
     """The record that a checked row asks for, or why there is none: that failure answers the row as a whole.
 
-    Relative paths are joined to ``audio_root`` (a folder or URL) and normalised without a look at the disk. An item of
-    a list that is null becomes ``""`` and keeps its place; the worker answers it with ``no_audio``. A media key named
-    like a record option is the audio only. Options that are null, empty or NaN count as absent.
+    Relative paths are joined to ``audio_root`` (a folder or URL). ``name/..`` is left out of them where ``name`` is a
+    folder on this machine, so that workers need not have it; behind a link, or a folder that is not here, ``..`` stays
+    and the worker's system says where it leads. An item of a list that is null becomes ``""`` and keeps its place; the
+    worker answers it with ``no_audio``. A media key named like a record option is the audio only. Options that are
+    null, empty or NaN count as absent.
     """
     return _record(row, _checked(line), media_key, audio_root)
 
@@ -183,7 +186,30 @@ def _located(source: str, audio_root: str) -> str:
         return source
     if _URL.match(audio_root):
         return f"{audio_root.rstrip('/')}/{source}"
-    return os.path.normpath(os.path.join(audio_root, source))  # noqa: PTH118 (Path would cost as much as the rest)
+    path = os.path.join(audio_root, source)  # noqa: PTH118 (Path would cost as much as the rest)
+    return _shortened(path) if "/.." in path else os.path.normpath(path)
+
+
+def _shortened(path: str) -> str:
+    """A whole path up to the first ``..`` that may lead elsewhere than one name back."""
+    kept: list[str] = []
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    for at, part in enumerate(parts):
+        if part != "..":
+            kept.append(part)
+        elif not kept or _is_folder("/" + "/".join(kept)):
+            del kept[-1:]
+        else:
+            return "/" + "/".join(kept + parts[at:])
+    return "/" + "/".join(kept)
+
+
+def _is_folder(path: str) -> bool:
+    """Whether this machine has a folder there that is no link."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except (OSError, ValueError):  # ValueError: no path at all, which `_record` says
+        return False
 
 
 def _is_text(source: str) -> bool:

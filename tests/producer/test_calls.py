@@ -23,6 +23,7 @@ FAILED = {"exc_type": "TranscriptionError", "exc_module": "workers.errors", "exc
 
 
 def test_a_relative_path_starts_where_the_application_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "calls").mkdir()
     monkeypatch.chdir(tmp_path)
     call = call_of("transcribe", "calls/../a.wav", {})
     assert call.record == Record(audio=str(tmp_path / "a.wav"))

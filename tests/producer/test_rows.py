@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -188,7 +189,8 @@ class TestRecords:
         ("audio", "expected"),
         [
             ("a.wav", "/data/a.wav"),
-            ("./x/../a b.wav", "/data/a b.wav"),
+            (".//x/./a b.wav", "/data/x/a b.wav"),
+            ("..a/b..wav", "/data/..a/b..wav"),
             ("/abs/../a.wav", "/abs/../a.wav"),
             ("~/a.wav", "/data/~/a.wav"),
             ("https://host/a.wav?x=//y", "https://host/a.wav?x=//y"),
@@ -199,6 +201,35 @@ class TestRecords:
     )
     def test_sources(self, audio: object, expected: object) -> None:
         assert _record({"audio": audio}) == Record(audio=expected, row=7)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("root", "audio", "expected"),
+        [
+            # Folders that are there are left again here: a worker need not have them.
+            ("data/lists", "../talk.wav", "data/talk.wav"),
+            ("data/lists/../", "x/./../lists//talk.wav", "data/x/../lists/talk.wav"),
+            ("data/lists/..", "lists/./..//talk.wav", "data/talk.wav"),
+            # Behind a link, `..` is not one name back.
+            ("data", "en/../talk.wav", "data/en/../talk.wav"),
+            ("data", "lists/../en/deep/../../talk.wav", "data/en/../talk.wav"),
+            ("data/en/..", "talk.wav", "data/en/../talk.wav"),
+            # What cannot be seen here is the worker's to find.
+            ("gone", "./lists/../talk.wav", "gone/lists/../talk.wav"),
+            ("data", "talk.wav/../talk.wav", "data/talk.wav/../talk.wav"),
+        ],
+    )
+    def test_two_dots_lead_where_the_system_says(self, tmp_path: Path, root: str, audio: str, expected: str) -> None:
+        for folder in ("data/lists", "store/en/deep"):
+            (tmp_path / folder).mkdir(parents=True)
+        for folder in ("data", "store"):
+            (tmp_path / folder / "talk.wav").touch()
+        (tmp_path / "data" / "en").symlink_to("../store/en")
+        record = _record({"audio": audio}, root=f"{tmp_path}/{root}")
+        assert record == Record(audio=f"{tmp_path}/{expected}", row=7)
+        assert os.path.realpath(f"{tmp_path}/{expected}") == os.path.realpath(f"{tmp_path}/{root}/{audio}")
+
+    def test_two_dots_lead_no_higher_than_the_top(self) -> None:
+        assert _record({"audio": "../../../a.wav"}, root="/") == Record(audio="/a.wav", row=7)
 
     def test_a_root_may_be_a_url(self) -> None:
         assert _record({"audio": "x/a.wav"}, root="s3://bucket/") == Record(audio="s3://bucket/x/a.wav", row=7)
