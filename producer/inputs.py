@@ -28,6 +28,7 @@ _AUDIO_SUFFIXES = frozenset((
 # fmt: on
 _TABLE_SUFFIXES = frozenset((".jsonl", ".json", ".ndjson"))
 _COMPRESSED_SUFFIXES = frozenset((".gz", ".zst"))
+_DATAFLOW_SUFFIXES = frozenset((".csv", ".parquet", ".pq", ".pickle", ".pkl"))
 _OTHER_PACKERS = frozenset((".bz2", ".xz", ".zip", ".lz4", ".7z"))
 _SPACE_BYTES = b" \t\n\r"
 
@@ -84,6 +85,8 @@ def _check_is_table(path: Path) -> None:
         raise UsageError(f"{path}: not a regular file: it is read more than once, so write it to a file first")
     if suffix in _OTHER_PACKERS:
         raise UsageError(f"{path}: only .gz and .zst are read: unpack it first")
+    if suffix in _DATAFLOW_SUFFIXES:
+        raise UsageError(f"{path}: only JSON Lines are read here: write it as .jsonl, or use producer.dataflow for it")
 
 
 def default_prefix(paths: Sequence[Path]) -> str:

@@ -45,6 +45,8 @@ class TestInputs:
             (".", "name the files"),
             ("talk.WAV", r'\{"audio": "/.*talk\.WAV"\}'),
             ("data.jsonl.xz", "unpack it first"),
+            ("rows.parquet", r"rows\.parquet: only JSON Lines are read here: .* or use producer\.dataflow"),
+            ("rows.CSV", "only JSON Lines"),
             ("pipe", "read more than once"),
             ("x" * 300 + ".jsonl", r"x\.jsonl: cannot be read \(File name too long\)"),
         ],
@@ -52,6 +54,8 @@ class TestInputs:
     def test_what_is_no_jsonl_file_is_refused(self, tmp_path: Path, name: str, message: str) -> None:
         _write(tmp_path / "talk.WAV", "RIFF")
         _write(tmp_path / "data.jsonl.xz", "")
+        _write(tmp_path / "rows.parquet", b"PAR1")
+        _write(tmp_path / "rows.CSV", "audio")
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(UsageError, match=message):
             expand_inputs([str(tmp_path / name)])
