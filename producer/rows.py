@@ -31,6 +31,7 @@ __all__ = [
     "RECORD_OPTIONS",
     "Scan",
     "ScanRules",
+    "media_advice",
     "record_of",
     "recording_count",
     "scan",
@@ -43,6 +44,9 @@ RECORD_OPTIONS = ("language", "prompt", "start_s", "end_s")
 
 #: Where datasets keep the length of a row's audio, in seconds.
 DURATION_COLUMN = "duration"
+
+#: What each row of a Hugging Face audio column has, some of them.
+_EMBEDDED = frozenset(("path", "bytes", "array"))
 
 #: Deepest nesting of a row. The JSON scanner shares the interpreter's limit of 1000 frames with its callers, so a
 #: fixed bound below it makes a row that passed the check readable everywhere else too.
@@ -118,10 +122,20 @@ def _problem(line: bytes, rules: ScanRules) -> str | None:
     wrong = [item for item in (media if isinstance(media, list) else [media]) if not isinstance(item, str | None)]
     if wrong:
         inside = "a list with " if isinstance(media, list) else ""
-        return f"column {key!r} holds {inside}{_kind(wrong[0])}: it must hold a path, a URL or a list of them"
+        return f"column {key!r} holds {inside}{_kind(wrong[0])}: {media_advice(wrong[0])}"
     for column in sorted(rules.refused_columns & row.keys()):
         return f"column {column!r} is already there: choose another --output-key or allow --overwrite-column"
     return None
+
+
+def media_advice(wrong: Any) -> str:
+    """What a media column that holds ``wrong`` should hold instead."""
+    if isinstance(wrong, dict) and not _EMBEDDED.isdisjoint(wrong):
+        return (
+            "a Hugging Face audio column: give a column with its `path` (files on disk; embedded bytes must be written "
+            "out first)"
+        )
+    return "it must hold a path, a URL or a list of them"
 
 
 # --- records ---------------------------------------------------------------------------------------------------------

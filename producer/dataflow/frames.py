@@ -14,6 +14,7 @@ from typing import Any
 
 from producer.dataflow import optional
 from producer.errors import UsageError
+from producer.rows import media_advice
 
 Row = dict[str, Any]
 
@@ -75,6 +76,16 @@ def is_missing(value: Any) -> bool:
     return type(value).__name__ in ("NaTType", "NAType")
 
 
+def refuse_embedded(value: Any, where: str) -> None:
+    """Raise UsageError for audio itself in place of paths, before anything looks into it. ``where`` names the cell."""
+    if hasattr(value, "tolist") and hasattr(value, "dtype"):
+        value = value.tolist()
+    items = value if isinstance(value, list | tuple) else (value,)
+    wrong = next((item for item in items if isinstance(item, dict | bytes)), None)
+    if wrong is not None:
+        raise UsageError(f"{where} holds {repr(wrong)[:200]}: {media_advice(wrong)}")
+
+
 def plain(value: Any, where: str) -> Any:
     """A value as JSON has it: arrays become lists, times text in ISO 8601. ``where`` is for the UsageError."""
     if isinstance(value, list | tuple):
@@ -90,4 +101,5 @@ def plain(value: Any, where: str) -> Any:
         return fspath(value)
     if hasattr(value, "tolist") and hasattr(value, "dtype"):  # numpy's arrays and scalars
         return plain(value.tolist(), where)
-    raise UsageError(f"{where} holds a {type(value).__name__}, which JSON has no form for: make it text or a number")
+    advice = "write it to a file and give its path" if isinstance(value, bytes) else "make it text or a number"
+    raise UsageError(f"{where} holds a {type(value).__name__}, which JSON has no form for: {advice}")

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 from producer.cache import atomic_write
 from producer.columns import Columns
 from producer.dataflow import csv_text, frames, parquet, pickles, tables
-from producer.dataflow.frames import Row, is_missing, plain
+from producer.dataflow.frames import Row, is_missing, plain, refuse_embedded
 from producer.dataflow.paths import Format, Table
 from producer.errors import UsageError
-from producer.rows import RECORD_OPTIONS
+from producer.rows import RECORD_OPTIONS, media_advice
 
 #: The input of a job; the star is its content.
 REQUESTS = "rows-*.jsonl"
@@ -29,6 +29,9 @@ Answers = dict[str, list[Any]]
 
 class Holder(Protocol):
     """A table that waits for its answers."""
+
+    def __len__(self) -> int:
+        """How many rows it has."""
 
     def names(self) -> Sequence[str]:
         """Its columns."""
@@ -46,6 +49,9 @@ class RowsHolder:
 
     rows: list[Row]
     kind: Format
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
     def names(self) -> list[str]:
         """Every column of any row."""
@@ -72,6 +78,9 @@ class ArrowHolder:
 
     table: Any
 
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
     def names(self) -> list[str]:
         """Its columns."""
         return list(self.table.column_names)
@@ -92,6 +101,9 @@ class FrameHolder:
     frame: Any
     media_key: str
     kind: Format = "pickle"
+
+    def __len__(self) -> int:
+        return len(self.frame)
 
     def names(self) -> list[str]:
         """Its columns."""
@@ -129,6 +141,7 @@ def load(table: Table | None, kind: Format, media_key: str) -> Holder:
     if kind == "pickle":
         return FrameHolder(frames.frame_of(rows), media_key, kind)
     for number, row in enumerate(rows):
+        refuse_embedded(row.get(media_key), f"row {number}: column {media_key!r}")
         for name, value in row.items():
             plain(value, f"row {number} of column {name!r}")
     return RowsHolder(rows, kind)
@@ -137,13 +150,17 @@ def load(table: Table | None, kind: Format, media_key: str) -> Holder:
 def requests(holder: Holder, media_key: str, where: str) -> list[Row]:
     """The rows of the job: each one's recordings and options. ``where`` is for messages.
 
-    Raises UsageError where the media column is missing, or holds something else than paths.
+    Raises UsageError where the media column is missing, or holds something else than paths, and where one of those
+    columns is there twice. A table without rows may have any columns.
     """
+    if not len(holder):
+        return []
     names = holder.names()
+    twice = next((name for name in (media_key, *RECORD_OPTIONS) if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{where} has two columns {twice!r}: rename one")
     if media_key not in names:
-        if not names:
-            return []
-        there = ", ".join(names[:8])
+        there = ", ".join(names[:8])[:200] or "nothing"
         raise UsageError(f"{where}: no column {media_key!r} (there is: {there}): name the column with media_key")
     media = holder.column(media_key)
     rows = [{media_key: _media(value, f"{where}: row {number}", media_key)} for number, value in enumerate(media)]
@@ -188,11 +205,12 @@ def answers(path: Path, columns: Columns) -> Answers:
 def _media(value: Any, where: str, media_key: str) -> Any:
     if is_missing(value):
         return None
+    refuse_embedded(value, f"{where}: column {media_key!r}")
     value = plain(value, f"{where} of column {media_key!r}")
     items = value if isinstance(value, list) else [value]
     wrong = next((item for item in items if not isinstance(item, str | None)), None)
     if wrong is not None:
-        raise UsageError(f"{where}: column {media_key!r} holds {wrong!r}: it must hold a path, a URL or a list of them")
+        raise UsageError(f"{where}: column {media_key!r} holds {repr(wrong)[:200]}: {media_advice(wrong)}")
     return value
 
 

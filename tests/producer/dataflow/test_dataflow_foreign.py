@@ -123,13 +123,31 @@ def test_anything_that_reads_and_writes_dataframes_will_do(
     [
         ({"wav": ["a.wav"]}, r"the DataFrame: no column 'audio' \(there is: wav\): name the column with media_key"),
         ({"audio": ["a.wav", 7.5]}, r"the DataFrame: row 1: column 'audio' holds 7\.5"),
+        ({}, r"the DataFrame: no column 'audio' \(there is: nothing\)"),
     ],
 )
 def test_wrong_media_columns_are_named(
     generator: WhisperTranscriptionGenerator, columns: dict[str, list[Any]], words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
-        generator.run(Memory(pd.DataFrame(columns)))
+        generator.run(Memory(pd.DataFrame(columns, index=range(2) if not columns else None)))
+
+
+def test_a_column_that_is_there_twice_is_named(generator: WhisperTranscriptionGenerator) -> None:
+    twice = pd.DataFrame([["a.wav", "b.wav", 1, 2]], columns=["audio", "audio", "id", "id"])
+    with pytest.raises(UsageError, match="the DataFrame has two columns 'audio': rename one"):
+        generator.run(Memory(twice))
+    storage = Memory(twice.iloc[:, 1:])
+    generator.run(storage)
+    assert storage.frame["id"].to_numpy().tolist() == [[1, 2]]
+
+
+def test_an_empty_dataframe_stays_empty(generator: WhisperTranscriptionGenerator) -> None:
+    storage = Memory(pd.DataFrame())
+    generator.run(storage)
+    generator.run(storage, task="translate", output_key="english")
+    assert list(storage.frame.columns) == ["transcription", "transcription_error", "english", "english_error"]
+    assert len(storage.frame) == 0
 
 
 def test_options_of_rows_travel_with_them(generator: WhisperTranscriptionGenerator, folder: Path) -> None:

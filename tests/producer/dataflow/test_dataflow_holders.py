@@ -7,13 +7,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from job_files import write_rows
 
 from producer.calls import call_of
-from producer.dataflow import holders
-from producer.dataflow.paths import Table
+from producer.dataflow import frames, holders
+from producer.dataflow.paths import FORMATS, Table
+from producer.errors import UsageError
 from producer.rows import record_of
 from workers.messages import Failure, Record
 
@@ -61,3 +63,38 @@ def test_digits_in_csv_are_text_where_text_is_meant(folder: Path) -> None:
     assert asked("data.csv", folder) == [Record(audio=str(folder / "a.wav"), row=0, prompt="1.5")]
     (folder / "data.csv").write_text("audio,prompt\na.wav,True\n")
     assert asked("data.csv", folder) == [Record(audio=str(folder / "a.wav"), row=0, prompt="True")]
+
+
+EMBEDDED = {
+    "bytes": {"bytes": b"RIFF" * 50_000, "path": "a.wav"},
+    "path": {"bytes": None, "path": "a.wav"},
+    "array": {"array": np.zeros(50_000), "path": None, "sampling_rate": 16_000},
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("value", EMBEDDED.values(), ids=EMBEDDED)
+@pytest.mark.parametrize("in_lists", [False, True])
+def test_a_hugging_face_audio_column_is_refused_in_a_few_words(
+    folder: Path, kind: str, value: dict[str, object], in_lists: bool
+) -> None:
+    # Given a table as `datasets` writes it
+    pd.DataFrame({"audio": [[value] if in_lists else value]}).to_parquet(folder / "data.parquet")
+    table = Table.first_entry("data.parquet")
+    # Then whatever it will be written as, the message says what the column is, and is no page of numbers
+    with pytest.raises(UsageError, match=r"row 0: column 'audio' holds \{.*: a Hugging Face audio column: ") as caught:
+        holders.requests(holders.load(table, kind, "audio"), "audio", "data.parquet")  # type: ignore[arg-type]
+    assert len(str(caught.value)) < 450
+
+
+@pytest.mark.parametrize("value", [*EMBEDDED.values(), b"RIFF" * 50_000, np.array([EMBEDDED["bytes"]]), [["x" * 9999]]])
+def test_whatever_a_dataframe_has_in_place_of_paths_is_shown_in_short(value: object) -> None:
+    holder = holders.FrameHolder(pd.DataFrame({"audio": pd.Series([value], dtype=object)}), "audio")
+    with pytest.raises(UsageError, match="the DataFrame: row 0: column 'audio' holds ") as caught:
+        holders.requests(holder, "audio", "the DataFrame")
+    assert len(str(caught.value)) < 450
+
+
+def test_bytes_in_another_column_are_advised_to_become_files() -> None:
+    with pytest.raises(UsageError, match="column 'x' holds a bytes, which JSON has no form for: write it to a file"):
+        frames.rows_of(pd.DataFrame({"x": [b"1"]}))

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import pytest
 from job_files import processes_at, read_rows, write_rows
 
@@ -151,10 +152,18 @@ def test_the_output_column_is_replaced_with_all_that_belongs_to_it(
 def test_an_empty_table_stays_empty(generator: WhisperTranscriptionGenerator, folder: Path) -> None:
     (folder / "data.jsonl").write_text("\n")
     (folder / "data.json").write_text("[]")
-    for kind in ("jsonl", "json"):
-        storage = FileStorage(f"data.{kind}", file_name_prefix=f"of_{kind}", cache_type=kind)  # type: ignore[arg-type]
+    (folder / "data.csv").write_text("audio,id\n")
+    pd.DataFrame({"audio": [], "id": []}).to_parquet(folder / "data.parquet")
+    for first, kind in [(name, name) for name in ("jsonl", "json", "csv", "parquet")] + [
+        ("csv", "parquet"),
+        ("json", "pickle"),
+        ("parquet", "pickle"),
+    ]:
+        name = f"{first}_{kind}"
+        storage = FileStorage(f"data.{first}", file_name_prefix=name, cache_type=kind)  # type: ignore[arg-type]
         generator.run(storage.step())
-        assert storage.step().read("dict") == []
+        generator.run(storage.step(), task="translate", output_key="english")
+        assert storage.step().read("dict") == [], name
 
 
 @pytest.mark.parametrize(
