@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
-import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +21,7 @@ from pydantic import ValidationError
 
 from producer.errors import FleetError, UsageError
 from producer.inputs import iter_lines
+from producer.locating import located
 from workers.errors import TranscriptionError
 from workers.languages import canonical_language
 from workers.messages import Failure, Record, first_problem
@@ -52,7 +51,6 @@ _EMBEDDED = frozenset(("path", "bytes", "array"))
 #: fixed bound below it makes a row that passed the check readable everywhere else too.
 MAX_DEPTH = 500
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SPACE = re.compile(r"[ \t\n\r]*")
 _SPACE_BYTES = b" \t\n\r"
 # Possessive, and with an end that may be missing: nothing is remembered to go back to, however long a string is.
@@ -152,11 +150,9 @@ def recording_count(line: bytes, media_key: str) -> int:
 def record_of(row: int, line: bytes, media_key: str, audio_root: str) -> Record | Failure:
     """The record that a checked row asks for, or why there is none: that failure answers the row as a whole.
 
-    Relative paths are joined to ``audio_root`` (a folder or URL). ``name/..`` is left out of them where ``name`` is a
-    folder on this machine, so that workers need not have it; behind a link, or a folder that is not here, ``..`` stays
-    and the worker's system says where it leads. An item of a list that is null becomes ``""`` and keeps its place; the
-    worker answers it with ``no_audio``. A media key named like a record option is the audio only. Options that are
-    null, empty or NaN count as absent.
+    Relative paths are joined to ``audio_root`` (`producer.locating`). An item of a list that is null becomes ``""`` and
+    keeps its place; the worker answers it with ``no_audio``. A media key named like a record option is the audio only.
+    Options that are null, empty or NaN count as absent.
     """
     return _record(row, _checked(line), media_key, audio_root)
 
@@ -172,7 +168,7 @@ def _record(row: int, fields: Mapping[str, Any], media_key: str, audio_root: str
     items = media if isinstance(media, list) else [media]
     if not any(items):
         return Failure(type="no_audio", message=f"column {_shown(repr(media_key))} names no audio")
-    sources = [_located(item or "", audio_root) for item in items]
+    sources = [located(item or "", audio_root) for item in items]
     bad = next((source for source in sources if not _is_text(source)), None)
     if bad is not None:
         return Failure(type="bad_argument", message=f"audio: {_shown(ascii(bad))} cannot be a path or URL")
@@ -193,37 +189,6 @@ def _seconds(fields: Mapping[str, Any]) -> float | None:
         return None
     seconds = end - (start if isinstance(start, float) else 0.0)
     return seconds if 0 < seconds < math.inf else None
-
-
-def _located(source: str, audio_root: str) -> str:
-    if not source or source.startswith("/") or _URL.match(source):
-        return source
-    if _URL.match(audio_root):
-        return f"{audio_root.rstrip('/')}/{source}"
-    path = os.path.join(audio_root, source)  # noqa: PTH118 (Path would cost as much as the rest)
-    return _shortened(path) if "/.." in path else os.path.normpath(path)
-
-
-def _shortened(path: str) -> str:
-    """A whole path up to the first ``..`` that may lead elsewhere than one name back."""
-    kept: list[str] = []
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    for at, part in enumerate(parts):
-        if part != "..":
-            kept.append(part)
-        elif not kept or _is_folder("/" + "/".join(kept)):
-            del kept[-1:]
-        else:
-            return "/" + "/".join(kept + parts[at:])
-    return "/" + "/".join(kept)
-
-
-def _is_folder(path: str) -> bool:
-    """Whether this machine has a folder there that is no link."""
-    try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)
-    except (OSError, ValueError):  # ValueError: no path at all, which `_record` says
-        return False
 
 
 def _is_text(source: str) -> bool:

@@ -213,7 +213,8 @@ def test_a_client_without_certificate_is_told_what_is_missing(server: TlsServer,
 
     done = run_cli("jobs", environment=clean_environment(REDIS_URL=url))
 
-    assert done.returncode == 2
+    # Some servers only end the connection, which an outage may do too.
+    assert done.returncode == (1 if "in violation of protocol" in done.stderr else 2)
     assert done.stderr.count("\n") == 1
     assert "ssl_certfile" in done.stderr
 
