@@ -21,7 +21,7 @@ from rich.console import Console
 from producer import cli_failed, registry, services
 from producer.cancel import cancel as cancel_job
 from producer.collect import serve
-from producer.display import LINE_SECONDS, Display, result_table
+from producer.display import Display, result_table
 from producer.enqueue import enqueuer_for
 from producer.errors import FleetError, UsageError
 from producer.follow import Follower
@@ -126,15 +126,9 @@ def collect(
     config = settings()
     _, redis = _broker(config)
 
-    said: dict[str, float] = {}
-
     def report(job: Job, progress: Progress) -> None:
-        if not progress.complete and time.monotonic() < said.get(job.id, float("-inf")) + LINE_SECONDS:
-            return
-        said[job.id] = time.monotonic()
         typer.echo(f"{job.id}: {progress.answered} of {progress.rows} rows, {progress.failed} failed", err=True)
         if progress.complete:
-            del said[job.id]
             typer.echo(str(job.step.path))
 
     serve(redis, jobs or (), report, config)

@@ -10,6 +10,7 @@ from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
 from producer.collector import TRY_SHARE, Collector
+from producer.display import LINE_SECONDS
 from producer.errors import FleetError, JobCancelledError
 from producer.job import Job
 from producer.lookup import job_of
@@ -33,13 +34,15 @@ Report = Callable[[Job, Progress], None]
 def serve(redis: Redis, names: Sequence[str], report: Report, config: Settings) -> None:
     """Serve the jobs called ``names`` (ids or step files) until they are complete; without names, all, for ever.
 
-    ``report`` is called for a job that is taken over, that moved, and that is complete, whoever completed it. An
+    ``report`` is called for a job that is taken over, now and then while it moves, and when it is let go or complete,
+    whoever completed it. An
     outage of Redis or a full disk is waited out: nothing leaves Redis before it is on the disk. Rows that Redis has
     lost, or that a killed producer has not sent, are sent (`producer.reconcile`). Raises FleetError for a right that
     Redis's user does not have (any more), and in the end JobCancelledError for a named job that was cancelled.
     """
     collector = Collector(redis)
     reconciler = Reconciler(redis, create_app(config), config, _not_sent)
+    reports = _Reports(report)
     named = {job.id: job for job in (job_of(name, redis) for name in names)}
     next_adoption = 0.0
     try:
@@ -51,11 +54,11 @@ def serve(redis: Redis, names: Sequence[str], report: Report, config: Settings) 
                 if time.monotonic() >= next_adoption:
                     current = [job.reload() for job in waiting]
                     for owned in collector.adopt(current) if names else collector.adopt_registered():
-                        report(owned.job, owned.progress())
+                        reports.say(owned.job, owned.progress())
                     next_adoption = time.monotonic() + ADOPT_SECONDS
                 if not collector.jobs:
                     time.sleep(POLL_SECONDS)
-                for job in _poll(collector, report, config.stall_seconds):  # it may have been replaced by another one
+                for job in _poll(collector, reports, config.stall_seconds):  # it may have been replaced by another one
                     named = {id: one for id, one in named.items() if one.step != job.step}
                 reconciler.step([_watched(owned) for owned in collector.jobs])
             except NoPermissionError as error:
@@ -65,7 +68,7 @@ def serve(redis: Redis, names: Sequence[str], report: Report, config: Settings) 
                 time.sleep(RETRY_SECONDS)
             for id, job in [(id, job.reload()) for id, job in named.items()]:
                 if job.is_finished() and job.id not in {owned.job.id for owned in collector.jobs}:
-                    report(job, job.progress())  # another collector was faster
+                    reports.say(job, job.progress())  # another collector was faster
                     del named[id]
     finally:
         reconciler.close()
@@ -82,14 +85,34 @@ def _not_sent(job: Job, error: Exception) -> None:
     log.warning("job %s: cannot be sent from here: %s", job.id, error)
 
 
-def _poll(collector: Collector, report: Report, pause_seconds: float) -> list[Job]:
+class _Reports:
+    """Says how far jobs are: of one that moves not each time."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        #: How many rows of a job were answered when that was said last, and when (`time.monotonic`).
+        self._said: dict[str, tuple[int, float]] = {}
+
+    def say(self, job: Job, progress: Progress) -> None:
+        self._said[job.id] = (progress.answered, time.monotonic())
+        if progress.complete:
+            del self._said[job.id]
+        self._report(job, progress)
+
+    def say_if_due(self, owned: OwnedJob) -> None:
+        """What has moved, unless something was said just before and it goes on."""
+        answered, at = self._said.get(owned.job.id, (-1, float("-inf")))
+        moved = owned.journal.answered != answered
+        if owned.complete or (moved and (owned.error is not None or time.monotonic() >= at + LINE_SECONDS)):
+            self.say(owned.job, owned.progress())
+
+
+def _poll(collector: Collector, reports: _Reports, pause_seconds: float) -> list[Job]:
     """Move on, report what moved, and give back what is complete (returned) or cannot go on (for a pause)."""
-    before = {owned.job.id: owned.journal.answered for owned in collector.jobs}
     collector.poll(POLL_SECONDS)
     complete = []
     for owned in collector.jobs:
-        if owned.complete or owned.journal.answered != before[owned.job.id]:
-            report(owned.job, owned.progress())
+        reports.say_if_due(owned)
         if owned.complete:
             complete.append(owned.job)
             collector.release(owned)

@@ -13,8 +13,8 @@ from workers.settings import Settings
 
 Device = Literal["cpu", "cuda"]
 
-#: What decode processes import, and that none of them works without: the extra ``audio``, less setproctitle.
-AUDIO_MODULES = ("numpy", "soundfile", "av", "soxr", "onnx", "onnxruntime", "faster_whisper")
+#: What decode processes import, and that none of them works without: the extra ``audio``, less setproctitle and onnx.
+AUDIO_MODULES = ("numpy", "soundfile", "av", "soxr", "onnxruntime", "faster_whisper")
 #: Of a CPU engine: windows decoded together, and encoded in one step, where more than one gains nothing.
 CPU_SEQS, CPU_ENCODE_BATCH = 16, 1
 #: Of the stand-in, on every device.

@@ -110,7 +110,9 @@ def _ask(
         headers["Authorization"] = authorization
     proxy = _proxy(parts)
     if proxy is not None and parts.scheme == "http":
-        path = f"http://{parts.netloc.rpartition('@')[2].encode('idna').decode()}{path}"
+        host, colon, port = parts.netloc.rpartition("@")[2].partition(":")
+        # An IPv6 address, which has colons in brackets, stays as it is.
+        path = f"http://{host.encode('idna').decode()}{colon}{port}{path}"
         headers.update(_authorization(proxy))
     connection.response_class = _Response
     connection.request("GET", path, headers=headers)

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from job_files import answer, deliver, finished, new_job, read_rows, speech_rows
 
 from fleet import Fleet, ended, wait_for
 from patched_imports import patched_imports
-from producer import registry
+from producer import collect, registry
 from producer.aside import Stopped
 from producer.collect import _poll, serve
 from producer.collection import Collection
@@ -243,7 +244,7 @@ def test_a_removed_job_touches_nothing_of_the_one_in_its_place(
         assert sorted(path.name for path in old.step.cache_path.iterdir()) == [news[0].step.job_path.name]
         # And: the old one is not announced any more, nor finished
         registry.forget(fleet.redis, old.id)
-        wait_for(lambda: (_poll(collector, lambda *_: None, 60.0), not collector.jobs)[1])
+        wait_for(lambda: (_poll(collector, collect._Reports(lambda *_: None), 60.0), not collector.jobs)[1])
         assert old.id not in {entry.id for entry in registry.registered(fleet.redis)}
         with pytest.raises(FleetError, match="removed or replaced"):
             old.current()
@@ -276,7 +277,7 @@ def test_a_job_that_cannot_be_written_leaves_the_others_their_time(fleet: Fleet,
         owned.tried_seconds = 2.0
         deliver(fleet.redis, job, answer(0), answer(1))
         # When it is tried
-        wait_for(lambda: (_poll(collector, lambda *_: None, 0.0), not collector.jobs)[1])
+        wait_for(lambda: (_poll(collector, collect._Reports(lambda *_: None), 0.0), not collector.jobs)[1])
         # Then not again before the others had twenty times as long
         registry.register(fleet.redis, job.registration())
         assert collector.adopt_registered() == []
@@ -330,3 +331,28 @@ def test_named_jobs_are_served_until_they_are_complete(fleet: Fleet, tmp_path: P
     assert [progress.answered for _, progress in reports] == [0, 2]
     assert [progress.complete for _, progress in reports] == [False, True]
     assert [row["transcription"] for row in read_rows(job.step.path)] == ["text 0", "text 1"]
+
+
+def test_a_job_that_moves_is_told_now_and_then_and_where_it_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, told = [0.0], list[int]()
+    monkeypatch.setattr(collect, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    reports = collect._Reports(lambda job, progress: told.append(progress.answered))
+
+    def moves_to(answered: int, seconds: float, error: FleetError | None = None, complete: bool = False) -> list[int]:
+        now[0] = seconds
+        progress = Progress(rows=9, answered=answered, complete=complete)
+        owned = SimpleNamespace(
+            job=SimpleNamespace(id="job"),
+            journal=SimpleNamespace(answered=answered),
+            complete=complete,
+            error=error,
+            progress=lambda: progress,
+        )
+        reports.say_if_due(owned)  # type: ignore[arg-type]
+        return told
+
+    assert moves_to(0, 0.0) == [0]
+    assert moves_to(3, 1.0) == moves_to(4, 9.0) == [0]
+    assert moves_to(4, 10.0) == moves_to(4, 60.0) == [0, 4], "also where it stands still since"
+    assert moves_to(6, 61.0, FleetError("full")) == [0, 4, 6]
+    assert moves_to(9, 62.0, complete=True) == [0, 4, 6, 9]

