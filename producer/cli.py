@@ -201,6 +201,7 @@ def worker(
 ) -> None:
     """Run a worker on REDIS_URL. Further arguments go to `celery worker`, as in -Q transcribe.
 
+    Not --pool, --autoscale and --detach: it has threads of its own, as many from start to end, and is seen to here.
     One that fails, or loses its engine, is started again (WHISPER_WORKER_RESTARTS). SIGTERM and Ctrl-C let it finish
     what it has begun (WHISPER_DRAIN_SECONDS); a second one ends it at once, and its records go back to the queue.
     """

@@ -100,7 +100,7 @@ def test_a_valkey_that_cannot_start_says_why(tmp_path: Path) -> None:
 def test_without_room_for_temporary_files_it_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     message = r"^temporary files cannot be written \(No .*\): free some space, or set TMPDIR$"
     # Given a folder that is no more
-    monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
+    monkeypatch.setattr(tempfile, "tempdir", f"/none-{os.getpid()}")  # short, as sockets want it
     with pytest.raises(FleetError, match=message):
         Valkey(folder)
 
