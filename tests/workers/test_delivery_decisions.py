@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -227,16 +228,19 @@ def test_worker_whose_engine_is_gone_begins_nothing(worker: Callable[[], Worker]
     assert not fleet.redis.exists(keys.held("t")), "another worker has it at once"
 
 
-def test_claim_is_taken_back_before_a_worker_without_an_engine_waits(
+def test_another_worker_has_a_message_while_one_without_an_engine_waits(
     worker: Callable[[], Worker], fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = worker()
+    here, there = worker(), worker()
     here.healthy[0] = False
-    held: list[int] = []
-    monkeypatch.setattr(delivery.time, "sleep", lambda _: held.append(int(fleet.redis.exists(keys.held("t")))))
+    states: list[str] = []
+    # In place of the pause, and of that alone: other threads may sleep meanwhile.
+    pause = SimpleNamespace(sleep=lambda _: states.append(there.marks.claim("t").state))
+    monkeypatch.setattr(delivery, "time", pause)
     with pytest.raises(Reject):
         here.start(ready()).result(WAIT_SECONDS)
-    assert held == [0]
+    assert states == ["mine"]
+    assert fleet.redis.get(keys.held("t")) == there.marks.instance, "the first one's end takes nothing from it"
 
 
 @pytest.mark.parametrize("left", ["mine", "orphaned"])
