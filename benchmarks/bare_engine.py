@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.corpus import REPOSITORY, Clip
+from benchmarks.heard_windows import Part
 from benchmarks.systems import EngineChoice
 from producer.processes import end, last_line, log_lines
 from workers.guard import guarded_command
@@ -22,13 +23,13 @@ class BareEngine:
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process = process
         self._log = log
-        #: How many windows each recording has.
-        self.windows: list[int] = json.loads(self._line())
+        #: Of each recording the windows that a worker asks for.
+        self.parts: list[list[Part]] = json.loads(self._line())
 
-    def begin(self, order: Sequence[int]) -> None:
-        """Have it decode the windows of these clips."""
+    def begin(self, order: Sequence[int], *, only_cut: bool = False) -> None:
+        """Have it decode the windows of these clips, without those that are heard on where ``only_cut``."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{json.dumps(list(order))}\n")
+        self._process.stdin.write(f"{json.dumps([list(order), only_cut])}\n")
         self._process.stdin.flush()
 
     def answer(self) -> float:
@@ -43,10 +44,10 @@ class BareEngine:
         return line
 
 
-def generate(engines: Sequence[BareEngine], order: Sequence[int]) -> float:
+def generate(engines: Sequence[BareEngine], order: Sequence[int], *, only_cut: bool = False) -> float:
     """The clips decoded by all engines at once, dealt out in turn; seconds of the slowest. Raises RuntimeError."""
     for number, engine in enumerate(engines):
-        engine.begin(order[number :: len(engines)])
+        engine.begin(order[number :: len(engines)], only_cut=only_cut)
     return max(engine.answer() for engine in engines)
 
 
@@ -58,14 +59,17 @@ def bare_engine(
     cores: Sequence[int] | None = None,
     *,
     untuned: bool = False,
+    parts: Sequence[Sequence[Part]] | None = None,
 ) -> Iterator[BareEngine]:
     """The baseline with its engine loaded and its windows cut, on all cores or on these. Raises RuntimeError.
 
-    ``untuned``: vLLM as it starts by itself (`benchmarks.untuned`).
+    ``untuned``: vLLM as it starts by itself (`benchmarks.untuned`). ``parts``: those of another over the same clips;
+    it finds them itself otherwise, in about the time that the clips take.
     """
     folder.mkdir(parents=True)
     request, log = folder / "request.json", folder / "log.txt"
-    request.write_text(json.dumps([[str(clip.path), clip.language] for clip in clips]), encoding="utf-8")
+    recordings = [[str(clip.path), clip.language] for clip in clips]
+    request.write_text(json.dumps({"recordings": recordings, "parts": parts}), encoding="utf-8")
     arguments = ["benchmarks.bare_windows", str(request), *(["--untuned"] if untuned else [])]
     command = guarded_command(os.getpid(), [sys.executable, "-m", *arguments], cores)
     environment = {**os.environ, **engine.environment, "PYTHONPATH": str(REPOSITORY)}

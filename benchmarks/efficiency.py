@@ -2,19 +2,20 @@
 
 Runs over the same clips, in turn: bare, fleet, bare, fleet, bare. What a machine gives in two minutes and in the next
 differs by a third, so each run of the fleet is held against the mean of the bare runs before and after it, and the
-median of these pairs counts. ``bare``: one `LLM.generate` over the windows that the fleet cuts, with the worker's
-engine arguments, sampling and decode rules; reading the files and voice activity are outside its clock, log-mel is
-inside. ``fleet``: a job on a worker that is ready; files, voice activity, retries, journal and merge count. Each pair
-hears the clips in an order of its own: a job that ends with a hard clip waits for its retries. An engine is as fast as
-its start was lucky (by 10 %), so all are started anew after three pairs, and each does some other clips before its
-first clock and before each of its turns: the fleet so many that none of the encodings which its engine keeps (for
-windows that are tried again) are of its turn before, the bare engine a batch, so as not to come from a rest. With
-``--untuned`` a third system takes its turn with ``bare``: ``bare untuned``, with the same arguments, but as vLLM starts
-by itself, without what a worker does for its engine's speed besides (`benchmarks.untuned`). With ``--workers N`` the
-fleet has N workers that share the cores out among them, and ``bare apart`` takes its turn: N bare engines on the same
-shares, with every Nth clip each. faster-whisper (int8, all cores) runs once, at the end, over every third clip.
-Start-up is in no figure. The words that the fleet and faster-whisper got wrong in these are counted too: speed is worth
-nothing without the text.
+median of these pairs counts. ``bare``: one `LLM.generate` over the fleet's own windows, those that it cuts and those
+that it hears on where the model stops early (`benchmarks.heard_windows`), with the worker's engine arguments, sampling
+and decode rules; reading the files and voice activity are outside its clock, log-mel is inside. ``fleet``: a job on a
+worker that is ready; files, voice activity, retries, journal and merge count. Each pair hears the clips in an order of
+its own: a job that ends with a hard clip waits for its retries. An engine is as fast as its start was lucky (by 10 %),
+so all are started anew after three pairs, and each does some other clips before its first clock and before each of its
+turns: the fleet so many that none of the encodings which its engine keeps (for windows that are tried again) are of its
+turn before, the bare engine a batch, so as not to come from a rest. With ``--untuned`` a third system takes its turn
+with ``bare``: ``bare untuned``, with the same arguments, but as vLLM starts by itself, without what a worker does for
+its engine's speed besides (`benchmarks.untuned`); with ``--cut`` a further one, ``bare cut``: the engine of ``bare``,
+given no more than the windows as they are cut. With ``--workers N`` the fleet has N workers that share the cores out
+among them, and ``bare apart`` takes its turn: N bare engines on the same shares, with every Nth clip each.
+faster-whisper (int8, all cores) runs once, at the end, over every third clip. Start-up is in no figure. The words that
+the fleet and faster-whisper got wrong in these are counted too: speed is worth nothing without the text.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from benchmarks import corpus
 from benchmarks.bare_engine import BareEngine, bare_engine, generate
 from benchmarks.bars import Bar
 from benchmarks.budget import Budget
+from benchmarks.heard_windows import Part
 from benchmarks.outcome import RESULTS, report, tidy_when_ended
 from benchmarks.scores import score, total, unit
 from benchmarks.systems import Answer, EngineChoice, FleetUnderTest, fleet, run_baseline
@@ -75,6 +77,7 @@ def main(
     max_num_seqs: Annotated[int, typer.Option(min=1, help="Windows decoded together, by each engine.")] = CPU_SEQS,
     workers: Annotated[int, typer.Option(min=1, help="Workers of the fleet, each on its share of the cores.")] = 1,
     untuned: Annotated[bool, typer.Option("--untuned", help="The bare engine as vLLM starts it, too.")] = False,
+    cut: Annotated[bool, typer.Option("--cut", help="The bare engine without what is heard on, too.")] = False,
     minutes: Annotated[
         float | None, typer.Option(min=1.0, help="No pair begins that would not end in this time; the first does.")
     ] = None,
@@ -96,6 +99,7 @@ def main(
     seconds = sum(clip.seconds for clip in chosen)
     fewer = chosen[::BASELINE_STRIDE]
     runs: list[dict[str, Any]] = []
+    parts: list[list[Part]] | None = None
     wrong_words: dict[str, float | None] = {}
 
     def note(system: str, wall_seconds: float, seconds: float = seconds) -> None:
@@ -106,20 +110,23 @@ def main(
     with tempfile.TemporaryDirectory(prefix="bench-efficiency-") as temporary:
         work = Path(temporary)
         for first in budget.series(range(0, rounds, PAIRS_PER_START)):
-            with loaded(chosen, others, work / f"start-{first}", engine, workers, untuned) as systems:
+            with loaded(chosen, others, work / f"start-{first}", engine, workers, untuned, cut, parts) as systems:
+                parts = systems.bare["bare"].engines[0].parts
                 turns = budget.repeats(range(first, min(first + PAIRS_PER_START, rounds)))
                 for system, wall_seconds, answers in pairs(systems, chosen, others, turns):
                     note(system, wall_seconds)
                     if answers:
                         wrong_words[system] = word_error_rate(fewer, answers)
-                windows = sum(systems.bare["bare"][0].windows[: len(chosen)])
         whisper = run_baseline("faster-whisper", {"all": fewer}, work, engine)["all"]
         note("faster-whisper", whisper.wall_seconds, whisper.audio_seconds)
         wrong_words["faster-whisper"] = word_error_rate(fewer, whisper.answers)
     found = summary(runs) | {"word_error_rates": wrong_words}
     done = len(found["pairs"]["bare"])
     options = engine.options | {"rounds": rounds, "rounds_done": done, "workers": workers}
-    facts = {"clips": len(chosen), "windows": windows, "audio_seconds": round(seconds, 1), "baseline_clips": len(fewer)}
+    windows = [first_sample for own in (parts or [])[: len(chosen)] for _, first_sample in own]
+    heard_on = sum(first_sample > 0 for first_sample in windows)
+    facts = {"clips": len(chosen), "windows": len(windows), "heard_on": heard_on}
+    facts |= {"audio_seconds": round(seconds, 1), "baseline_clips": len(fewer)}
     judged = [
         Bar(f"speed of the fleet to that of {name}", found["ratios"][name], bar, True) for name, bar in BARS.items()
     ]
@@ -132,11 +139,23 @@ def main(
 
 
 @dataclass(frozen=True, slots=True)
+class Bare:
+    """One system of bare engines. ``only_cut``: it hears windows as they are cut, and nothing on from there."""
+
+    engines: Sequence[BareEngine]
+    only_cut: bool = False
+
+    def generate(self, order: Sequence[int]) -> float:
+        """Seconds for these clips."""
+        return generate(self.engines, order, only_cut=self.only_cut)
+
+
+@dataclass(frozen=True, slots=True)
 class Systems:
-    """Engines that are loaded and have done their first windows. ``bare``: by system, each engine of it."""
+    """Engines that are loaded and have done their first windows. ``bare``: by the system's name."""
 
     fleet: FleetUnderTest
-    bare: Mapping[str, Sequence[BareEngine]]
+    bare: Mapping[str, Bare]
 
 
 @contextmanager
@@ -147,26 +166,33 @@ def loaded(
     engine: EngineChoice,
     workers: int,
     untuned: bool,
+    cut: bool,
+    parts: list[list[Part]] | None,
 ) -> Iterator[Systems]:
     """The fleet, its bare engines, and beside several workers bare engines on their shares of the cores.
 
     All have heard ``others`` when they are given: a fresh engine is slow. The bare ones have these behind ``clips``.
+    ``parts``: those that an engine before found of all.
     """
     everything = [*clips, *others]
     with ExitStack() as stack:
         running = stack.enter_context(fleet(work / "fleet", engine, workers))
-        bare = {"bare": [stack.enter_context(bare_engine(everything, work / "bare", engine))]}
+        one = stack.enter_context(bare_engine(everything, work / "bare", engine, parts=parts))
+        bare = {"bare": Bare([one])}
+        if cut:
+            bare["bare cut"] = Bare([one], only_cut=True)
         if untuned:
-            own = bare_engine(everything, work / "untuned", engine, untuned=True)
-            bare["bare untuned"] = [stack.enter_context(own)]
+            own = bare_engine(everything, work / "untuned", engine, untuned=True, parts=one.parts)
+            bare["bare untuned"] = Bare([stack.enter_context(own)])
         if workers > 1:
-            bare["bare apart"] = [
-                stack.enter_context(bare_engine(everything, work / f"bare-{number}", engine, cores))
+            shares = [
+                bare_engine(everything, work / f"bare-{number}", engine, cores, parts=one.parts)
                 for number, cores in enumerate(core_shares(usable_cores(), workers))
             ]
+            bare["bare apart"] = Bare([stack.enter_context(share) for share in shares])
         running.run(others)
-        for engines in bare.values():
-            generate(engines, range(len(clips), len(everything)))
+        for system in bare.values():
+            system.generate(range(len(clips), len(everything)))
         yield Systems(running, bare)
 
 
@@ -180,9 +206,9 @@ def pairs(
     """
 
     def bare(order: Sequence[int]) -> Iterator[tuple[str, float, Mapping[str, Answer]]]:
-        for system, engines in systems.bare.items():
-            generate(engines, range(len(clips), len(clips) + min(WARM_CLIPS, len(others))))
-            yield system, generate(engines, order), {}
+        for name, system in systems.bare.items():
+            system.generate(range(len(clips), len(clips) + min(WARM_CLIPS, len(others))))
+            yield name, system.generate(order), {}
 
     yield from bare(shuffled(len(clips), 0))
     for turn in turns:

@@ -20,17 +20,19 @@ from workers.vllm_options import engine_arguments
 def test_engines_share_the_clips_and_the_slowest_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Given processes that answer with the sum of the places that they are told
     script = (
-        "import json, sys; print([3, 4], flush=True)\nfor line in sys.stdin: print(sum(json.loads(line)), flush=True)"
+        "import json, sys; print([[[0, 0], [0, 9]]], flush=True)\n"
+        "for line in sys.stdin: order, only_cut = json.loads(line); print(sum(order) + only_cut / 2, flush=True)"
     )
     monkeypatch.setattr(module, "guarded_command", lambda *_: [sys.executable, "-c", script])
     with (
         bare_engine([], tmp_path / "one", EngineChoice()) as one,
         bare_engine([], tmp_path / "two", EngineChoice()) as two,
     ):
-        assert one.windows == [3, 4]
+        assert one.parts == [[[0, 0], [0, 9]]]
         assert generate([one, two], [1, 10, 2, 20, 3]) == 30.0
         assert generate([one], [1, 10, 2]) == 13.0
         assert generate([one], range(4)) == 6.0
+        assert generate([one], range(4), only_cut=True) == 6.5
 
 
 def test_a_worker_s_tuning_is_left_out_where_that_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -48,6 +50,15 @@ def test_a_worker_s_tuning_is_left_out_where_that_is_asked(monkeypatch: pytest.M
         pass
 
     assert [arguments[1:] for arguments in started] == [["--untuned"], []]
+
+
+def test_an_engine_hears_the_windows_that_another_has_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Given a process that prints the parts of its request
+    script = "import json, sys; print(json.load(open(sys.argv[1]))['parts'])"
+    monkeypatch.setattr(module, "guarded_command", lambda _, command, *__: [command[0], "-c", script, command[3]])
+
+    with bare_engine([], tmp_path / "one", EngineChoice(), parts=[[(0, 0), (0, 16000)]]) as one:
+        assert one.parts == [[[0, 0], [0, 16000]]]
 
 
 def test_vllm_is_untuned_with_the_worker_s_arguments() -> None:

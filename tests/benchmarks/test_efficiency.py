@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import efficiency
 from benchmarks.corpus import Clip
-from benchmarks.efficiency import Systems, pairs, shuffled, summary, word_error_rate
+from benchmarks.efficiency import Bare, Systems, pairs, shuffled, summary, word_error_rate
 from benchmarks.systems import Answer, EngineChoice, GroupRun
 from workers.settings import Settings
 
@@ -77,24 +77,25 @@ def test_the_fleet_hears_other_clips_before_each_of_its_turns(monkeypatch: pytes
             heard.append([clip.key for clip in clips])
             return GroupRun({}, 1.0, 1.0)
 
-    def generate(engines: object, order: Sequence[int]) -> float:
+    def generate(engines: object, order: Sequence[int], *, only_cut: bool) -> float:
         orders.append(list(order))
-        return 2.0
+        return 2.5 if only_cut else 2.0
 
     orders: list[list[int]] = []
     monkeypatch.setattr(efficiency, "generate", generate)
     clips = [Clip(str(number), Path(), "speech", "en", 1.0) for number in range(4)]
     others = [Clip("other", Path(), "speech", "en", 1.0)]
 
-    took = list(pairs(Systems(Fleet(), {"bare": []}), clips, others, range(2)))  # type: ignore[arg-type]
+    bare = {"bare": Bare([]), "bare cut": Bare([], only_cut=True)}
+    took = list(pairs(Systems(Fleet(), bare), clips, others, range(2)))  # type: ignore[arg-type]
 
     assert [(system, seconds) for system, seconds, _ in took] == [
-        *(("bare", 2), ("fleet", 1)),
-        *(("bare", 2), ("fleet", 1), ("bare", 2)),
+        *(("bare", 2), ("bare cut", 2.5), ("fleet", 1)),
+        *(("bare", 2), ("bare cut", 2.5), ("fleet", 1), ("bare", 2), ("bare cut", 2.5)),
     ]
     assert [sorted(keys) for keys in heard] == [["other"], ["0", "1", "2", "3"]] * 2
     # and the bare engine, which has them behind the clips
-    assert [sorted(order) for order in orders] == [[4], [0, 1, 2, 3]] * 3
+    assert [sorted(order) for order in orders] == [[4], [0, 1, 2, 3]] * 6
 
 
 def test_other_clips_are_not_among_those_that_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
