@@ -23,6 +23,7 @@ class ScriptedEngine:
         self.facts = facts
         #: A full batch: nothing is begun before its turn.
         self.in_flight = facts.max_num_seqs
+        self.waiting = 0
         self._answer = answer
 
     def submit(self, request: WindowRequest) -> Future[WindowResult]:
@@ -39,7 +40,7 @@ class ScriptedEngine:
         return True
 
     def load(self) -> EngineLoad:
-        return EngineLoad(running=self.in_flight)
+        return EngineLoad(running=self.in_flight, waiting=self.waiting)
 
     def close(self) -> None:
         pass

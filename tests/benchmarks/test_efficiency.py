@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import efficiency
 from benchmarks.corpus import Clip
-from benchmarks.efficiency import Bare, Systems, pairs, shuffled, summary, word_error_rate
+from benchmarks.efficiency import Bare, Systems, judged, pairs, shuffled, summary, word_error_rate
 from benchmarks.systems import Answer, EngineChoice, GroupRun
 from workers.settings import Settings
 
@@ -38,6 +38,18 @@ def test_bare_engines_apart_have_a_ratio_of_their_own() -> None:
     found = summary([{"system": system, "speed": speed} for system, speed in [*turn, ("faster-whisper", 3.0)]])
 
     assert found["ratios"] == {"bare": 0.9, "bare apart": 0.75, "faster-whisper": 3.0}
+
+
+def test_every_system_with_a_bar_is_judged_where_it_ran() -> None:
+    by_default = judged({"bare": 0.97, "faster-whisper": 2.5})
+    untuned = judged({"bare": 0.97, "bare cut": 0.9, "bare untuned": 1.02, "faster-whisper": 1.7})
+
+    assert [(bar.name.split(" of ")[-1], bar.met) for bar in by_default] == [("bare", False), ("faster-whisper", True)]
+    assert [(bar.name.split(" of ")[-1], bar.met) for bar in untuned] == [
+        ("bare", False),
+        ("bare untuned", True),
+        ("faster-whisper", False),
+    ]
 
 
 def test_wrong_words_are_counted_over_all_clips_that_have_a_reference_in_words() -> None:
