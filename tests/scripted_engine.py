@@ -23,7 +23,6 @@ class ScriptedEngine:
         self.facts = facts
         #: A full batch: nothing is begun before its turn.
         self.in_flight = facts.max_num_seqs
-        self.waiting = 0
         self._answer = answer
 
     def submit(self, request: WindowRequest) -> Future[WindowResult]:
@@ -40,7 +39,7 @@ class ScriptedEngine:
         return True
 
     def load(self) -> EngineLoad:
-        return EngineLoad(running=self.in_flight, waiting=self.waiting)
+        return EngineLoad(running=self.in_flight)
 
     def close(self) -> None:
         pass

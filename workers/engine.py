@@ -195,7 +195,6 @@ class VllmEngine:
                 await llm.collective_rpc("order_encodings")
                 await llm.collective_rpc("gather_rows_together")
                 if device_kind() == "cpu":
-                    await llm.collective_rpc("sample_only_what_is_tried_again")
                     await llm.collective_rpc("keep_encodings", args=(CPU_KEPT_ENCODINGS * arguments["max_num_seqs"],))
         except Exception as error:
             llm.shutdown()

@@ -3,9 +3,7 @@
 Source: openai/whisper `transcribe.py` (decode_with_fallback). There one try begins when the one before has failed. Here
 the tries do not wait behind other windows, the last four begin at once when two have failed (they nearly always fail
 too), and an engine with little to do gets them even earlier: so that a job does not end, and nobody who calls waits,
-with one window in the batch, six times in a row. Only while others of a job wait for a place in the batch two of them
-are begun, and then one by one: there it is enough to be on the way. The answer is the same: tries are judged in their
-order.
+with one window in the batch, six times in a row. The answer is the same: tries are judged in their order.
 """
 
 from __future__ import annotations
@@ -38,8 +36,6 @@ SAME_SPEECH = 0.6
 _UNSPACED = re.compile(f"[{UNSPACED_LETTERS}]")
 #: A window whose first tries failed, so many, will need most of the others.
 HOPELESS_TRIES = 2
-#: Of these so many run at once while other windows wait for a place, as one too many takes it from them.
-TRIES_OF_MANY = 2
 
 
 @dataclass(slots=True)
@@ -82,8 +78,10 @@ class FallbackDecoder:
         number = len(window.tries)
         asked = window.ahead.pop(number, None) or self._ask(window, number)
         if number:
+            most = len(self.gates.temperatures)
+            end = most if number >= HOPELESS_TRIES else min(number + self._room(), most)
             try:
-                for later in range(number + 1, min(number + self._at_once(window), len(self.gates.temperatures))):
+                for later in range(number + 1, end):
                     if later not in window.ahead:
                         window.ahead[later] = self._ask(window, later)
             except BaseException:
@@ -92,16 +90,10 @@ class FallbackDecoder:
                 raise
         asked.add_done_callback(lambda future: self._judge(window, future))
 
-    def _at_once(self, window: _Window) -> int:
-        """How many of the window's tries are to run now, the one just begun included.
-
-        At first so many as the engine has room for while half of its batch stays free.
-        """
+    def _room(self) -> int:
+        """How many tries the engine has room for while half of its batch stays free, the one just begun included."""
         load = self._engine.load()
-        if len(window.tries) < HOPELESS_TRIES:
-            return 1 + self._engine.facts.max_num_seqs // 2 - load.running - load.waiting
-        others_wait = load.waiting > 0 and not window.request.urgent
-        return TRIES_OF_MANY if others_wait else len(self.gates.temperatures)
+        return 1 + self._engine.facts.max_num_seqs // 2 - load.running - load.waiting
 
     def _ask(self, window: _Window, number: int) -> Future[WindowResult]:
         temperature = self.gates.temperatures[number]

@@ -104,22 +104,6 @@ def test_a_window_that_failed_twice_gets_all_other_tries_at_once_however_busy_th
     assert [request.temperature for request in engine.requests] == list(TEMPERATURES[:begun])
 
 
-@pytest.mark.parametrize(("urgent", "failed", "begun"), [(False, 2, 4), (False, 3, 5), (False, 6, 6), (True, 2, 6)])
-def test_while_others_wait_for_a_place_two_of_a_job_s_later_tries_run_at_once(
-    decoders: Decoders, urgent: bool, failed: int, begun: int
-) -> None:
-    # Given an engine for which more windows wait than its batch holds
-    engine = in_turn(*[LOW] * failed, *[GOOD] * (6 - failed))
-    engine.waiting = 1
-
-    # When a window has failed twice
-    result = decode(decoders(engine), replace(REQUEST, urgent=urgent))
-
-    # Then the next try runs with the one behind it, and with all where somebody waits for it
-    assert [request.temperature for request in engine.requests] == list(TEMPERATURES[:begun])
-    assert result.attempts == min(failed + 1, 6)
-
-
 def test_tries_but_the_first_do_not_wait_behind_other_windows(decoders: Decoders) -> None:
     engine = in_turn(*[LOW] * 6)
 
