@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from workers.fallback import FallbackDecoder
 from workers.gates import Gates
@@ -66,13 +66,8 @@ def heard_parts(recordings: Sequence[Sequence[Cut]], decode: Decode, gates: Gate
 
 def requests(cuts: Sequence[Cut], parts: Sequence[Part]) -> list[WindowRequest]:
     """One recording's parts as they are asked for."""
-    return [rest(cuts[number].request, first_sample) for number, first_sample in parts]
-
-
-def rest(request: WindowRequest, first_sample: int) -> WindowRequest:
-    """The window from a sample on."""
-    samples = request.samples[first_sample:]
-    return WindowRequest(samples, request.task, request.language, timestamps=request.timestamps)
+    wholes = [(cuts[number].request, first_sample) for number, first_sample in parts]
+    return [replace(whole, samples=whole.samples[first_sample:]) for whole, first_sample in wholes]
 
 
 class _Collected:
