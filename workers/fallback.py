@@ -21,6 +21,7 @@ from workers.later import Later
 
 #: What a window is flagged with when no try was good.
 FLAGS = {
+    Verdict.LIST: ("repetition",),
     Verdict.LOW_CONFIDENCE: ("low_confidence",),
     Verdict.EMPTY: ("empty",),
     Verdict.REPETITIVE: ("repetition",),

@@ -1,11 +1,14 @@
 """Is a window's text to be trusted? The gates of Whisper's fallback, and which of several tries is the least bad.
 
 Source: openai/whisper `transcribe.py` (decode_with_fallback) with its published thresholds. One change of order, as
-there the silence rule can cancel a retry that the repetition rule asked for: repetition is tested first.
+there the silence rule can cancel a retry that the repetition rule asked for: repetition is tested first. And what two
+tries agree on is kept, however it shortens, where it may be a list: the next try may only be free of it as it leaves
+something out.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Sequence
@@ -29,6 +32,8 @@ SPARSE_BYTES_PER_SECOND = 5.0
 AGAIN_BYTES_PER_SECOND, AGAIN_UNSPACED_BYTES_PER_SECOND = 7.0, 10.0
 #: A list is kept when every other try is so much less likely, by mean log probability.
 MUCH_LESS_LIKELY = 0.5
+#: Share of equal words from which two tries heard the same list.
+SAME_LIST = 0.75
 #: A window with less speech than this may well have no words in it.
 CLEAR_SPEECH_SECONDS = 0.6
 #: So much speech without words is said to be missing.
@@ -44,10 +49,12 @@ class Verdict(Enum):
 
     GOOD = 0
     SILENCE = 1
-    LOW_CONFIDENCE = 2
-    REPETITIVE = 3
-    EMPTY = 4
-    REPETITION = 5
+    #: Shortens like a loop, but is none, and the model is sure of it: said so in two tries, it is what is said.
+    LIST = 2
+    LOW_CONFIDENCE = 3
+    REPETITIVE = 4
+    EMPTY = 5
+    REPETITION = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +84,12 @@ class Gates:
         """The verdict on one try over a window with so much speech in it."""
         if "repetition" in result.flags or result.compression_ratio > LOOP_COMPRESSION:
             return Verdict.REPETITION
-        if loops(result.text):
+        if self.repeats(result.text, result.compression_ratio):
             # Instead of what is said, or as it is said: "thank you" four times fills no ten seconds.
             instead = result.no_speech_prob > self.no_speech or is_slow(result.text, speech_seconds)
-            return Verdict.REPETITION if instead else Verdict.REPETITIVE
-        if result.compression_ratio > self.compression_ratio:
-            return Verdict.REPETITIVE
+            if loops(result.text):
+                return Verdict.REPETITION if instead else Verdict.REPETITIVE
+            return Verdict.REPETITIVE if instead or not result.avg_logprob >= self.logprob else Verdict.LIST
         if not result.text:
             silent = speech_seconds < CLEAR_SPEECH_SECONDS or result.no_speech_prob > self.no_speech
             return Verdict.SILENCE if silent else Verdict.EMPTY
@@ -128,8 +135,13 @@ def is_slow(text: str, speech_seconds: float) -> bool:
 
 
 def trusted(tries: Sequence[tuple[WindowResult, Verdict]]) -> bool:
-    """Whether the last try may be the answer: good or silence, not much less likely than one that repeats itself."""
+    """Whether no further try is needed: the last one is good or silence, or the same list as one before it.
+
+    Not if it is much less likely than one that repeats itself.
+    """
     result, verdict = tries[-1]
+    if verdict is Verdict.LIST:
+        return any(other is Verdict.LIST and _same(result.text, one.text) for one, other in tries[:-1])
     return verdict in (Verdict.GOOD, Verdict.SILENCE) and not _outdone(result, verdict, tries)
 
 
@@ -151,5 +163,9 @@ def _outdone(result: WindowResult, verdict: Verdict, tries: Sequence[tuple[Windo
     """Whether one of the tries is a list that the model was much surer of."""
     if verdict not in (Verdict.GOOD, Verdict.SILENCE, Verdict.LOW_CONFIDENCE):
         return False
-    likeliest = max((one.avg_logprob for one, verdict in tries if verdict is Verdict.REPETITIVE), default=-math.inf)
-    return result.avg_logprob < likeliest - MUCH_LESS_LIKELY
+    lists = (one.avg_logprob for one, verdict in tries if verdict in (Verdict.LIST, Verdict.REPETITIVE))
+    return result.avg_logprob < max(lists, default=-math.inf) - MUCH_LESS_LIKELY
+
+
+def _same(text: str, other: str) -> bool:
+    return difflib.SequenceMatcher(None, words(text), words(other), autojunk=False).ratio() >= SAME_LIST

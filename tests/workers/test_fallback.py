@@ -236,6 +236,29 @@ def test_temperatures_are_those_of_the_gates(decoders: Decoders) -> None:
     assert [request.seed is None for request in engine.requests] == [True, False, False]
 
 
+def test_list_that_is_heard_twice_keeps_its_last_sentence(decoders: Decoders) -> None:
+    """whisper-base said these of a menu: the third try is the first that zlib cannot shorten, as it leaves one out."""
+    menu = (
+        "Нажмите один, чтобы включить или выключить свой микрофон. Два, чтобы заблокировать или разблокировать"
+        " конференцию. Три, чтобы удалить из конференции последнего вошедшего. Четыре или шесть для уменьшения или"
+        " увеличения уровня громкости звука. Пять, чтобы расширить конференцию. Семь или девять для уменьшения или"
+        " увеличения громкости вашего голоса."
+    )
+    whole = f"{menu} Или восемь для выхода из конференции."
+    again = whole.replace("вошедшего", "ваше отшего")
+    tries = [
+        heard(whole, compression_ratio=2.45, avg_logprob=-0.13),
+        heard(again, compression_ratio=2.45, avg_logprob=-0.12, temperature=0.2),
+        heard(menu, compression_ratio=2.35, avg_logprob=-0.16, temperature=0.4),
+    ]
+    engine = in_turn(*tries)
+
+    result = decode(decoders(engine), speech_seconds=23.3)
+
+    assert (result.text, result.flags, result.attempts) == (again, ("repetition",), 2)
+    assert len(engine.requests) == 2, "no third try is begun"
+
+
 # What is kept when no try is good.
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from scripted_engine import heard
 from workers.decoding import compression_ratio
 from workers.gates import (
+    AGAIN_BYTES_PER_SECOND,
     CLEAR_SPEECH_SECONDS,
     LOOP_COMPRESSION,
     LOOPS,
@@ -22,10 +24,12 @@ from workers.gates import (
     trusted,
     words,
 )
+from workers.interface import WindowResult
 from workers.settings import load_settings
 
 (LOOP_WORDS, LOOP_REPEATS), (SENTENCE_WORDS, SENTENCE_REPEATS) = LOOPS
 LOOP = "so it goes " * LOOP_REPEATS
+MENU = "Press one to hear your messages. Press two to hear your greeting. Press three to hear your name."
 A_BIT = 1e-9
 
 # Verdicts. The thresholds are those of openai/whisper: a value on one is still good.
@@ -39,6 +43,13 @@ A_BIT = 1e-9
         ({"no_speech_prob": 1.0, "avg_logprob": -1.0}, Verdict.GOOD),  # the text is likely, so somebody spoke
         ({"compression_ratio": 2.4 + A_BIT}, Verdict.REPETITIVE),
         ({"compression_ratio": LOOP_COMPRESSION}, Verdict.REPETITIVE),
+        ({"text": MENU, "compression_ratio": 2.4 + A_BIT, "avg_logprob": -1.0, "no_speech_prob": 0.6}, Verdict.LIST),
+        ({"text": MENU, "compression_ratio": LOOP_COMPRESSION}, Verdict.LIST),
+        ({"text": MENU, "compression_ratio": LOOP_COMPRESSION + A_BIT}, Verdict.REPETITION),
+        ({"text": MENU, "compression_ratio": 2.5, "flags": ("repetition",)}, Verdict.REPETITION),
+        ({"text": MENU, "compression_ratio": 2.5, "avg_logprob": -1.0 - A_BIT}, Verdict.REPETITIVE),
+        ({"text": MENU, "compression_ratio": 2.5, "avg_logprob": math.nan}, Verdict.REPETITIVE),
+        ({"text": MENU, "compression_ratio": 2.5, "no_speech_prob": 0.6 + A_BIT}, Verdict.REPETITIVE),
         ({"compression_ratio": LOOP_COMPRESSION + A_BIT}, Verdict.REPETITION),
         ({"flags": ("repetition",)}, Verdict.REPETITION),
         ({"text": "thank you " * 4}, Verdict.REPETITION),  # nobody takes ten seconds for it
@@ -270,7 +281,40 @@ def test_least_bad_is_by_verdict_first_and_then_by_the_models_own_confidence() -
     assert least_bad([sure_loop]) == sure_loop
 
 
-LIST = (heard("press 1 to ..., press 2 to ...", compression_ratio=2.8, avg_logprob=-0.2), Verdict.REPETITIVE)
+LIST = (heard("press 1 to ..., press 2 to ...", compression_ratio=2.8, avg_logprob=-0.2), Verdict.LIST)
+
+
+@pytest.mark.parametrize("again", ["press 1 to ..., press 2 to ...", "Press 1, to ... and press 2, to ..."])
+def test_a_list_that_is_heard_twice_needs_no_further_try(again: str) -> None:
+    surer = (heard(again, compression_ratio=2.7, avg_logprob=-0.1, temperature=0.4), Verdict.LIST)
+    unsure = (heard("press wan tu", avg_logprob=-1.1, temperature=0.2), Verdict.LOW_CONFIDENCE)
+
+    assert not trusted([LIST])
+    assert trusted([LIST, surer])
+    assert trusted([LIST, unsure, surer])
+    assert least_bad([LIST, unsure, surer]) == surer
+    assert least_bad([surer, unsure, LIST]) == surer
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        (heard("leave 3 for ..., leave 4 for ...", compression_ratio=2.8, avg_logprob=-0.2), Verdict.LIST),
+        (replace(LIST[0], avg_logprob=-1.1), Verdict.REPETITIVE),
+        (replace(LIST[0], compression_ratio=4.1), Verdict.REPETITION),
+    ],
+)
+def test_a_list_and_something_else_are_tried_again(other: tuple[WindowResult, Verdict]) -> None:
+    assert not trusted([LIST, other])
+    assert not trusted([other, LIST])
+
+
+def test_a_slow_list_is_no_list() -> None:
+    """A loop's line comes every few seconds."""
+    slow_s = len(MENU) / AGAIN_BYTES_PER_SECOND
+
+    assert Gates().judge(heard(MENU, compression_ratio=2.5), slow_s) is Verdict.LIST
+    assert Gates().judge(heard(MENU, compression_ratio=2.5), slow_s + A_BIT) is Verdict.REPETITIVE
 
 
 @pytest.mark.parametrize(("behind", "kept"), [(MUCH_LESS_LIKELY - 0.01, True), (MUCH_LESS_LIKELY + 0.01, False)])
