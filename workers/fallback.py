@@ -2,8 +2,9 @@
 
 Source: openai/whisper `transcribe.py` (decode_with_fallback). There one try begins when the one before has failed. Here
 the tries do not wait behind other windows, the last four begin at once when two have failed (they nearly always fail
-too), and an engine with little to do gets them even earlier: so that a job does not end, and nobody who calls waits,
-with one window in the batch, six times in a row. The answer is the same: tries are judged in their order.
+too; but of a list the third may well agree with the second), and an engine with little to do gets them even earlier: so
+that a job does not end, and nobody who calls waits, with one window in the batch, six times in a row. The answer is the
+same: tries are judged in their order.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import zlib
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
-from workers.gates import MISSED_SECONDS, Gates, Verdict, least_bad, trusted, words
+from workers.gates import MISSED_SECONDS, Gates, Verdict, least_bad, settled, words
 from workers.interface import Engine, WindowRequest, WindowResult
 from workers.languages import UNSPACED_LETTERS
 from workers.later import Later
@@ -80,7 +81,9 @@ class FallbackDecoder:
         asked = window.ahead.pop(number, None) or self._ask(window, number)
         if number:
             most = len(self.gates.temperatures)
-            end = most if number >= HOPELESS_TRIES else min(number + self._room(), most)
+            # The next one may well hear the same list as the last.
+            hopeless = number >= HOPELESS_TRIES and (number > HOPELESS_TRIES or window.tries[-1][1] is not Verdict.LIST)
+            end = most if hopeless else min(number + self._room(), most)
             try:
                 for later in range(number + 1, end):
                     if later not in window.ahead:
@@ -114,17 +117,19 @@ class FallbackDecoder:
             result = future.result()
             verdict = self.gates.judge(result, window.speech_seconds)
             window.tries.append((result, verdict))
-            if trusted(window.tries) or len(window.tries) == len(self.gates.temperatures):
-                self._finish(window)
+            answer = settled(window.tries)
+            if answer is None and len(window.tries) == len(self.gates.temperatures):
+                answer = least_bad(window.tries)
+            if answer is not None:
+                self._finish(window, *answer)
             else:
                 self._later.run(window.answer, lambda: self._try(window))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the one who waits for the window gets it
             window.done()
             window.answer.set_exception(error)
 
-    def _finish(self, window: _Window) -> None:
+    def _finish(self, window: _Window, result: WindowResult, verdict: Verdict) -> None:
         window.done()
-        result, verdict = least_bad(window.tries)
         flags = tuple(dict.fromkeys((*result.flags, *FLAGS[verdict])))
         if verdict is Verdict.SILENCE:
             flags = FLAGS[verdict]  # what was wrong with its text is gone with it

@@ -1,9 +1,8 @@
 """Is a window's text to be trusted? The gates of Whisper's fallback, and which of several tries is the least bad.
 
 Source: openai/whisper `transcribe.py` (decode_with_fallback) with its published thresholds. One change of order, as
-there the silence rule can cancel a retry that the repetition rule asked for: repetition is tested first. And what two
-tries agree on is kept, however it shortens, where it may be a list: the next try may only be free of it as it leaves
-something out.
+there the silence rule can cancel a retry that the repetition rule asked for: repetition is tested first. And what may
+be a list is the answer once two tries hear it: the first that zlib cannot shorten may only be one that leaves some out.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -32,8 +32,9 @@ SPARSE_BYTES_PER_SECOND = 5.0
 AGAIN_BYTES_PER_SECOND, AGAIN_UNSPACED_BYTES_PER_SECOND = 7.0, 10.0
 #: A list is kept when every other try is so much less likely, by mean log probability.
 MUCH_LESS_LIKELY = 0.5
-#: Share of equal words from which two tries heard the same list.
-SAME_LIST = 0.75
+#: Share of equal words, of all and of those that come once, from which two tries heard the same list. The shorter has
+#: that share of the other's words at least: else it leaves something out, or the other goes on too long.
+SAME_LIST, SAME_LENGTH = 0.8, 0.95
 #: A window with less speech than this may well have no words in it.
 CLEAR_SPEECH_SECONDS = 0.6
 #: So much speech without words is said to be missing.
@@ -49,12 +50,16 @@ class Verdict(Enum):
 
     GOOD = 0
     SILENCE = 1
-    #: Shortens like a loop, but is none, and the model is sure of it: said so in two tries, it is what is said.
-    LIST = 2
-    LOW_CONFIDENCE = 3
+    LOW_CONFIDENCE = 2
+    #: Shortens like a loop, but nothing in it is said twice in a row, and the model is sure of it.
+    LIST = 3
     REPETITIVE = 4
     EMPTY = 5
     REPETITION = 6
+
+
+#: What came of a window so far, in the order of its tries.
+Tries = Sequence[tuple[WindowResult, Verdict]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,8 @@ class Gates:
             instead = result.no_speech_prob > self.no_speech or is_slow(result.text, speech_seconds)
             if loops(result.text):
                 return Verdict.REPETITION if instead else Verdict.REPETITIVE
-            return Verdict.REPETITIVE if instead or not result.avg_logprob >= self.logprob else Verdict.LIST
+            sure = result.finished and result.avg_logprob >= self.logprob
+            return Verdict.LIST if sure and not instead and not _said_twice(result.text) else Verdict.REPETITIVE
         if not result.text:
             silent = speech_seconds < CLEAR_SPEECH_SECONDS or result.no_speech_prob > self.no_speech
             return Verdict.SILENCE if silent else Verdict.EMPTY
@@ -113,6 +119,12 @@ def loops(text: str) -> bool:
     )
 
 
+def _said_twice(text: str) -> bool:
+    """Whether more words than a line of a loop has follow themselves: a sentence or the whole text, heard twice."""
+    said = words(text)
+    return any(_repeats(said, size, 2) for size in range(LOOPS[0][0] + 1, len(said) // 2 + 1))
+
+
 def _repeats(said: Sequence[str], size: int, times: int) -> bool:
     run = 0
     for at in range(size, len(said)):
@@ -134,18 +146,22 @@ def is_slow(text: str, speech_seconds: float) -> bool:
     return len(text.encode("utf-8")) < least * speech_seconds
 
 
-def trusted(tries: Sequence[tuple[WindowResult, Verdict]]) -> bool:
-    """Whether no further try is needed: the last one is good or silence, or the same list as one before it.
+def settled(tries: Tries) -> tuple[WindowResult, Verdict] | None:
+    """The answer, if the last try makes any further one needless; None if not.
 
-    Not if it is much less likely than one that repeats itself.
+    It does if it is good or silence, or the same list as tries before it: the surest of these is the answer. Not if it
+    is much less likely than one that repeats itself.
     """
-    result, verdict = tries[-1]
+    last, verdict = tries[-1]
+    if _outdone(last, verdict, tries):
+        return None
     if verdict is Verdict.LIST:
-        return any(other is Verdict.LIST and _same(result.text, one.text) for one, other in tries[:-1])
-    return verdict in (Verdict.GOOD, Verdict.SILENCE) and not _outdone(result, verdict, tries)
+        alike = [one for one in tries[:-1] if one[1] is Verdict.LIST and _same(one[0], last)]
+        return max([*alike, tries[-1]], key=lambda one: one[0].avg_logprob) if alike else None
+    return tries[-1] if verdict in (Verdict.GOOD, Verdict.SILENCE) else None
 
 
-def least_bad(tries: Sequence[tuple[WindowResult, Verdict]]) -> tuple[WindowResult, Verdict]:
+def least_bad(tries: Tries) -> tuple[WindowResult, Verdict]:
     """The best verdict, and among equals the one that the model itself is surest of.
 
     Sampling at a high temperature breaks up every list in the end, into nonsense: such a try does not count as good.
@@ -159,13 +175,23 @@ def least_bad(tries: Sequence[tuple[WindowResult, Verdict]]) -> tuple[WindowResu
     return min(tries, key=badness)
 
 
-def _outdone(result: WindowResult, verdict: Verdict, tries: Sequence[tuple[WindowResult, Verdict]]) -> bool:
+def _outdone(result: WindowResult, verdict: Verdict, tries: Tries) -> bool:
     """Whether one of the tries is a list that the model was much surer of."""
-    if verdict not in (Verdict.GOOD, Verdict.SILENCE, Verdict.LOW_CONFIDENCE):
+    if verdict not in (Verdict.GOOD, Verdict.SILENCE, Verdict.LOW_CONFIDENCE, Verdict.LIST):
         return False
     lists = (one.avg_logprob for one, verdict in tries if verdict in (Verdict.LIST, Verdict.REPETITIVE))
     return result.avg_logprob < max(lists, default=-math.inf) - MUCH_LESS_LIKELY
 
 
-def _same(text: str, other: str) -> bool:
-    return difflib.SequenceMatcher(None, words(text), words(other), autojunk=False).ratio() >= SAME_LIST
+def _same(one: WindowResult, other: WindowResult) -> bool:
+    """Whether two tries heard the same list. The words of its pattern are not enough: they are in every line."""
+    if one.temperature == other.temperature:  # and so the seed: it proves nothing
+        return False
+    said = words(one.text), words(other.text)
+    shorter, longer = sorted(map(len, said))
+    rare = [[word for word in own if count[word] == 1] for own in said for count in [Counter(own)]]
+    return shorter >= SAME_LENGTH * longer and min(_likeness(*said), _likeness(*rare)) >= SAME_LIST
+
+
+def _likeness(said: Sequence[str], other: Sequence[str]) -> float:
+    return difflib.SequenceMatcher(None, said, other, autojunk=False).ratio()

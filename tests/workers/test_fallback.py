@@ -147,6 +147,21 @@ def test_tries_that_cannot_all_be_begun_leave_none_behind(decoders: Decoders) ->
     assert [future.cancelled() for future in waiting.values()] == [True] * 3
 
 
+LISTS = [heard(f"Press one for {name}, press two for nobody.", compression_ratio=2.5) for name in ("Ann", "Bob", "Cid")]
+
+
+@pytest.mark.parametrize(("third", "begun"), [(LISTS[0], 3), (LISTS[2], 6)])
+def test_a_list_is_tried_a_third_time_before_all_other_tries_begin(
+    decoders: Decoders, third: WindowResult, begun: int
+) -> None:
+    answers = [*LISTS[:2], third, GOOD]
+    engine = in_turn(*[replace(one, temperature=TEMPERATURES[number]) for number, one in enumerate(answers)])
+
+    decode(decoders(engine), speech_seconds=3.0)
+
+    assert [request.temperature for request in engine.requests] == list(TEMPERATURES[:begun])
+
+
 # When tries stop.
 
 

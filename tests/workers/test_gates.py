@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -21,7 +20,7 @@ from workers.gates import (
     Verdict,
     least_bad,
     loops,
-    trusted,
+    settled,
     words,
 )
 from workers.interface import WindowResult
@@ -102,7 +101,7 @@ def test_what_people_say_again_and_again_is_kept_against_what_is_much_less_likel
     ):
         tries.append((hot, Gates().judge(hot, speech_s)))
         # Then none of it is the answer
-        assert not trusted(tries)
+        assert settled(tries) is None
     assert {verdict for _, verdict in tries[1:]} == {
         Verdict.GOOD,
         Verdict.LOW_CONFIDENCE,
@@ -127,7 +126,7 @@ def test_a_loop_that_the_model_is_sure_of_loses_to_what_is_said(text: str, speec
     good = heard("and so we went on to the next house", avg_logprob=-0.9, temperature=0.6)
     tries = [(one, Gates().judge(one, speech_s)) for one in (loop, good)]
 
-    assert trusted(tries)
+    assert settled(tries) == tries[1]
     assert least_bad(tries)[0] == good
 
 
@@ -136,7 +135,7 @@ def test_a_loop_over_what_the_model_takes_for_silence_does_not_outdo_silence() -
     silence = heard("so", avg_logprob=-1.1, no_speech_prob=0.9, temperature=0.2)
     tries = [(one, Gates().judge(one, 5.0)) for one in (loop, silence)]
 
-    assert trusted(tries)
+    assert settled(tries) == tries[1]
     assert least_bad(tries)[1] is Verdict.SILENCE
 
 
@@ -282,31 +281,79 @@ def test_least_bad_is_by_verdict_first_and_then_by_the_models_own_confidence() -
 
 
 LIST = (heard("press 1 to ..., press 2 to ...", compression_ratio=2.8, avg_logprob=-0.2), Verdict.LIST)
+ITEMS = ("hear your messages", "change the greeting", "record a name", "leave this menu", "call our operator")
+WHOLE = "".join(f"Press {number} to {item}. " for number, item in enumerate(ITEMS, 1))
 
 
-@pytest.mark.parametrize("again", ["press 1 to ..., press 2 to ...", "Press 1, to ... and press 2, to ..."])
-def test_a_list_that_is_heard_twice_needs_no_further_try(again: str) -> None:
-    surer = (heard(again, compression_ratio=2.7, avg_logprob=-0.1, temperature=0.4), Verdict.LIST)
-    unsure = (heard("press wan tu", avg_logprob=-1.1, temperature=0.2), Verdict.LOW_CONFIDENCE)
+def listed(text: str, avg_logprob: float, temperature: float) -> tuple[WindowResult, Verdict]:
+    result = heard(text, compression_ratio=2.5, avg_logprob=avg_logprob, temperature=temperature)
+    assert Gates().judge(result, 4.0) is Verdict.LIST
+    return result, Verdict.LIST
 
-    assert not trusted([LIST])
-    assert trusted([LIST, surer])
-    assert trusted([LIST, unsure, surer])
-    assert least_bad([LIST, unsure, surer]) == surer
-    assert least_bad([surer, unsure, LIST]) == surer
+
+@pytest.mark.parametrize("again", [WHOLE, WHOLE.replace(".", ","), WHOLE.replace("greeting", "meeting")])
+def test_a_list_that_is_heard_twice_is_the_answer_as_the_model_is_surest_of_it(again: str) -> None:
+    first, surer = listed(WHOLE, -0.2, 0.0), listed(again, -0.1, 0.4)
+    unsure = (heard("press wan tu", avg_logprob=-0.6, temperature=0.2), Verdict.LOW_CONFIDENCE)
+
+    assert settled([first]) is None
+    assert settled([first, surer]) == surer
+    assert settled([surer, first]) == surer
+    assert settled([first, unsure, surer]) == surer
+
+
+LESS = WHOLE[: WHOLE.index("Press 5")]
+OTHERS = "".join(f"Press {number} to {item}. " for number, item in enumerate(("sell", "eat", "buy", "paint", "go"), 1))
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        (heard("leave 3 for ..., leave 4 for ...", compression_ratio=2.8, avg_logprob=-0.2), Verdict.LIST),
-        (replace(LIST[0], avg_logprob=-1.1), Verdict.REPETITIVE),
-        (replace(LIST[0], compression_ratio=4.1), Verdict.REPETITION),
+        listed(LESS, -0.1, 0.2),  # leaves the end out
+        listed(OTHERS, -0.1, 0.2),  # only the pattern of the lines is the same
+        listed(WHOLE, -0.1, 0.0),  # the same try again
+        (heard(WHOLE, compression_ratio=2.5, avg_logprob=-1.1, temperature=0.2), Verdict.REPETITIVE),
+        (heard(WHOLE, compression_ratio=4.1, avg_logprob=-0.1, temperature=0.2), Verdict.REPETITION),
     ],
 )
-def test_a_list_and_something_else_are_tried_again(other: tuple[WindowResult, Verdict]) -> None:
-    assert not trusted([LIST, other])
-    assert not trusted([other, LIST])
+def test_a_list_is_not_heard_twice_by_something_else(other: tuple[WindowResult, Verdict]) -> None:
+    assert settled([listed(WHOLE, -0.2, 0.0), other]) is None
+
+
+@pytest.mark.parametrize("text", [LESS, OTHERS])
+def test_what_one_try_alone_heard_is_not_the_answer_because_two_others_agree(text: str) -> None:
+    first, alone, again = listed(WHOLE, -0.2, 0.0), listed(text, -0.1, 0.2), listed(WHOLE, -0.3, 0.4)
+
+    assert settled([first, alone, again]) == first
+
+
+def test_a_list_heard_twice_does_not_outdo_words_said_again_that_are_much_likelier() -> None:
+    likelier = (heard(f"{WHOLE} yes, yes, yes, yes", avg_logprob=-0.1), Verdict.REPETITIVE)
+    tries = [likelier, listed(WHOLE, -0.7, 0.2), listed(WHOLE, -0.65, 0.4)]
+
+    assert settled(tries) is None
+    assert least_bad(tries) == likelier
+
+
+def test_a_list_that_one_try_heard_gives_way_to_words_that_are_nearly_as_likely() -> None:
+    once = listed(WHOLE, -0.95, 0.0)
+    unsure = (heard("so it is", avg_logprob=-1.05, temperature=0.2), Verdict.LOW_CONFIDENCE)
+
+    assert least_bad([once, unsure]) == unsure
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        {"finished": False},
+        {"text": WHOLE * 2},
+        {"text": "My fellow Americans, this day has brought terrible news to our country. " * 2},
+    ],
+)
+def test_what_ran_out_of_tokens_or_was_heard_twice_over_is_no_list(again: dict[str, object]) -> None:
+    result = heard(**{"text": WHOLE, "compression_ratio": 2.5, **again})  # type: ignore[arg-type]
+
+    assert Gates().judge(result, 4.0) is Verdict.REPETITIVE
 
 
 def test_a_slow_list_is_no_list() -> None:
@@ -321,7 +368,7 @@ def test_a_slow_list_is_no_list() -> None:
 def test_nonsense_that_sampling_made_of_a_list_is_not_taken_for_good(behind: float, kept: bool) -> None:
     hot = (heard("press wan tu", avg_logprob=-0.2 - behind, temperature=1.0), Verdict.GOOD)
 
-    assert trusted([LIST, hot]) is kept
+    assert (settled([LIST, hot]) == hot) is kept
     assert least_bad([LIST, hot]) == (hot if kept else LIST)
 
 
@@ -330,7 +377,7 @@ def test_a_loop_is_given_up_for_any_other_text() -> None:
     loop = (loop, Gates().judge(loop, 4.0))
     other = (heard("so it goes", avg_logprob=-0.9), Verdict.GOOD)
 
-    assert trusted([loop, other])
+    assert settled([loop, other]) == other
     assert least_bad([loop, other]) == other
 
 
@@ -338,9 +385,9 @@ def test_silence_ends_the_tries_unless_it_is_much_less_likely_than_a_list() -> N
     unsure = (heard("mumble", avg_logprob=-2.4), Verdict.LOW_CONFIDENCE)
     silence = (heard("thanks", avg_logprob=-2.0, no_speech_prob=0.9), Verdict.SILENCE)
 
-    assert trusted([unsure, silence])
+    assert settled([unsure, silence]) == silence
     assert least_bad([unsure, silence]) == silence
-    assert not trusted([LIST, silence])
+    assert settled([LIST, silence]) is None
     assert least_bad([LIST, silence]) == LIST
 
 
