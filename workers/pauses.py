@@ -41,16 +41,17 @@ def pauses_after(speech: Speech, time_s: float) -> tuple[tuple[float, float], ..
 def snapped(segments: Sequence[WindowSegment], speech: Speech) -> tuple[WindowSegment, ...]:
     """The segments with their starts and ends moved to those of speech; they keep their order and a length.
 
-    Over speech nothing moves farther than to what is nearby. Over silence it does: a segment that starts in a pause and
-    has speech after it starts with that (after a long silence the model cannot say so), and one that ends in a pause
-    ends with the speech before it. Nothing moves over half of a neighbour: two short utterances in one stretch of
-    speech stay two.
+    Over speech nothing moves farther than to what is nearby. Over silence it does: a segment that starts in a pause, or
+    means to, and has speech after it starts with that (after a long silence the model cannot say so), and one that ends
+    in a pause ends with the speech before it. Nothing moves over half of a neighbour: two short utterances in one
+    stretch of speech stay two.
     """
     if not speech:
         return tuple(segments)
     moved: list[WindowSegment] = []
     for number, segment in enumerate(segments):
-        start, end = _start(segment, speech), _end(segment, speech)
+        end = _end(segment, speech)
+        start = _start(segment, max(segment.end, end), speech)
         if number + 1 < len(segments) and end > max(segment.end, _middle(segments[number + 1])):
             end = segment.end
         now = 0.0
@@ -87,13 +88,13 @@ def next_utterance(speech: Speech, time_s: float) -> float | None:
     return next((start for _, start in _pauses(speech) if start + LATE_SECONDS >= time_s), None)
 
 
-def _start(segment: WindowSegment, speech: Speech) -> float:
+def _start(segment: WindowSegment, end_s: float, speech: Speech) -> float:
     pauses = _pauses(speech)
     near = _nearest([speech[0][0], *(after for _, after in pauses)], segment.start)
     if near is not None:
         return near
     for silent_from, silent_to in ((0.0, speech[0][0]), *pauses):
-        if silent_from <= segment.start < silent_to and silent_to + EARLY_SECONDS <= segment.end:
+        if silent_from - EARLY_SECONDS <= segment.start < silent_to and silent_to + EARLY_SECONDS <= end_s:
             return silent_to
     return segment.start
 

@@ -46,7 +46,7 @@ class Sent:
     def segments(self, result: WindowResult) -> list[tuple[float, float, str]]:
         """The segments of its result: start and end in seconds from its start in the recording, and text."""
         return [
-            (real_start(one.start, self.cuts), real_end(one.end, self.cuts, self.speech), one.text)
+            (real_start(one.start, self.cuts), real_end(one.start, one.end, self.cuts, self.speech), one.text)
             for one in result.segments
         ]
 

@@ -105,9 +105,14 @@ class SeekingDecoder:
         until_s = start_s + (part.segments[-1].end if part.segments else 0.0)
         if heard is None:  # nothing with an end: behind the next pause, when all of it is said however slowly
             slowest_s = len(result.text.encode("utf-8")) / SPARSE_BYTES_PER_SECOND
-            utterance_s = next_utterance(speech, max(until_s, start_s + slowest_s))
+            said_s = max(until_s, start_s + slowest_s)
+            utterance_s = next_utterance(speech, said_s)
             again_s = start_s if utterance_s is None else taken_up(speech, utterance_s)
-            return part, until_s, again_s if again_s > start_s else None
+            if again_s <= start_s:
+                return part, until_s, None
+            if speech_after(speech, said_s) - speech_after(speech, again_s) >= MISSED_SECONDS:
+                part = replace(part, flags=tuple(dict.fromkeys((*part.flags, CUT_OFF))))
+            return part, until_s, again_s
         if until_s <= start_s:
             return part, until_s, None
         again_s = taken_up(speech, until_s)

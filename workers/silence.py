@@ -58,10 +58,13 @@ def real_start(start: float, cuts: Cuts) -> float:
     return start + sum(missing for at, missing in cuts if at <= start)
 
 
-def real_end(end: float, cuts: Cuts, speech: Sequence[tuple[float, float]]) -> float:
-    """Where something ends in the real window: before what is left out, unless somebody speaks again after it."""
+def real_end(start: float, end: float, cuts: Cuts, speech: Sequence[tuple[float, float]]) -> float:
+    """Where something from ``start`` to ``end`` ends in the real window.
+
+    That is before what is left out of it, unless somebody speaks again after that.
+    """
     passed = [(at, missing) for at, missing in cuts if at < end]
-    if passed and not any(passed[-1][0] <= begin < end for begin, _ in speech):
+    if passed and start < passed[-1][0] and not any(passed[-1][0] <= begin < end for begin, _ in speech):
         end = passed.pop()[0]
     return end + sum(missing for _, missing in passed)
 

@@ -47,6 +47,11 @@ def test_a_segment_that_started_too_late_takes_its_start_from_the_one_before() -
         ([(0.0, 5.0), (5.0, 28.0)], [(0.0, 5.0), (8.0, 28.0)], [(0.0, 5.0), (8.0, 28.0)]),
         ([(0.0, 8.1), (8.1, 28.0)], [(0.0, 5.0), (8.0, 28.0)], [(0.0, 5.0), (8.0, 28.0)]),
         ([(0.0, 7.0)], [(0.0, 5.0)], [(0.0, 5.0)]),
+        # A timestamp a little before a pause means it.
+        ([(0.0, 4.8), (4.8, 28.0)], [(0.0, 5.0), (8.0, 28.0)], [(0.0, 5.0), (8.0, 28.0)]),
+        ([(0.0, 4.6), (4.6, 28.0)], [(0.0, 5.0), (8.0, 28.0)], [(0.0, 4.6), (4.6, 28.0)]),
+        # A short answer after a pause, whose end comes early too.
+        ([(0.0, 5.0), (5.0, 8.2)], [(0.0, 5.0), (8.0, 8.6)], [(0.0, 5.0), (8.0, 8.6)]),
         # What lies in a pause as a whole was heard by the model alone: it stays.
         ([(0.0, 5.0), (6.0, 7.0), (8.0, 9.0)], [(0.0, 5.0), (8.0, 9.0)], [(0.0, 5.0), (6.0, 7.0), (8.0, 9.0)]),
         # A word between two pauses has its own end.

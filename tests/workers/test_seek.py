@@ -279,6 +279,13 @@ def test_a_text_without_any_end_that_is_too_short_for_its_speech_is_heard_on_beh
     assert result.segments[0].end <= 3.0
 
 
+def test_speech_before_that_pause_that_nobody_hears_is_said_to_be_missing(decoders: list[SeekingDecoder]) -> None:
+    script = Script(alone("hello"), said("all that follows", (0.3, 13.3)))
+    result = decode(decoders, script, window(30), (0.2, 14.0), (16.0, 29.0)).result(10)
+    assert script.starts_s == [0.0, pytest.approx(15.7, abs=0.1)]
+    assert (result.text, result.flags) == ("hello all that follows", ("cut_off",))
+
+
 def test_a_rest_with_hardly_any_speech_may_have_no_words(decoders: list[SeekingDecoder]) -> None:
     """However much is said before it: it is not tried again and again."""
     script = Script(alone("what there is to say in eight seconds"), *[heard("")] * 6)

@@ -77,7 +77,7 @@ def test_speech_with_long_pauses_shares_a_window() -> None:
     # And speech starts where it did
     starts = [window.start_s + real_start(start, window.cuts) for start, _ in window.speech]
     assert starts == pytest.approx([0.0, 729 * FRAME_S, 1458 * FRAME_S])
-    ends = [window.start_s + real_end(end, window.cuts, window.speech) for _, end in window.speech]
+    ends = [window.start_s + real_end(start, end, window.cuts, window.speech) for start, end in window.speech]
     assert ends == pytest.approx([104 * FRAME_S, 833 * FRAME_S, 1562 * FRAME_S])
 
 
@@ -98,8 +98,9 @@ def test_a_shortened_silence_is_as_long_as_any_pause_that_ends_speech() -> None:
 def test_an_end_that_comes_late_stays_before_what_is_left_out() -> None:
     # Given speech until 2 s and from 5 s on, and a minute left out at 3.5 s
     cuts, speech = [(3.5, 60.0)], [(0.0, 2.0), (5.0, 7.0)]
-    assert real_end(3.0, cuts, speech) == 3.0
-    assert real_end(4.0, cuts, speech) == 3.5
-    assert real_end(6.0, cuts, speech) == 66.0
+    assert real_end(0.0, 3.0, cuts, speech) == 3.0
+    assert real_end(0.0, 4.0, cuts, speech) == 3.5
+    assert real_end(0.0, 6.0, cuts, speech) == 66.0
+    assert real_end(3.6, 4.0, cuts, speech) == 64.0, "a word after it that voice activity does not hear"
     assert real_start(3.0, cuts) == 3.0
     assert real_start(4.0, cuts) == 64.0
