@@ -20,6 +20,7 @@ import os
 import shutil
 import tempfile
 import time
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from producer.disk import disk_errors, fsync_folder
 from producer.errors import UsageError
 from producer.file_lock import FileLock
 from producer.inputs import looking_at
+from producer.locating import absolute
 
 # A temporary file that nobody wrote to for this long was left by a killed process. Its process id proves nothing
 # where containers share the folder.
@@ -39,6 +41,8 @@ _STAGING = ".new-"
 
 # The longest file name that Linux takes, less what a temporary name adds.
 _MAX_NAME_BYTES = 255 - 32
+# Control characters, line and paragraph separators, and bytes that are no UTF-8.
+_NO_NAMES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,8 @@ class Step:
     number: int
 
     def __post_init__(self) -> None:
-        if not self.prefix or "/" in self.prefix or not self.prefix.isprintable():
-            raise UsageError(f"--prefix {self.prefix!r}: must be a file name without slashes")
+        if not self.prefix or any(one == "/" or unicodedata.category(one) in _NO_NAMES for one in self.prefix):
+            raise UsageError(f"--prefix {self.prefix!r}: must be a file name without slashes or control characters")
         if not is_text(self.cache_path):
             raise UsageError(f"--cache-path {str(self.cache_path)!a}: not valid UTF-8: name another folder")
         if self.number < 1:
@@ -67,7 +71,7 @@ class Step:
         """The step whose file (or job folder) ``path`` is named like one, None for any other name."""
         prefix, _, number = path.stem.rpartition("_step")
         named = prefix and number.isascii() and number.isdigit() and int(number)
-        return cls(path.parent.absolute(), prefix, int(number)) if named else None
+        return cls(absolute(path.parent), prefix, int(number)) if named else None
 
     @property
     def path(self) -> Path:

@@ -111,9 +111,14 @@ def result_table(path: Path, media_key: str, output_key: str, most_rows: int = 5
             if number == most_rows:
                 table.add_row("...", "", f"(more rows in {path})")
                 break
-            row = json.loads(line)
-            table.add_row(*map(Text, _cells(row, media_key, output_key)))
+            row = json.loads(line, parse_int=float)  # int() refuses some of a column that is passed through
+            table.add_row(*(Text(_shown(cell)) for cell in _cells(row, media_key, output_key)))
     return table
+
+
+def _shown(text: str) -> str:
+    """A text that any terminal takes: a file's name may be no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _cells(row: dict[str, Any], media_key: str, output_key: str) -> tuple[str, str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from producer.cache import atomic_write
 from producer.errors import UsageError
+from producer.locating import shortened
 
 #: Version of job.json; a change that older code would misread raises it.
 HEADER_VERSION = 1
@@ -106,7 +107,8 @@ def differences(old: JobHeader, new: JobHeader) -> list[str]:
         found.append(f"{INPUT_CHANGED} (content hash{_rows(old, new)})")
     if old.task != new.task:
         found.append(f"task was {old.task!r}, now {new.task!r}")
-    if old.audio_root != new.audio_root:
+    # Earlier versions left `..` in it.
+    if new.audio_root not in (old.audio_root, shortened(old.audio_root)):
         found.append(f"audio root was {old.audio_root!r}, now {new.audio_root!r}")
     for name in {**old.options, **new.options}:
         before, now = old.option(name), new.option(name)

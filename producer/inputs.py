@@ -31,6 +31,8 @@ _COMPRESSED_SUFFIXES = frozenset((".gz", ".zst"))
 _DATAFLOW_SUFFIXES = frozenset((".csv", ".parquet", ".pq", ".pickle", ".pkl"))
 _OTHER_PACKERS = frozenset((".bz2", ".xz", ".zip", ".lz4", ".7z"))
 _SPACE_BYTES = b" \t\n\r"
+#: A redirected file, too, is there for this command alone: not for a collector, and not for a later command.
+_ENDS_WITH_COMMAND = ("/dev/stdin", "/dev/fd/", "/proc/")
 
 
 def expand_inputs(inputs: Sequence[str]) -> list[Path]:
@@ -81,7 +83,7 @@ def _check_is_table(path: Path) -> None:
         raise UsageError(f"{path}: a folder: name the files, as in '{path / '*.jsonl'}'")
     if not path.exists():
         raise UsageError(f"{path}: no such file")
-    if not path.is_file():
+    if not path.is_file() or str(path.absolute()).startswith(_ENDS_WITH_COMMAND):
         raise UsageError(f"{path}: not a regular file: it is read more than once, so write it to a file first")
     if suffix in _OTHER_PACKERS:
         raise UsageError(f"{path}: only .gz and .zst are read: unpack it first")

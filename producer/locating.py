@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from pathlib import Path
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -20,10 +21,15 @@ def located(source: str, audio_root: str) -> str:
     if _URL.match(audio_root):
         return f"{audio_root.rstrip('/')}/{source}"
     path = os.path.join(audio_root, source)  # noqa: PTH118 (Path would cost as much as the rest)
-    return _shortened(path) if "/.." in path else os.path.normpath(path)
+    return shortened(path) if "/.." in path else os.path.normpath(path)
 
 
-def _shortened(path: str) -> str:
+def absolute(path: str | Path) -> Path:
+    """A path as other machines, and later commands from other folders, are told of it: ``..`` is left out likewise."""
+    return Path(shortened(str(Path(path).absolute())))
+
+
+def shortened(path: str) -> str:
     """A whole path up to the first ``..`` that may lead elsewhere than one name back."""
     kept: list[str] = []
     parts = [part for part in path.split("/") if part not in ("", ".")]

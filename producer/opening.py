@@ -18,6 +18,7 @@ from producer.header import JobHeader, now
 from producer.inputs import default_prefix, expand_inputs, stamp_of
 from producer.job import Job, new_id
 from producer.journal import Journal
+from producer.locating import absolute
 from producer.rows import ScanRules, scan
 from producer.spec import JobSpec, audio_root
 from producer.standing import end_beginning, settle, standing_header
@@ -33,8 +34,8 @@ def open_job(spec: JobSpec, before_new: Callable[[], object] = lambda: None) -> 
     spec.check()
     step0 = expand_inputs(spec.inputs)
     prefix = spec.prefix or default_prefix(step0)
-    step = Step(Path(spec.cache_path).absolute(), prefix, spec.step + 1)
-    inputs = step.input_of([path.absolute() for path in step0])
+    step = Step(absolute(spec.cache_path), prefix, spec.step + 1)
+    inputs = step.input_of([absolute(path) for path in step0])
     _check_made(inputs[0], step)
     columns = Columns(spec.output_key, spec.timestamps, spec.details)
     columns.check(spec.media_key)
@@ -61,7 +62,7 @@ def open_job(spec: JobSpec, before_new: Callable[[], object] = lambda: None) -> 
             "output_key": spec.output_key,
             "overwrite_column": spec.overwrite_column,
             "limit": spec.limit,
-            "reuse": spec.reuse and str(Path(spec.reuse).absolute()),
+            "reuse": spec.reuse and str(absolute(spec.reuse)),
         },
         audio_root=audio_root(spec, step, step0),
         output=str(step.path),
@@ -135,14 +136,13 @@ def _where_it_lies(step: Step, standing: JobHeader, inputs: list[str]) -> JobHea
 
     Raises UsageError where somebody is at the job and its input is no longer where it lay.
     """
-    if standing.complete or standing.inputs == inputs:
+    if standing.inputs == inputs:
         return standing
     with step.lock("producer") as producing, step.lock("collector") as collecting:
         if not (producing.acquire() and collecting.acquire()):
-            Job(step, standing).check_input()  # somebody is at the job, and reads it where it lay
+            if not standing.complete:
+                Job(step, standing).check_input()  # somebody is at the job, and reads it where it lay
             return standing
-        standing = JobHeader.read(step.header_path) or standing
-        if not standing.complete:
-            standing = dataclasses.replace(standing, inputs=inputs)
-            standing.write(step.header_path)
+        standing = dataclasses.replace(JobHeader.read(step.header_path) or standing, inputs=inputs)
+        standing.write(step.header_path)
         return standing

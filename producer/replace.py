@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -15,6 +14,7 @@ from producer.header import JobHeader
 from producer.in_flight import withdraw
 from producer.inputs import default_prefix, expand_inputs
 from producer.job import Job
+from producer.locating import absolute
 from producer.routing import queues_for
 from producer.spec import JobSpec
 
@@ -26,7 +26,7 @@ def standing(spec: JobSpec) -> Job | None:
     if not spec.force:
         return None
     prefix = spec.prefix or default_prefix(expand_inputs(spec.inputs))
-    step = Step(Path(spec.cache_path).absolute(), prefix, spec.step + 1)
+    step = Step(absolute(spec.cache_path), prefix, spec.step + 1)
     try:
         header = JobHeader.read(step.header_path)
     except UsageError:  # damaged, or of another version: that is why it is replaced

@@ -10,6 +10,7 @@ and none of memory a row (its cache is 64 MiB).
 
 from __future__ import annotations
 
+import codecs
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -111,7 +112,7 @@ def _answers(
         hit = None if key is None else index.execute("select offset from rows where key = ?", (key,)).fetchone()
         if hit is not None:
             lines.seek(hit[0])
-            items = _items(old, lines.readline())
+            items = _items(old, _row_of(lines.readline()))
             yield json.dumps({"row": row, "items": items, "reused": True}).encode("ascii")
 
 
@@ -127,17 +128,37 @@ def _fingerprints(old: OldStep) -> Iterator[tuple[bytes, int]]:
     """The fingerprint of each row in which nothing failed, and where its line starts."""
     media_key, root, columns = old.header.options["media_key"], old.header.audio_root, old.columns
     stamps = read_stamps(old.step.audio_path)
-    offset = 0
+    row = offset = 0
     with old.step.path.open("rb") as lines:
-        for row, line in enumerate(lines):
-            found = next(stamps, None)
-            if found is None:
-                raise FleetError(f"{old.step.audio_path}: ends before its step file: this step cannot be reused")
-            if not columns.may_have_failed(line):
-                key = _fingerprint(record_of(row, line, media_key, root), found)
-                if key is not None:
-                    yield key, offset
-            offset += len(line)
+        for raw in lines:
+            line = _row_of(raw)
+            if line:
+                row += 1
+                found = next(stamps, None)
+                if found is None and row <= old.header.rows:
+                    raise FleetError(f"{old.step.audio_path}: ends before its step file: this step cannot be reused")
+                if found is not None and not _has_failed(columns, line):
+                    key = _fingerprint(record_of(row - 1, line, media_key, root), found)
+                    if key is not None:
+                        yield key, offset
+            offset += len(raw)
+    if row != old.header.rows:  # the rows are others' now
+        raise FleetError(f"{old.step.path}: has {row} rows, not {old.header.rows}: this step cannot be reused")
+
+
+def _row_of(line: bytes) -> bytes:
+    """A line as other readers of rows have it (`producer.inputs`): without a mark of UTF-8; empty where it is blank."""
+    return line.removeprefix(codecs.BOM_UTF8).strip()
+
+
+def _has_failed(columns: Columns, line: bytes) -> bool:
+    """Whether a row has an error; one that is no row of ours has."""
+    try:
+        return columns.may_have_failed(line) and json.loads(line, parse_int=float)[columns.error_column] is not None
+    except KeyError:  # the name of the column is in a text
+        return False
+    except (ValueError, TypeError):
+        return True
 
 
 def _fingerprint(record: Record | Failure, stamps: list[Stamp]) -> bytes | None:

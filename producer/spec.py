@@ -9,6 +9,7 @@ from pathlib import Path
 from producer.cache import Step, is_text
 from producer.errors import UsageError
 from producer.header import JobHeader
+from producer.locating import absolute
 from workers.errors import TranscriptionError
 from workers.languages import canonical_language
 from workers.messages import MAX_NAME_CHARACTERS, MAX_PROMPT_CHARACTERS, ChannelMode, Task
@@ -74,12 +75,12 @@ def audio_root(spec: JobSpec, step: Step, step0: list[Path]) -> str:
 
 def _audio_root(spec: JobSpec, step: Step, step0: list[Path]) -> str:
     if spec.audio_root is not None:
-        return spec.audio_root if "://" in spec.audio_root else str(Path(spec.audio_root).absolute())
+        return spec.audio_root if "://" in spec.audio_root else str(absolute(spec.audio_root))
     if step.number > 1:
         before = JobHeader.read(Step(step.cache_path, step.prefix, step.number - 1).header_path)
         if before is not None:
             return before.audio_root
-    folders = {str(path.absolute().parent) for path in step0}
+    folders = {str(absolute(path.parent)) for path in step0}
     if len(folders) > 1:
         raise UsageError("the inputs lie in several folders: say with --audio-root where relative paths start")
     return folders.pop()

@@ -84,8 +84,10 @@ def standing_header(step: Step, header: JobHeader) -> JobHeader | None:
         only_input = len(changes) == 1 and changes[0].startswith(INPUT_CHANGED)
         made = needs_step and step.path.exists()
         advice = f" (and keep answers with --reuse {step.path})" if only_input and made else ""
+        appended = only_input and not made and header.rows > old.rows
+        finish = f", or finish it first: the same command with the first {old.rows} rows alone" if appended else ""
         raise UsageError(
             f"{step.path}: made by a job with other options: {'; '.join(changes)}. "
-            f"Start over with --force{advice}, or write elsewhere with --prefix"
+            f"Start over with --force{advice}, or write elsewhere with --prefix{finish}"
         )
     return old if step.path.exists() or not needs_step else None

@@ -39,10 +39,19 @@ class TestStep:
         step.create_job_folder()
         assert step.job_path.stat().st_mode & 0o777 == 0o700
 
-    @pytest.mark.parametrize("prefix", ["", "a/b", "a\nb", "a\0b", "中" * 80])
+    @pytest.mark.parametrize("prefix", ["", "a/b", "a\nb", "a\0b", "a\x85b", "a\u2028b", "a\udce9b", "中" * 80])
     def test_a_prefix_is_a_file_name(self, tmp_path: Path, prefix: str) -> None:
         with pytest.raises(UsageError, match="--prefix"):
             Step(tmp_path, prefix, 1)
+
+    @pytest.mark.parametrize("prefix", ["通話\u3000録音", "Screenshot 9.41\u202fPM", "می\u200cروم", "\u200ePTT-2026"])
+    def test_names_that_files_have_are_prefixes(self, tmp_path: Path, prefix: str) -> None:
+        assert Step.of(Step(tmp_path, prefix, 1).path) == Step(tmp_path, prefix, 1)
+
+    def test_a_step_has_one_name_from_whatever_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "below").mkdir()
+        monkeypatch.chdir(tmp_path / "below")
+        assert Step.of(Path("../data_step1.jsonl")) == Step(tmp_path, "data", 1)
 
     def test_step_0_is_never_written(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="step 0 is the input"):

@@ -117,6 +117,14 @@ def test_the_table_shows_texts_languages_and_failures_as_they_are(tmp_path: Path
         assert text in shown
 
 
+def test_the_table_shows_names_that_no_terminal_takes_and_numbers_of_any_length(tmp_path: Path) -> None:
+    row = f'{{"audio": "caf\\udce9.mp3", "transcription": "said", "id": {"9" * 5000}}}\n'
+    (tmp_path / "x_step1.jsonl").write_text(row)
+    shown = table_of(tmp_path / "x_step1.jsonl")
+    assert "caf\\udce9.mp3" in shown
+    shown.encode()
+
+
 def test_a_long_table_ends_with_where_the_rest_is(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "x_step1.jsonl", [{"audio": f"{row}.wav", "transcription": ""} for row in range(9)])
     shown = table_of(path, most_rows=3, width=300)

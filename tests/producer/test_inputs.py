@@ -127,3 +127,11 @@ class TestLines:
     def test_a_file_that_went_away(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"gone\.jsonl: cannot be read \(No such file"):
             list(iter_lines([tmp_path / "gone.jsonl"]))
+
+
+@pytest.mark.parametrize("name", ["/dev/stdin", "/dev/fd/{}", "/proc/self/fd/{}"])
+def test_a_redirected_file_is_no_input_for_later_commands(tmp_path: Path, name: str) -> None:
+    (tmp_path / "data.jsonl").write_text("{}\n")
+    refused = pytest.raises(UsageError, match=r"not a regular file|no such file")
+    with (tmp_path / "data.jsonl").open() as source, refused:
+        expand_inputs([name.format(source.fileno())])

@@ -214,8 +214,20 @@ def test_what_is_appended_to_the_input_is_none_of_the_job(tmp_path: Path) -> Non
     job.check_input()
     assert [row for row, _ in job.records()] == [0, 1, 2]
     assert [row["audio"] for row in read_rows(finish(job).step.path)] == ["0.wav", "1.wav", "2.wav"]
-    with pytest.raises(UsageError, match="3 rows then, 4 now"):
+    with pytest.raises(UsageError, match="3 rows then, 4 now") as caught:
         open_job(spec_of(tmp_path))
+    assert "rows alone" not in str(caught.value), "it is finished"
+
+
+def test_what_is_appended_to_the_input_of_a_job_that_has_begun_can_wait(tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=3)
+    source = tmp_path / "data.jsonl"
+    begun = source.read_text()
+    source.write_text(begun + '{"audio": "late.wav"}\n')
+    with pytest.raises(UsageError, match=r"or finish it first: the same command with the first 3 rows alone$"):
+        open_job(spec_of(tmp_path))
+    source.write_text(begun)
+    assert open_job(spec_of(tmp_path)) == job
 
 
 def test_an_input_that_is_another_by_now_can_be_put_back(tmp_path: Path) -> None:
@@ -278,6 +290,34 @@ def test_an_input_that_was_moved_is_read_where_it_lies_now(tmp_path: Path) -> No
     assert (again.id, again.header.inputs) == (job.id, [str(packed)])
     assert again == job.reload()
     assert list(again.lines()) == lines
+
+
+def test_a_finished_step_whose_input_was_moved_can_be_retried_after_the_same_command(tmp_path: Path) -> None:
+    job = new_job(tmp_path, prefix="rows")
+    done = finish(job)
+    (tmp_path / "data.jsonl").rename(tmp_path / "moved.jsonl")
+    moved = JobSpec((str(tmp_path / "moved.jsonl"),), cache_path=str(tmp_path / "cache"), prefix="rows")
+    with pytest.raises(UsageError, match=r"data.jsonl: cannot be read"):
+        list(done.lines())
+
+    # While somebody is at it, it stays as it is
+    with job.step.lock("collector") as lock:
+        assert lock.acquire()
+        assert open_job(moved) == done
+
+    again = open_job(moved)
+    assert (again.id, again.header.complete) == (job.id, True)
+    assert len(list(again.reload().lines())) == job.rows
+
+
+def test_a_job_is_the_same_from_whatever_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other machines need not have the folder of the command either."""
+    job = new_job(tmp_path)
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    spec = JobSpec(("../data.jsonl",), cache_path="../cache", audio_root="..")
+
+    assert open_job(spec) == job
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import itertools
@@ -257,6 +258,11 @@ def test_what_is_no_step_that_can_be_reused_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FleetError, match="changed by another program"):
         reusing(old, tmp_path, [{"audio": "0.wav"}])
     old.step.path.write_bytes(made + made)
+    with pytest.raises(FleetError, match=rf"old_step1\.jsonl: has {2 * OLD_ROWS} rows, not {OLD_ROWS}: this step"):
+        reusing(old, tmp_path, [{"audio": "0.wav"}])
+    old.step.path.write_bytes(made)
+    stamps = old.step.audio_path.read_bytes()
+    old.step.audio_path.write_bytes(b"".join(stamps.splitlines(keepends=True)[:-1]))
     with pytest.raises(FleetError, match=r"audio\.jsonl: ends before its step file"):
         reusing(old, tmp_path, [{"audio": "0.wav"}])
     old.step.audio_path.unlink()
@@ -309,3 +315,25 @@ def test_reuse_is_for_jobs_that_begin(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"reuse was not set, now '.*old_step1"):
         reusing(old, tmp_path, rows)
     assert begun.reload() == begun
+
+
+def test_a_step_that_other_programs_wrote_back_is_reused(tmp_path: Path) -> None:
+    """As pandas does: an error in each row, null where there is none. And with a mark of UTF-8 and blank lines."""
+    old = made_step(tmp_path)
+    rows = [{"transcription_error": None, **row} for row in read_rows(old.step.path)]
+    lines = "".join(json.dumps(row) + "\n\n" for row in rows)
+    old.step.path.write_bytes(codecs.BOM_UTF8 + lines.encode())
+
+    job = reusing(old, tmp_path, [{"audio": f"{row}.wav"} for row in range(OLD_ROWS)])
+
+    assert reused(job) == {row: f"text {row}" for row in range(OLD_ROWS - 1)}
+
+
+def test_a_step_that_lacks_a_row_is_not_reused(tmp_path: Path) -> None:
+    """The rows after it would be taken for those before them."""
+    old = made_step(tmp_path)
+    lines = old.step.path.read_bytes().splitlines(keepends=True)
+    old.step.path.write_bytes(b"".join(lines[1:]))
+
+    with pytest.raises(FleetError, match=f"has {OLD_ROWS - 1} rows, not {OLD_ROWS}: this step cannot be reused"):
+        reusing(old, tmp_path, [{"audio": "0.wav"}])
