@@ -159,6 +159,14 @@ def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+def gone(pid: int) -> bool:
+    """Whether a process has ended. Nobody may be there to ask after the children of one that was killed."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def still_running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     """Those that have not ended. (One that nobody has waited for yet has.)"""
     found = []

@@ -10,10 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from benchmarks.gpu_runs import Run
-from fleet import wait_for
+from fleet import gone, wait_for
 
 ROOT = Path(__file__).parents[2]
 RUN = Run("worker", 8, 60, 2.0, 3.0, 10, 6000, 6.0, 1.0, 90.0, 70.0)
@@ -63,7 +61,7 @@ def test_a_command_that_is_killed_leaves_what_was_told_and_the_engines_log(tmp_p
     said, _, process = log.read_text().strip().rpartition(" ")
     assert said == "loading in process"
     # And nothing runs on
-    wait_for(lambda: not psutil.pid_exists(int(process)))
+    wait_for(lambda: gone(int(process)))
 
 
 def test_engines_that_stand_still_are_ended_in_time_and_their_logs_stay(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def test_a_run_reports_every_clip_and_leaves_nothing_behind(tmp_path: Path) -> N
     done = bench(
         *("--corpus", str(corpus), "--asterisk-words", "0", "--systems", "fleet", "--results", str(tmp_path / "out")),
         TMPDIR=str(temporary),
+        SPT_NOENV="1",  # processes with titles of their own show their environment still
     )
     # Then it says that it missed a bar, and its report names every clip, what failed, and the engine that was no engine
     assert done.returncode == 1, done.stderr

@@ -133,6 +133,7 @@ def test_eight_bit_layers_hear_nearly_the_same_or_are_refused(demo: Outcome, tmp
 
 def _arguments_and_folder(process: psutil.Process) -> list[str]:
     try:
-        return [*process.cmdline(), process.cwd(), *process.environ().values()]
+        files = (file.path for file in process.open_files())  # the log: who has a title of its own shows no environment
+        return [*process.cmdline(), process.cwd(), *process.environ().values(), *files]
     except psutil.Error:
         return []

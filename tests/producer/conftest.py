@@ -29,3 +29,9 @@ def alone() -> Iterator[dict[str, str]]:
     folder = tempfile.mkdtemp(prefix="wf-")  # short: a socket's path holds 107 bytes
     yield clean_environment(WHISPER_ENGINE="standin", TMPDIR=folder)
     shutil.rmtree(folder)
+
+
+@pytest.fixture(autouse=True)
+def done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collector waits for what it merges or opens, however slow the disk: what it leaves for later has tests too."""
+    monkeypatch.setattr("producer.collector.AT_ONCE_SECONDS", 60.0)

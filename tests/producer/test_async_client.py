@@ -199,7 +199,7 @@ def test_while_redis_stands_still_nobody_waits_behind_what_is_sent(fleet: Fleet)
             with pytest.raises(CallTimeoutError, match=r"redis://\S+ does not answer"):
                 await handle.result(1)
             assert await handle.cancel()
-            assert time.monotonic() - began < 15
+            assert time.monotonic() - began < 60
         finally:
             valkey.resume()
         await asyncio.gather(*sending, return_exceptions=True)

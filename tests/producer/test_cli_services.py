@@ -84,8 +84,9 @@ def test_flower_shows_workers_queues_and_tasks(slow_worker: Fleet, tmp_path: Pat
             assert httpx.get(authority + path, timeout=10).status_code == 401
         assert httpx.get(authority + "/api/workers", auth=("someone", "wrong"), timeout=10).status_code == 401
 
-        # Messages that keep one thread busy, and more that wait: of 16 rows each, for an engine of eight windows.
-        count = 40
+        # Messages that keep one thread busy, and more that wait: for an engine of eight windows. Twenty
+        # seconds of work: long enough to be looked at.
+        count = 160
         source = speech_rows(tmp_path / "in", count)
         assert slow_worker.cli("enqueue", str(source), "--cache-path", str(tmp_path / "cache")).returncode == 0
         job = load_job(tmp_path / "cache" / "data_step1.jsonl")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -62,9 +63,19 @@ def long_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+Pools = Callable[[int, AudioLimits], DecodePool]
+
+
 @pytest.fixture
-def pool() -> Iterator[DecodePool]:
-    made = DecodePool(1, AudioLimits())
+def pools() -> Iterator[Pools]:
+    """Makes pools, which end with the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda processes, limits: stack.enter_context(contextlib.closing(DecodePool(processes, limits)))
+
+
+@pytest.fixture
+def pool(pools: Pools) -> Iterator[DecodePool]:
+    made = pools(1, AudioLimits())
     yield made
     made.close()
     assert children() == []
@@ -127,21 +138,19 @@ def test_bad_files_cost_no_process(pool: DecodePool, tmp_path: Path) -> None:
     assert children() == before
 
 
-def test_transient_errors_arrive_as_such() -> None:
-    pool = DecodePool(1, AudioLimits(allow_private_addresses=True))
+def test_transient_errors_arrive_as_such(pools: Pools) -> None:
+    pool = pools(1, AudioLimits(allow_private_addresses=True))
     with pytest.raises(TransientError) as caught:
         duration_of(pool, "http://127.0.0.1:9/a.wav")
     assert caught.value.type == "fetch_failed"
-    pool.close()
 
 
-def test_records_share_the_processes() -> None:
-    pool = DecodePool(2, AudioLimits())
+def test_records_share_the_processes(pools: Pools) -> None:
+    pool = pools(2, AudioLimits())
     files = sorted(SAMPLES.iterdir()) * 2
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda path: duration_of(pool, path), files))
     assert len(children()) <= 2
-    pool.close()
     assert found == [pytest.approx(soundfile.info(str(path)).duration, abs=0.1) for path in files]
 
 
@@ -180,8 +189,8 @@ def test_process_that_died_while_idle_is_replaced(pool: DecodePool) -> None:
     assert works(pool)
 
 
-def test_hang_ends_at_the_deadline(long_file: str) -> None:
-    pool = DecodePool(1, AudioLimits(decode_timeout_seconds=4))
+def test_hang_ends_at_the_deadline(pools: Pools, long_file: str) -> None:
+    pool = pools(1, AudioLimits(decode_timeout_seconds=4))
     (pid,) = children()
     with pytest.raises(TranscriptionError) as caught, pool.open(long_file) as stream:  # noqa: PT012
         for _ in stream:
@@ -191,7 +200,6 @@ def test_hang_ends_at_the_deadline(long_file: str) -> None:
     assert "WHISPER_DECODE_TIMEOUT_SECONDS" in caught.value.message
     wait_until_gone([pid])
     assert works(pool)
-    pool.close()
 
 
 def test_stream_left_early_ends_its_process(pool: DecodePool, long_file: str) -> None:
@@ -202,16 +210,15 @@ def test_stream_left_early_ends_its_process(pool: DecodePool, long_file: str) ->
     assert works(pool)
 
 
-def test_slow_reader_is_waited_for(long_file: str) -> None:
+def test_slow_reader_is_waited_for(pools: Pools, long_file: str) -> None:
     # Given a deadline shorter than the reader's pause
-    pool = DecodePool(1, AudioLimits(decode_timeout_seconds=5))
+    pool = pools(1, AudioLimits(decode_timeout_seconds=5))
     with pool.open(long_file) as stream:
         blocks = iter(stream)
         next(blocks)
         time.sleep(5.5)
         # Then the decoder has stopped at the full pipe, and goes on with it
         assert 590 < 10 + sum(block.samples.size for block in blocks) / SAMPLE_RATE_HZ <= 600.1
-    pool.close()
 
 
 def test_whoever_waits_for_a_silent_decoder_is_asked_whether_to_go_on(pool: DecodePool, long_file: str) -> None:
@@ -270,8 +277,8 @@ def test_polite_signals_do_not_end_a_decoder(pool: DecodePool) -> None:
     assert children() == before
 
 
-def test_close_fails_open_streams_as_transient(long_file: str) -> None:
-    pool = DecodePool(1, AudioLimits())
+def test_close_fails_open_streams_as_transient(pools: Pools, long_file: str) -> None:
+    pool = pools(1, AudioLimits())
     with pytest.raises(TransientError) as caught, pool.open(long_file) as stream:  # noqa: PT012
         for _ in stream:
             pool.close()
@@ -303,21 +310,20 @@ def test_decoders_are_confined(pool: DecodePool) -> None:
     assert psutil.Process(pid).rlimit(psutil.RLIMIT_CORE) == (0, 0)
 
 
-def test_decoders_hold_no_pipe_of_another() -> None:
-    pool = DecodePool(2, AudioLimits())
+def test_decoders_hold_no_pipe_of_another(pools: Pools) -> None:
+    pool = pools(2, AudioLimits())
     with pool.open(str(SAMPLES / "en_weather.wav")) as one, pool.open(str(SAMPLES / "en_train.flac")) as two:
         assert sum(1 for _ in one)
         assert sum(1 for _ in two)
         targets = [[str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()] for pid in children()]
         sockets = [{target for target in held if target.startswith("socket")} for held in targets]
-    pool.close()
     assert [len(held) for held in sockets] == [1, 1]
     assert sockets[0] != sockets[1]
 
 
-def test_whoever_cannot_wait_has_a_process_more(long_file: str) -> None:
+def test_whoever_cannot_wait_has_a_process_more(pools: Pools, long_file: str) -> None:
     # Given a pool whose only process is at work on a long recording, and somebody who waits for it
-    pool = DecodePool(1, AudioLimits())
+    pool = pools(1, AudioLimits())
     with ThreadPoolExecutor(1) as thread:
         try:
             with pool.open(long_file):
@@ -339,9 +345,11 @@ def test_whoever_cannot_wait_has_a_process_more(long_file: str) -> None:
             pool.close()
 
 
-def test_closing_starts_no_process_for_those_that_wait(long_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_starts_no_process_for_those_that_wait(
+    pools: Pools, long_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Given threads that wait for the only process, whose recording nobody reads on
-    pool, started = DecodePool(1, AudioLimits()), []
+    pool, started = pools(1, AudioLimits()), []
     monkeypatch.setattr(pool, "_start", lambda: started.append(None))
     with ThreadPoolExecutor(2) as threads, pool.open(long_file) as stream:
         waiting = [threads.submit(works, pool) for _ in range(2)]
@@ -359,10 +367,9 @@ def test_closing_starts_no_process_for_those_that_wait(long_file: str, monkeypat
     assert started == []
 
 
-def test_smallest_memory_setting_is_enough() -> None:
-    pool = DecodePool(1, AudioLimits.from_settings(load_settings(decode_memory_bytes=2**30)))
+def test_smallest_memory_setting_is_enough(pools: Pools) -> None:
+    pool = pools(1, AudioLimits.from_settings(load_settings(decode_memory_bytes=2**30)))
     assert works(pool)
-    pool.close()
 
 
 def test_pool_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,7 +411,6 @@ def test_map_path(source: str, mapped: str) -> None:
     assert map_path(source, {"/data": "/mnt", "/data/deep": "/deep", "s3://bucket/": "/bucket/"}) == mapped
 
 
-def test_paths_are_mapped_on_the_way() -> None:
-    pool = DecodePool(1, AudioLimits(path_map={"/elsewhere": str(SAMPLES)}))
+def test_paths_are_mapped_on_the_way(pools: Pools) -> None:
+    pool = pools(1, AudioLimits(path_map={"/elsewhere": str(SAMPLES)}))
     assert duration_of(pool, "/elsewhere/en_weather.wav") > 2
-    pool.close()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -16,7 +17,7 @@ import psutil
 import pytest
 
 from cpu_build import only_on_a_cpu
-from fleet import wait_for
+from fleet import gone, wait_for
 
 pytestmark = only_on_a_cpu
 
@@ -159,14 +160,6 @@ class Worker:
         return cast("dict[str, Any]", json.loads(line))
 
 
-def gone(pid: int) -> bool:
-    """Whether a process has ended. Nobody may be there to ask after the children of one that was killed."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `THREE` said, the title of its server, and what stood on stderr before it ended and after."""
@@ -231,11 +224,16 @@ def test_a_killed_worker_leaves_no_server_in_the_midst_of_its_imports(tmp_path: 
 def test_a_killed_worker_leaves_no_engine_that_hears_nothing(tmp_path: Path) -> None:
     with worker(tmp_path, ONE, STOPS="1") as running:
         engine = running.says()
-        wait_for(lambda: psutil.Process(engine["pid"]).status() == psutil.STATUS_STOPPED)
+        try:
+            wait_for(lambda: psutil.Process(engine["pid"]).status() == psutil.STATUS_STOPPED)
 
-        running.process.kill()
+            running.process.kill()
 
-        wait_for(lambda: gone(engine["pid"]) and gone(engine["parent"]))
+            wait_for(lambda: gone(engine["pid"]) and gone(engine["parent"]))
+        finally:
+            for left in (engine["pid"], engine["parent"]):
+                with suppress(ProcessLookupError):
+                    os.kill(left, signal.SIGKILL)
 
 
 def test_without_a_server_the_engine_is_spawned_and_one_line_says_why(tmp_path: Path) -> None:

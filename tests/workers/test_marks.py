@@ -191,9 +191,10 @@ def test_outage_disturbs(worker: Worker, fleet: Fleet) -> None:
 def test_process_that_stood_still_knows_nothing_of_the_others_for_a_while(worker: Worker) -> None:
     marks = worker(lease_seconds=0.3)
     wait_for(marks.undisturbed)
+    before = marks._undisturbed_since
     with marks._lock:  # no beat ends
         time.sleep(4 * marks._beat_seconds)
-    wait_for(lambda: not marks.undisturbed())
+    wait_for(lambda: marks._undisturbed_since > before)
     wait_for(marks.undisturbed)
 
 

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 from urllib.parse import quote, urlsplit
 
 import psutil
@@ -53,6 +54,13 @@ def answers(client: Redis) -> bool:
         return bool(client.ping())
     except RedisError:
         return False
+
+
+def echoed(client: Redis, word: str) -> bytes | None:
+    try:
+        return cast("bytes", client.echo(word))
+    except RedisError:
+        return None
 
 
 @contextlib.contextmanager
@@ -162,8 +170,9 @@ def test_a_brief_client_waits_for_nobody(sentinel_urls: list[str], fleet: Fleet,
             finally:
                 server.resume()
             # Then what comes late is no answer to the next question
-            assert all(client.echo(url) == url.encode() for client in clients)
-        assert max(waits) < 3, waits
+            for client in clients:
+                assert wait_for(lambda one=client, word=url: echoed(one, word)) == url.encode()
+        assert max(waits) < 20, "a patient one waits for 30 s at least"
 
 
 def test_a_brief_client_waits_for_no_sentinel_either(fleet: Fleet, tmp_path: Path) -> None:
@@ -175,7 +184,7 @@ def test_a_brief_client_waits_for_no_sentinel_either(fleet: Fleet, tmp_path: Pat
         try:
             began = time.monotonic()
             assert not answers(connect_briefly(url, 0.5))
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 20, "a patient one waits for 30 s at least"
         finally:
             server.resume()
 
