@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 
 from producer.cache import atomic_write
 from producer.errors import UsageError
-from producer.locating import shortened
 
 #: Version of job.json; a change that older code would misread raises it.
 HEADER_VERSION = 1
@@ -107,15 +107,20 @@ def differences(old: JobHeader, new: JobHeader) -> list[str]:
         found.append(f"{INPUT_CHANGED} (content hash{_rows(old, new)})")
     if old.task != new.task:
         found.append(f"task was {old.task!r}, now {new.task!r}")
-    # Earlier versions left `..` in it.
-    if new.audio_root not in (old.audio_root, shortened(old.audio_root)):
+    if _place(old.audio_root) != _place(new.audio_root):
         found.append(f"audio root was {old.audio_root!r}, now {new.audio_root!r}")
     for name in {**old.options, **new.options}:
         before, now = old.option(name), new.option(name)
         # What was taken from another step is in the journal: a job that is resumed need not name it again.
-        if before != now and not (name == "reuse" and now is None):
+        same = _place(before) == _place(now) or now is None if name == "reuse" else before == now
+        if not same:
             found.append(changed(name, before, now))
     return found
+
+
+def _place(path: str | None) -> str | None:
+    """A folder or file as it is compared: ``..`` stays in it or not, by what is there when a command runs."""
+    return path and os.path.normpath(path)
 
 
 def changed(name: str, before: Any, now: Any) -> str:

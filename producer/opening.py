@@ -13,7 +13,7 @@ from producer import reuse
 from producer.audio_files import read_stamps, stamped, write_stamps
 from producer.cache import Step, check_writable
 from producer.columns import Columns
-from producer.errors import UsageError
+from producer.errors import FleetError, UsageError
 from producer.header import JobHeader, now
 from producer.inputs import default_prefix, expand_inputs, stamp_of
 from producer.job import Job, new_id
@@ -138,11 +138,17 @@ def _where_it_lies(step: Step, standing: JobHeader, inputs: list[str]) -> JobHea
     """
     if standing.inputs == inputs:
         return standing
-    with step.lock("producer") as producing, step.lock("collector") as collecting:
-        if not (producing.acquire() and collecting.acquire()):
-            if not standing.complete:
-                Job(step, standing).check_input()  # somebody is at the job, and reads it where it lay
-            return standing
-        standing = dataclasses.replace(JobHeader.read(step.header_path) or standing, inputs=inputs)
-        standing.write(step.header_path)
-        return standing
+    try:
+        with step.lock("producer") as producing, step.lock("collector") as collecting:
+            if producing.acquire() and collecting.acquire():
+                now_standing = JobHeader.read(step.header_path) or standing
+                if now_standing.sha256 == standing.sha256:  # and not another's, who was faster
+                    standing = dataclasses.replace(now_standing, inputs=inputs)
+                    standing.write(step.header_path)
+                return standing
+    except FleetError:
+        if not standing.complete:  # there is nothing to do, and who may only read a step need not be able to write
+            raise
+    if not standing.complete:
+        Job(step, standing).check_input()  # somebody is at the job, and reads it where it lay
+    return standing

@@ -9,6 +9,7 @@ from producer.cache import Step
 from producer.errors import UsageError
 from producer.file_lock import FileLock
 from producer.header import INPUT_CHANGED, JobHeader, differences
+from producer.job import Job
 from producer.registry import ANNOUNCE_SECONDS
 
 #: Another starter of the same job needs no longer to write its header.
@@ -84,10 +85,19 @@ def standing_header(step: Step, header: JobHeader) -> JobHeader | None:
         only_input = len(changes) == 1 and changes[0].startswith(INPUT_CHANGED)
         made = needs_step and step.path.exists()
         advice = f" (and keep answers with --reuse {step.path})" if only_input and made else ""
-        appended = only_input and not made and header.rows > old.rows
-        finish = f", or finish it first: the same command with the first {old.rows} rows alone" if appended else ""
+        appended = only_input and not needs_step and _begins_alike(Job(step, old))
+        finish = f", or finish it first: the same command with a file of the first {old.rows} rows" if appended else ""
         raise UsageError(
             f"{step.path}: made by a job with other options: {'; '.join(changes)}. "
             f"Start over with --force{advice}, or write elsewhere with --prefix{finish}"
         )
     return old if step.path.exists() or not needs_step else None
+
+
+def _begins_alike(job: Job) -> bool:
+    """Whether the input of a job still begins with its rows: others were appended."""
+    try:
+        job.check_input()
+    except UsageError:
+        return False
+    return True

@@ -32,9 +32,9 @@ SPARSE_BYTES_PER_SECOND = 5.0
 AGAIN_BYTES_PER_SECOND, AGAIN_UNSPACED_BYTES_PER_SECOND = 7.0, 10.0
 #: A list is kept when every other try is so much less likely, by mean log probability.
 MUCH_LESS_LIKELY = 0.5
-#: Share of equal words, of all and of those that come once, from which two tries heard the same list. The shorter has
-#: that share of the other's words at least: else it leaves something out, or the other goes on too long.
-SAME_LIST, SAME_LENGTH = 0.8, 0.95
+#: Share of equal words, of all and of those that come once, from which two tries heard the same list, and how many
+#: words fewer one may have: with more a line is left out, or said too often.
+SAME_LIST, FEWER_WORDS = 0.8, 2
 #: A window with less speech than this may well have no words in it.
 CLEAR_SPEECH_SECONDS = 0.6
 #: So much speech without words is said to be missing.
@@ -51,7 +51,7 @@ class Verdict(Enum):
     GOOD = 0
     SILENCE = 1
     LOW_CONFIDENCE = 2
-    #: Shortens like a loop, but nothing in it is said twice in a row, and the model is sure of it.
+    #: Shortens like a loop, but is none, no sentence in it follows itself, and the model is sure of it.
     LIST = 3
     REPETITIVE = 4
     EMPTY = 5
@@ -188,9 +188,9 @@ def _same(one: WindowResult, other: WindowResult) -> bool:
     if one.temperature == other.temperature:  # and so the seed: it proves nothing
         return False
     said = words(one.text), words(other.text)
-    shorter, longer = sorted(map(len, said))
+    fewer, more = sorted(map(len, said))
     rare = [[word for word in own if count[word] == 1] for own in said for count in [Counter(own)]]
-    return shorter >= SAME_LENGTH * longer and min(_likeness(*said), _likeness(*rare)) >= SAME_LIST
+    return more - fewer <= FEWER_WORDS and min(_likeness(*said), _likeness(*rare)) >= SAME_LIST
 
 
 def _likeness(said: Sequence[str], other: Sequence[str]) -> float:

@@ -81,7 +81,9 @@ class SeekingDecoder:
         try:
             result = done.result()
             if window.with_tail is not None and not result.text:  # there is no more than that
-                window.parts[-1] = (window.parts[-1][0], _with_end(window.with_tail))
+                began_s, kept = window.parts[-1]
+                whole = _with_end(window.with_tail)
+                window.parts[-1] = (began_s, _cut_off(whole) if CUT_OFF in kept.flags else whole)
             part, until_s, again_s = self._part(result, window.speech, start_s)
             more = _says_more(window.speech, until_s)
             window.with_tail = result if part is not result and result.finished else None
@@ -111,7 +113,7 @@ class SeekingDecoder:
             if again_s <= start_s:
                 return part, until_s, None
             if speech_after(speech, said_s) - speech_after(speech, again_s) >= MISSED_SECONDS:
-                part = replace(part, flags=tuple(dict.fromkeys((*part.flags, CUT_OFF))))
+                part = _cut_off(part)
             return part, until_s, again_s
         if until_s <= start_s:
             return part, until_s, None
@@ -127,6 +129,11 @@ class SeekingDecoder:
         loops = self._decoder.gates.repeats(text, ratio)
         flags = tuple(flag for flag in result.flags if loops or flag != "repetition")
         return replace(result, text=text, segments=segments, compression_ratio=ratio, flags=flags, whole=None)
+
+
+def _cut_off(result: WindowResult) -> WindowResult:
+    """The result, said to lack some of what was said."""
+    return replace(result, flags=tuple(dict.fromkeys((*result.flags, CUT_OFF))))
 
 
 def _is_open(result: WindowResult, speech: Speech, start_s: float) -> bool:

@@ -97,3 +97,13 @@ def test_a_job_that_is_resumed_need_not_name_again_what_it_reused() -> None:
     begun = replace(HEADER, options={**HEADER.options, "reuse": "/cache/old_step1.jsonl"})
     assert differences(begun, HEADER) == []
     assert differences(HEADER, begun) == ["reuse was not set, now '/cache/old_step1.jsonl'"]
+
+
+def test_a_place_is_the_same_with_and_without_a_way_back_in_it() -> None:
+    """Earlier versions left it in, and a folder on the way may be gone."""
+    options = {**HEADER.options, "reuse": "/cache/old_step1.jsonl"}
+    new = replace(HEADER, options=options)
+    old = replace(new, audio_root="/data/a/../中", options={**options, "reuse": "/b/../cache/old_step1.jsonl"})
+    assert differences(old, new) == differences(new, old) == []
+    assert differences(old, replace(new, audio_root="s3://bucket/中")) != []
+    assert differences(old, replace(new, options={**options, "reuse": "/cache/other_step1.jsonl"})) != []

@@ -216,7 +216,7 @@ def test_what_is_appended_to_the_input_is_none_of_the_job(tmp_path: Path) -> Non
     assert [row["audio"] for row in read_rows(finish(job).step.path)] == ["0.wav", "1.wav", "2.wav"]
     with pytest.raises(UsageError, match="3 rows then, 4 now") as caught:
         open_job(spec_of(tmp_path))
-    assert "rows alone" not in str(caught.value), "it is finished"
+    assert "finish it first" not in str(caught.value), "it is finished"
 
 
 def test_what_is_appended_to_the_input_of_a_job_that_has_begun_can_wait(tmp_path: Path) -> None:
@@ -224,7 +224,10 @@ def test_what_is_appended_to_the_input_of_a_job_that_has_begun_can_wait(tmp_path
     source = tmp_path / "data.jsonl"
     begun = source.read_text()
     source.write_text(begun + '{"audio": "late.wav"}\n')
-    with pytest.raises(UsageError, match=r"or finish it first: the same command with the first 3 rows alone$"):
+    with pytest.raises(UsageError, match=r"or finish it first: the same command with a file of the first 3 rows$"):
+        open_job(spec_of(tmp_path))
+    source.write_text('{"audio": "early.wav"}\n' + begun)
+    with pytest.raises(UsageError, match=r"write elsewhere with --prefix$"):
         open_job(spec_of(tmp_path))
     source.write_text(begun)
     assert open_job(spec_of(tmp_path)) == job
@@ -292,7 +295,12 @@ def test_an_input_that_was_moved_is_read_where_it_lies_now(tmp_path: Path) -> No
     assert list(again.lines()) == lines
 
 
-def test_a_finished_step_whose_input_was_moved_can_be_retried_after_the_same_command(tmp_path: Path) -> None:
+def test_a_finished_step_whose_input_was_moved_can_be_retried_after_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: object) -> bool:
+        raise FleetError("producer.lock: cannot be written (Permission denied): make it writable")
+
     job = new_job(tmp_path, prefix="rows")
     done = finish(job)
     (tmp_path / "data.jsonl").rename(tmp_path / "moved.jsonl")
@@ -303,6 +311,11 @@ def test_a_finished_step_whose_input_was_moved_can_be_retried_after_the_same_com
     # While somebody is at it, it stays as it is
     with job.step.lock("collector") as lock:
         assert lock.acquire()
+        assert open_job(moved) == done
+
+    # Nor by somebody who may not write
+    with monkeypatch.context() as patched:
+        patched.setattr("producer.file_lock.FileLock.acquire", refused)
         assert open_job(moved) == done
 
     again = open_job(moved)

@@ -291,7 +291,9 @@ def listed(text: str, avg_logprob: float, temperature: float) -> tuple[WindowRes
     return result, Verdict.LIST
 
 
-@pytest.mark.parametrize("again", [WHOLE, WHOLE.replace(".", ","), WHOLE.replace("greeting", "meeting")])
+@pytest.mark.parametrize(
+    "again", [WHOLE, WHOLE.replace(".", ","), WHOLE.replace("greeting", "meeting"), WHOLE.replace(" a name", "")]
+)
 def test_a_list_that_is_heard_twice_is_the_answer_as_the_model_is_surest_of_it(again: str) -> None:
     first, surer = listed(WHOLE, -0.2, 0.0), listed(again, -0.1, 0.4)
     unsure = (heard("press wan tu", avg_logprob=-0.6, temperature=0.2), Verdict.LOW_CONFIDENCE)
@@ -310,6 +312,7 @@ OTHERS = "".join(f"Press {number} to {item}. " for number, item in enumerate(("s
     "other",
     [
         listed(LESS, -0.1, 0.2),  # leaves the end out
+        listed(WHOLE.replace("Press 3 to record a name. ", ""), -0.1, 0.2),  # or a line
         listed(OTHERS, -0.1, 0.2),  # only the pattern of the lines is the same
         listed(WHOLE, -0.1, 0.0),  # the same try again
         (heard(WHOLE, compression_ratio=2.5, avg_logprob=-1.1, temperature=0.2), Verdict.REPETITIVE),

@@ -279,11 +279,17 @@ def test_a_text_without_any_end_that_is_too_short_for_its_speech_is_heard_on_beh
     assert result.segments[0].end <= 3.0
 
 
-def test_speech_before_that_pause_that_nobody_hears_is_said_to_be_missing(decoders: list[SeekingDecoder]) -> None:
-    script = Script(alone("hello"), said("all that follows", (0.3, 13.3)))
-    result = decode(decoders, script, window(30), (0.2, 14.0), (16.0, 29.0)).result(10)
-    assert script.starts_s == [0.0, pytest.approx(15.7, abs=0.1)]
-    assert (result.text, result.flags) == ("hello all that follows", ("cut_off",))
+@pytest.mark.parametrize(
+    ("rest", "ends_s", "text"),
+    [([said("all that follows", (0.3, 13.3))], 29.0, "hello all that follows"), ([heard("")] * 6, 17.0, "hello")],
+)
+def test_speech_before_that_pause_that_nobody_hears_is_said_to_be_missing(
+    decoders: list[SeekingDecoder], rest: list[WindowResult], ends_s: float, text: str
+) -> None:
+    script = Script(alone("hello"), *rest)
+    result = decode(decoders, script, window(30), (0.2, 14.0), (16.0, ends_s)).result(10)
+    assert script.starts_s[:2] == [0.0, pytest.approx(15.7, abs=0.1)]
+    assert (result.text, result.flags) == (text, ("cut_off",))
 
 
 def test_a_rest_with_hardly_any_speech_may_have_no_words(decoders: list[SeekingDecoder]) -> None:
