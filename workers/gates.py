@@ -189,8 +189,14 @@ def _same(one: WindowResult, other: WindowResult) -> bool:
         return False
     said = words(one.text), words(other.text)
     fewer, more = sorted(map(len, said))
-    rare = [[word for word in own if count[word] == 1] for own in said for count in [Counter(own)]]
+    rare = map(_once, said)
     return more - fewer <= FEWER_WORDS and min(_likeness(*said), _likeness(*rare)) >= SAME_LIST
+
+
+def _once(said: Sequence[str]) -> list[str]:
+    """The words that come once: what a list's lines do not share."""
+    count = Counter(said)
+    return [word for word in said if count[word] == 1]
 
 
 def _likeness(said: Sequence[str], other: Sequence[str]) -> float:
