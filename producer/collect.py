@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
-from producer.collector import TRY_SHARE, Collector
+from producer.collector import Collector, pause_after
+from producer.disk import may_pass
 from producer.display import LINE_SECONDS
-from producer.errors import FleetError, JobCancelledError
+from producer.errors import FleetError, JobCancelledError, UsageError
 from producer.job import Job
 from producer.lookup import job_of
 from producer.owned import OwnedJob
@@ -47,10 +48,10 @@ def serve(redis: Redis, names: Sequence[str], report: Report, config: Settings) 
     next_adoption = 0.0
     try:
         while True:
-            waiting = [job for job in named.values() if not job.is_cancelled()]  # or was resumed since
-            if names and not waiting:
-                break
             try:
+                waiting = [job for job in named.values() if not job.is_cancelled()]  # or was resumed since
+                if names and not waiting:
+                    break
                 if time.monotonic() >= next_adoption:
                     current = [job.reload() for job in waiting]
                     for owned in collector.adopt(current) if names else collector.adopt_registered():
@@ -61,15 +62,17 @@ def serve(redis: Redis, names: Sequence[str], report: Report, config: Settings) 
                 for job in _poll(collector, reports, config.stall_seconds):  # it may have been replaced by another one
                     named = {id: one for id, one in named.items() if one.step != job.step}
                 reconciler.step([_watched(owned) for owned in collector.jobs])
+                for id, job in [(id, job.reload()) for id, job in named.items()]:
+                    if job.is_finished() and job.id not in {owned.job.id for owned in collector.jobs}:
+                        reports.say(job, job.progress())  # another collector was faster
+                        del named[id]
             except NoPermissionError as error:
                 raise FleetError(f"Redis: {reason(error)}") from error
             except (RedisError, FleetError) as error:
+                if isinstance(error, UsageError) and not may_pass(error):
+                    raise
                 log.warning("trying again: %s", error)
                 time.sleep(RETRY_SECONDS)
-            for id, job in [(id, job.reload()) for id, job in named.items()]:
-                if job.is_finished() and job.id not in {owned.job.id for owned in collector.jobs}:
-                    reports.say(job, job.progress())  # another collector was faster
-                    del named[id]
     finally:
         reconciler.close()
         collector.close()
@@ -120,7 +123,7 @@ def _poll(collector: Collector, reports: _Reports, pause_seconds: float) -> list
             log.warning("job %s: let go of: %s", owned.job.id, owned.error)
             collector.release(owned)
         elif owned.error is not None:
-            pause = max(pause_seconds, owned.tried_seconds / TRY_SHARE)
-            log.warning("job %s: tried again in %.0f s: %s", owned.job.id, pause, owned.error)
+            pause = max(pause_seconds, pause_after(owned.tried_seconds))
+            log.warning("job %s: tried again in %.0f s, or by a restart: %s", owned.job.id, pause, owned.error)
             collector.release(owned, pause)
     return complete

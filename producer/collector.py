@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 GATHER_SECONDS = 0.05
 #: The share of the time that tries to go on with a job that cannot may take.
 TRY_SHARE = 0.05
+#: And the longest pause: whoever has made room on a disk waits for the next try.
+LONGEST_PAUSE_SECONDS = 600.0
 #: A journal is opened, and a step file written, within this time, or the other jobs are served meanwhile.
 AT_ONCE_SECONDS = 0.5
 
@@ -119,7 +121,7 @@ class Collector:
                 owned.tried_seconds = opening.seconds
                 log.info("job %s: %d of %d rows answered", job, owned.journal.answered, owned.journal.rows)
             return owned
-        self._paused_until[job] = time.monotonic() + opening.seconds / TRY_SHARE
+        self._paused_until[job] = time.monotonic() + pause_after(opening.seconds)
         return None
 
     def poll(self, block_seconds: float = 1.0) -> int:
@@ -241,6 +243,11 @@ class Collector:
             if self._said.get(job) != str(error):
                 self._said[job] = str(error)
                 log.warning("job %s: cannot be served here: %s", job, error)
+
+
+def pause_after(tried_seconds: float) -> float:
+    """Seconds until the next try of what has failed, after one that took so long."""
+    return min(LONGEST_PAUSE_SECONDS, tried_seconds / TRY_SHARE)
 
 
 def _awaits(owned: OwnedJob) -> bool:

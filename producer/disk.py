@@ -14,6 +14,16 @@ from producer.errors import FleetError
 DISK_ERRORS = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 )
+#: What a network's file system says while its server is away for a moment.
+PASSING_ERRORS = frozenset(
+    (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EHOSTUNREACH, errno.EHOSTDOWN)
+)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether ``error`` comes of a file system that may be back soon."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in PASSING_ERRORS
 
 
 @contextmanager

@@ -13,13 +13,15 @@ from celery import Celery
 from redis import Redis
 
 from producer import registry
+from producer.awaiting import Route, await_route, say_who_is_awaited
 from producer.chunks import Chunk, ChunkLimits, window_rows_for
+from producer.errors import UsageError
 from producer.follow import RowSet
 from producer.in_flight import rows_on_their_way, task_id
 from producer.job import Job
 from producer.patience import TROUBLE, Patience
 from producer.registry import ANNOUNCE_SECONDS
-from producer.routing import queue_of_job, queues_for
+from producer.routing import check_one_model, queue_of_job, queues_for
 from producer.unchanged_input import UnchangedInput
 from producer.window import Window
 from workers import keys
@@ -27,7 +29,6 @@ from workers.app import PRIORITY_BULK
 from workers.messages import TASK_NAMES, Failure, Record, RowResult
 from workers.presence import Presence, live_workers
 from workers.settings import Settings
-from workers.startup import in_words, starting_workers
 
 log = logging.getLogger(__name__)
 
@@ -48,18 +49,24 @@ def enqueuer_for(
     answered: Callable[[], RowSet],
     stop: threading.Event,
 ) -> Enqueuer:
-    """An enqueuer whose queue and chunk size suit the live workers. Raises UsageError for what none of them can do."""
+    """An enqueuer whose queue and chunk size suit the live workers. Raises UsageError for what none of them can do.
+
+    Where a model is named, and no worker is live, only those that come can tell the queue: it is chosen then.
+    """
     header = job.header
     # An own fleet was started with the job's model, whatever name the model gives itself.
     model = None if config.redis_url is None else header.options["model"]
-    queue = queue_of_job(present, job.task, header.options["language"], model)
 
-    def sizes(present: Sequence[Presence]) -> tuple[ChunkLimits, int]:
+    def route(present: Sequence[Presence]) -> str:
+        return queue_of_job(present, job.task, header.options["language"], model)
+
+    def sizes(queue: str, present: Sequence[Presence]) -> tuple[ChunkLimits, int]:
         serving = [worker for worker in present if queue in worker.queues]
         limits = ChunkLimits.of(job.rows, serving, rows=config.chunk_rows, window_rows=config.window_rows)
         return limits, config.window_rows or window_rows_for(serving, limits)
 
-    limits, window_rows = sizes(present)
+    queue = route(present)
+    limits, window_rows = sizes(queue, present)
     return Enqueuer(
         job,
         app,
@@ -68,6 +75,7 @@ def enqueuer_for(
         limits=limits,
         window_rows=window_rows,
         sizes=sizes,
+        route=route if model is not None and not present else None,
         answered=answered,
         stop=stop,
         stall_seconds=config.stall_seconds,
@@ -78,7 +86,8 @@ class Enqueuer:
     """Sends the unanswered rows of one job, at most a window of them ahead of the journal.
 
     ``answered`` gives the rows that are in the journal, ``sizes`` the limits of messages and the window that suit other
-    workers than those that were live at the start. Not for interactive calls: those are plain Celery tasks.
+    workers of a queue than those that were live at the start; with ``route`` that queue is chosen once there are some.
+    Not for interactive calls: those are plain Celery tasks.
     """
 
     def __init__(
@@ -93,7 +102,8 @@ class Enqueuer:
         answered: Callable[[], RowSet],
         stop: threading.Event,
         stall_seconds: float,
-        sizes: Callable[[Sequence[Presence]], tuple[ChunkLimits, int]] | None = None,
+        sizes: Callable[[str, Sequence[Presence]], tuple[ChunkLimits, int]] | None = None,
+        route: Route | None = None,
     ) -> None:
         self._job = job
         self._app = app
@@ -106,6 +116,7 @@ class Enqueuer:
         self._stop = stop
         self._stall_seconds = stall_seconds
         self._sizes = sizes
+        self._route = route
         self._announced = float("-inf")
         self._input = UnchangedInput(job)
         #: Seconds of audio of a row that does not say how long it is: the mean of the answered ones.
@@ -121,6 +132,8 @@ class Enqueuer:
         rows were lost and the input is another by now.
         """
         self._announce()
+        if self._route is not None:
+            self._choose_queue(self._route)
         self._window.add(self._patience.retried(self._look))
         if len(self._window) or self._was_begun():
             self._stop.wait(LOOK_AGAIN_SECONDS)
@@ -128,6 +141,13 @@ class Enqueuer:
         self._window.look()
         self.sent = len(self._window)
         self._send(self._window.lacks)
+
+    def _choose_queue(self, route: Route) -> None:
+        found = await_route(self._redis, self._job, route, self._patience, self._stop, self._announce)
+        if found is not None:
+            self._queue, present = found
+            self._queues.add(self._queue)
+            self._suit(present)
 
     def _send(self, wanted: Callable[[int], bool], *, last: int | None = None, again: bool = False) -> None:
         """Send the rows that are ``wanted``, the ``last`` of which is known; ``again``: they are in the window."""
@@ -211,18 +231,7 @@ class Enqueuer:
             log.warning("job %s: %d rows were lost by Redis and are sent again", self._job.id, len(lost))
             self._send(lost.__contains__, last=max(lost), again=True)
         elif there and not self._stop.is_set():
-            self._say_who_is_awaited()
-
-    def _say_who_is_awaited(self) -> None:
-        """Nothing moves, and nothing is lost: name who is missing, if anybody is."""
-        answers = int(self._patience.retried(lambda: self._redis.xlen(keys.results(self._job.id))))
-        if answers:
-            where = f"is `whisper-fleet collect` running where {self._job.step.path} is?"
-            self._patience.say(f"{answers} answers wait for a collector: {where}")
-        elif not self._patience.retried(lambda: live_workers(self._redis)):
-            self._patience.say(
-                in_words(starting_workers(self._redis)) or f"no worker is live: rows wait in {self._queue}"
-            )
+            say_who_is_awaited(self._redis, self._job, self._queue, self._patience)
 
     def _look(self) -> set[int]:
         return rows_on_their_way(self._redis, self._queues, [self._job.id])[self._job.id]
@@ -280,9 +289,9 @@ class Enqueuer:
         if time.monotonic() - self._announced < ANNOUNCE_SECONDS:
             return
         self._announced = time.monotonic()
-        self._job.current()
+        self._patience.current()
         self._patience.retried(lambda: registry.register(self._redis, self._job.registration()))
-        if self._job.current().is_finished():  # by another, just now
+        if self._patience.current().is_finished():  # by another, just now
             self._patience.retried(lambda: registry.forget(self._redis, self._job.id))
         progress = self._patience.retried(lambda: registry.read(self._redis, self._job.id))
         if progress is not None and (transcribed := progress.answered - progress.failed - progress.reused) > 0:
@@ -291,7 +300,15 @@ class Enqueuer:
 
     def _suit_workers(self) -> None:
         """Messages and window as the workers that are live by now need them: a fleet comes and goes during a job."""
-        if self._sizes is None or not (present := self._patience.retried(lambda: live_workers(self._redis))):
-            return  # whoever comes back will likely be the same
-        self._limits, window_rows = self._sizes(present)
+        if present := self._patience.retried(lambda: live_workers(self._redis)):
+            self._suit(present)  # whoever comes back will likely be the same
+
+    def _suit(self, present: Sequence[Presence]) -> None:
+        if self._sizes is None:
+            return
+        try:
+            check_one_model(present, self._queue)
+        except UsageError as error:  # of workers that came since the job was made
+            self._patience.say(f"the step gets texts of several models: {error.message}")
+        self._limits, window_rows = self._sizes(self._queue, present)
         self._window.limit = max(window_rows, self._limits.rows)

@@ -13,7 +13,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from producer import room
-from producer.errors import FleetError
+from producer.disk import may_pass
+from producer.errors import FleetError, UsageError
 from producer.job import Job
 from workers.redis_client import reason, refused_right
 
@@ -56,14 +57,25 @@ class Patience:
         self.say(f"Redis does not take it, trying again: {reason(cause)}")
         if self._stop.wait(RETRY_SECONDS):
             raise FleetError(f"Redis does not answer: {reason(cause)}") from error
-        self._job.current()
+        self.current()
+
+    def current(self) -> Job:
+        """`Job.current`, once its files can be read: a network's file system may be away. Raises what that does."""
+        while True:
+            try:
+                return self._job.current()
+            except UsageError as error:
+                if not may_pass(error) or self._stop.is_set():
+                    raise
+                self.say(f"trying again: {error.message}")
+                self._stop.wait(RETRY_SECONDS)
 
     def wait_for_memory(self) -> None:
         """Wait until Redis has room (`producer.room`), or ``stop``. Raises FleetError as `retried` does."""
         while not self._stop.is_set() and (why := self.retried(lambda: room.full(self._redis))):
             self.say(f"{why}: waiting until there is room")
             self._stop.wait(RETRY_SECONDS)
-            self._job.current()
+            self.current()
 
     def say(self, what: str) -> None:
         """Log what is waited for, unless something was said a short while ago."""

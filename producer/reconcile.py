@@ -84,6 +84,8 @@ class Reconciler:
         self._is_producer = is_producer
         self._standings: dict[str, _Standing] = {}
         self._next_look = 0.0
+        #: The jobs of which it was said that nobody sends them.
+        self._said: set[str] = set()
 
     def step(self, jobs: Sequence[Watched]) -> None:
         """Look after ``jobs``, and no others from now on. Raises RedisError: call again."""
@@ -93,6 +95,8 @@ class Reconciler:
         still = []
         for watched in jobs:
             standing = self._standings.setdefault(watched.job.id, _Standing(watched.count, now))
+            if watched.count != standing.count:
+                self._said.discard(watched.job.id)
             if watched.count != standing.count or (standing.sender and standing.sender.running()):
                 standing.count, standing.since = watched.count, now
             elif now - standing.since >= self._config.stall_seconds:
@@ -164,8 +168,20 @@ class Reconciler:
                 try:
                     if self.send(watched, just_scanned=False):
                         log.warning("job %s: %d rows are neither answered nor on their way", watched.job.id, lacking)
+                    else:
+                        self._say_if_stopped(watched.job, lacking)
                 except (FleetError, OSError) as error:
                     self._failed(watched.job, error)
+
+    def _say_if_stopped(self, job: Job, lacking: int) -> None:
+        """Once: who looks at this job's collector would see it stand still."""
+        if job.step.stopped_path.exists() and job.id not in self._said:
+            self._said.add(job.id)
+            log.warning(
+                "job %s: %d rows are neither answered nor on their way, and who sent them was stopped: "
+                "the command that made the job sends them",
+                *(job.id, lacking),
+            )
 
     def _stop(self, standing: _Standing) -> None:
         if standing.sender is not None:

@@ -51,11 +51,11 @@ def choose_queue(workers: Sequence[Presence], task: str, language: str, model: s
 def queue_of_job(workers: Sequence[Presence], task: str, language: str, model: str | None) -> str:
     """`choose_queue` for a job, whose rows are all done by one model. Raises UsageError."""
     queue = choose_queue(workers, task, language, model)
-    _check_one_model(workers, queue)
+    check_one_model(workers, queue)
     return queue
 
 
-def _check_one_model(workers: Sequence[Presence], queue: str) -> None:
+def check_one_model(workers: Sequence[Presence], queue: str) -> None:
     """Raise UsageError where live workers with several models take from ``queue``: a step is made by one."""
     serving = _serving(workers, queue)
     models = {model_slug(worker.model): worker.model for worker in serving}

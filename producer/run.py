@@ -12,6 +12,7 @@ from typing import Protocol
 from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError
 
+from producer.awaiting import Awaited
 from producer.cancel import take_back
 from producer.collection import POLL_SECONDS, Collection
 from producer.collector import Collector
@@ -30,12 +31,8 @@ from workers.errors import SettingsError
 from workers.presence import Presence, live_workers
 from workers.redis_client import check_server, connect, reason, shown_url
 from workers.settings import Settings, load_settings, variables
-from workers.startup import in_words, starting_workers
 
 log = logging.getLogger(__name__)
-
-#: How often it is looked for workers that start, where none is ready.
-AWAIT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +203,6 @@ def _await_workers(redis: Redis, fleet: PrivateFleet | None, display: Display) -
     return live_workers(redis)
 
 
-def _say_who_is_awaited(redis: Redis, url: str, display: Display) -> None:
-    """Nobody works on the rows yet: say whether anybody is about to."""
-    doing = in_words(starting_workers(redis))
-    display.waiting(doing or f"no worker is live on {shown_url(url)}: rows wait in its queue")
-
-
 def _transfer(
     collection: Collection,
     present: list[Presence],
@@ -225,19 +216,18 @@ def _transfer(
     job = collection.job
     limit = failed_limit(options.max_failed, job.rows)
     failures: list[Exception] = []
-    with contextlib.closing(connect(url)) as redis, producing(job):
+    app = create_app(load_settings(REDIS_URL=url), set_as_current=False)
+    with contextlib.closing(connect(url)) as redis, contextlib.closing(app), producing(job):
         reconciler = Reconciler(
             redis,
-            create_app(load_settings(REDIS_URL=url), set_as_current=False),
+            app,
             settings,
             lambda _, error: failures.append(error),
             is_producer=True,
         )
         try:
             reconciler.send(collection.watched())
-            said = time.monotonic()
-            if not present:
-                _say_who_is_awaited(redis, url, display)
+            awaited = Awaited(redis, job, shown_url(url), settings.stall_seconds, nobody=not present)
             if collection.owned is None:
                 display.waiting(f"{job.step.lock('collector').holder()} collects this job")
             while True:
@@ -249,6 +239,7 @@ def _transfer(
                     if progress.complete:
                         return
                     reconciler.step([collection.watched()])
+                    missing = awaited.missing(progress.answered)
                 except NoPermissionError:
                     raise
                 except RedisError as error:
@@ -259,11 +250,10 @@ def _transfer(
                     raise failures[0]
                 if progress.answered == progress.rows:
                     display.waiting(f"writing {job.step.path}")
-                elif progress.answered or present:
+                elif missing is not None:
+                    display.waiting(missing)
+                else:
                     display.progress(progress)
-                elif time.monotonic() - said >= AWAIT_SECONDS:
-                    _say_who_is_awaited(redis, url, display)
-                    said = time.monotonic()
                 if limit is not None and progress.failed > limit:
                     raise TooManyFailedError(
                         f"{progress.failed} of {job.rows} rows failed, more than --max-failed {options.max_failed}: "

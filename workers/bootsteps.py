@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -106,8 +107,12 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def stop(self, parent: Any) -> None:
         """No producer counts on this worker any more; what runs has its grace, and the engine until then."""
-        if self._ending.deadline is None:  # told to end through remote control
+        by_control = self._ending.deadline is None
+        if by_control:
             self._ending.begin()
+        if by_control or self._ending.told:  # and not for an engine that was lost
+            with contextlib.suppress(RuntimeError):  # it never loaded
+                runtime.current().deliveries.tell_ending()
         if self._presence is not None:
             self._presence.stop()
             self._presence = None

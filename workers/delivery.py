@@ -25,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from celery.exceptions import Ignore, Reject
@@ -158,6 +158,10 @@ class Deliveries:
                 waited_seconds += CHECK_SECONDS
         return flight.result()
 
+    def tell_ending(self) -> None:
+        """Say that this worker was told to end: if it is killed now, what runs is not what it died over."""
+        self.marks.tell_ending()
+
     def close(self) -> None:
         """Renew no more marks; what still runs goes back to the queue. Call it before the engine is closed."""
         self._closing = self._healthy()
@@ -205,6 +209,9 @@ class Deliveries:
         while claim.state in ("elsewhere", "orphaned"):
             if claim.state == "orphaned" and self.marks.undisturbed():
                 if self.marks.still_mine(task_id):
+                    if claim.told_to_end:
+                        log.warning("task %s: the worker that ran it was killed while it ended", task_id)
+                        return replace(claim, state="mine")
                     claim = self.marks.bury(task_id, claim)
                     log.error("task %s: the worker that ran it is gone", task_id)
                     break

@@ -29,6 +29,8 @@ DONE_SECONDS = 120
 #: A beat that failed is made again so soon, that nobody is taken for dead after an outage.
 RETRY_SECONDS = 1.0
 DONE = b"done"
+#: What a message's hash says of who runs it.
+_OF_HOLDER = ("holder", "alone", "told_to_end")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,9 @@ class Claim:
     deaths: int = 0
     deaths_alone: int = 0
     settled: frozenset[int] = frozenset()
-    #: Whether the holder that left it ran it alone.
+    #: Whether the holder that left it ran it alone, and whether it had been told to end.
     left_alone: bool = False
+    told_to_end: bool = False
     cancelled: bool = False
 
     @property
@@ -90,16 +93,25 @@ class TaskMarks:
         #: What may have this process's claim without having been begun.
         self._claimed: set[str] = set()
         self._undisturbed_since = time.monotonic()
+        #: Whether this worker was told to end.
+        self._told_to_end = False
         self._closed = threading.Event()
+        self._due = threading.Event()
         self._thread = threading.Thread(target=self._repeat, name="marks", daemon=True)
 
     def start(self) -> None:
         """Begin to renew the marks."""
         self._thread.start()
 
+    def tell_ending(self) -> None:
+        """Say that this worker was told to end: killed before it does, nothing that it runs is to blame."""
+        self._told_to_end = True
+        self._due.set()
+
     def close(self, *, release: bool) -> None:
         """Renew no more marks. ``release``: take back those of what still runs: the process ends, but not over it."""
         self._closed.set()
+        self._due.set()
         if self._thread.is_alive():
             self._thread.join(RETRY_SECONDS)
         if not release or self._thread.is_alive():  # it waits for Redis, and so would we
@@ -108,7 +120,7 @@ class TaskMarks:
         def write() -> None:
             with self._redis.pipeline() as pipe:
                 for task_id in self._running:
-                    pipe.hdel(keys.task(task_id), "holder", "alone")
+                    pipe.hdel(keys.task(task_id), *_OF_HOLDER)
                     pipe.delete(keys.held(task_id))
                 pipe.execute()
 
@@ -143,6 +155,7 @@ class TaskMarks:
             deaths_alone=int(mark.get(b"deaths_alone", 0)),
             settled=keys.settled_rows(mark),
             left_alone=mark.get(b"alone") == b"1",
+            told_to_end=b"told_to_end" in mark,
             cancelled=b"cancelled" in mark,
         )
 
@@ -159,7 +172,7 @@ class TaskMarks:
                 if claimed_by != self.instance:  # it was silent for too long
                     return
                 if left_by == self.instance:  # of a `begin` whose reply was lost
-                    pipe.hdel(keys.task(task_id), "holder", "alone")
+                    pipe.hdel(keys.task(task_id), *_OF_HOLDER)
                 pipe.delete(keys.held(task_id))
                 pipe.execute()
 
@@ -186,6 +199,7 @@ class TaskMarks:
 
         def write() -> None:
             with self._redis.pipeline() as pipe:
+                pipe.hdel(keys.task(task_id), *_OF_HOLDER)
                 pipe.hset(keys.task(task_id), mapping={"holder": self.instance, "alone": int(alone)})
                 pipe.expire(keys.task(task_id), keys.TASK_EXPIRES_SECONDS)
                 pipe.set(keys.held(task_id), self.instance, px=self._held_ms)
@@ -195,6 +209,8 @@ class TaskMarks:
         self._claimed.discard(task_id)
         with self._lock:
             self._running.add(task_id)
+        if self._told_to_end:
+            self._due.set()
 
     def copied(self, task_id: str) -> None:
         """Note that a message was given out again while another process runs it. It may wait for as long as a queue."""
@@ -233,7 +249,7 @@ class TaskMarks:
 
         def write() -> None:
             with self._redis.pipeline() as pipe:
-                pipe.hdel(keys.task(task_id), "holder", "alone")
+                pipe.hdel(keys.task(task_id), *_OF_HOLDER)
                 pipe.delete(keys.held(task_id))
                 pipe.execute()
 
@@ -272,7 +288,7 @@ class TaskMarks:
         """The counts as they are, not one more: a transaction whose reply is lost is sent again."""
         with self._redis.pipeline() as pipe:
             pipe.hset(keys.task(task_id), mapping={"deaths": claim.deaths, "deaths_alone": claim.deaths_alone})
-            pipe.hdel(keys.task(task_id), "holder", "alone")
+            pipe.hdel(keys.task(task_id), *_OF_HOLDER)
             pipe.expire(keys.task(task_id), keys.TASK_EXPIRES_SECONDS)
             pipe.execute()
 
@@ -291,7 +307,7 @@ class TaskMarks:
     def _repeat(self) -> None:
         last = time.monotonic()
         wait_seconds = self._beat_seconds
-        while not self._closed.wait(wait_seconds):
+        while not self._pause(wait_seconds):
             away, wait_seconds = wait_seconds < self._beat_seconds, self._beat_seconds
             try:
                 self._beat()
@@ -304,10 +320,18 @@ class TaskMarks:
                 self._undisturbed_since = now
             last = now
 
+    def _pause(self, seconds: float) -> bool:
+        """Wait until the marks are to be renewed; whether they are no more."""
+        self._due.wait(seconds)
+        self._due.clear()
+        return self._closed.is_set()
+
     def _beat(self) -> None:
         with self._lock, self._redis.pipeline(transaction=False) as pipe:
             # Written, though nobody reads it: a full Redis would answer a ping, and refuse the marks of the others.
             pipe.set(keys.beat(self.instance.decode()), 1, px=self._held_ms)
             for task_id in self._running:
                 pipe.set(keys.held(task_id), self.instance, px=self._held_ms)
+                if self._told_to_end:
+                    pipe.hset(keys.task(task_id), "told_to_end", 1)
             pipe.execute()

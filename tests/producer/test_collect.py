@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from producer import collect, registry
 from producer.aside import Stopped
 from producer.collect import _poll, serve
 from producer.collection import Collection
-from producer.collector import Collector
+from producer.collector import LONGEST_PAUSE_SECONDS, Collector, pause_after
 from producer.errors import FleetError, UsageError
 from producer.follow import Follower
 from producer.in_flight import rows_in_flight, rows_uncollected
@@ -357,3 +358,35 @@ def test_a_job_that_moves_is_told_now_and_then_and_where_it_stopped(monkeypatch:
     assert moves_to(4, 10.0) == moves_to(4, 60.0) == [0, 4], "also where it stands still since"
     assert moves_to(6, 61.0, FleetError("full")) == [0, 4, 6]
     assert moves_to(9, 62.0, complete=True) == [0, 4, 6, 9]
+
+
+def test_a_folder_that_is_away_for_a_moment_is_waited_for(
+    slow_fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A network's file system whose server restarts: the command ended with 2, as for wrong arguments."""
+    job, troubles = new_job(tmp_path, rows=2), list[int]()
+    deliver(slow_fleet.redis, job, answer(0))
+    read, said = Path.read_bytes, list[Progress]()
+
+    def reads(path: Path) -> bytes:
+        if path == job.step.header_path and troubles:
+            raise OSError(troubles.pop(), "stale")
+        return read(path)
+
+    def report(_: Job, progress: Progress) -> None:
+        said.append(progress)
+        if len(said) == 1:
+            troubles.extend([errno.ESTALE, errno.EIO, errno.ETIMEDOUT])
+            deliver(slow_fleet.redis, job, answer(1))
+
+    monkeypatch.setattr(Path, "read_bytes", reads)
+    monkeypatch.setattr(collect, "RETRY_SECONDS", 0.01)
+    serve(slow_fleet.redis, [str(job.step.path)], report, load_settings(REDIS_URL=slow_fleet.url))
+    assert not troubles
+    assert said[-1].complete
+    assert "trying again" in caplog.text
+
+
+def test_a_pause_is_no_longer_than_whoever_makes_room_would_wait() -> None:
+    assert pause_after(0.5) == 10
+    assert pause_after(3600) == LONGEST_PAUSE_SECONDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import math
 import threading
@@ -15,7 +16,7 @@ from job_files import answer, deliver, new_job, write_rows
 
 from failover import MovingBroker
 from fleet import Fleet, ended, wait_for
-from producer import enqueue, registry
+from producer import enqueue, patience, registry
 from producer import job as module_of_jobs
 from producer.chunks import ChunkLimits
 from producer.enqueue import Enqueuer, enqueuer_for
@@ -187,13 +188,14 @@ def test_at_most_a_window_of_rows_is_ahead_of_the_journal(clean: Fleet, tmp_path
     assert sending.enqueuer.sent == 40
 
 
-def live(fleet: Fleet, count: int) -> None:
-    """So many workers are live, each of eight threads, and no others."""
-    fleet.redis.delete(keys.WORKERS)
+def live(fleet: Fleet, count: int, queue: str = "transcribe", model: str = "m", *, more: bool = False) -> None:
+    """So many workers are live, each of eight threads, and no others unless these are ``more``."""
+    if not more:
+        fleet.redis.delete(keys.WORKERS)
     for number in range(count):
         one = Presence.model_validate(
             {
-                **{"name": f"{number}@here", "queues": ["transcribe"], "model": "m", "revision": "1", "device": "cuda"},
+                **{"name": f"{number}@{model}", "queues": [queue], "model": model, "revision": "1", "device": "cuda"},
                 **{"version": "1", "tasks": ["transcribe"], "languages": ["en"], "max_num_seqs": 16, "threads": 8},
             }
         )
@@ -528,3 +530,78 @@ def test_a_row_that_is_answered_as_it_is_sent_does_not_close_the_window(clean: F
         sending.journal([0])
         # Then: when nothing moves for a while, it is found out.
         wait_for(lambda: queued(clean, job)() == {1})
+
+
+def test_a_job_of_a_named_model_waits_for_a_worker_that_has_it(
+    clean: Fleet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the plain queue all its rows would fail: the workers there have another model."""
+    job, config = new_job(tmp_path, rows=3, model="openai/whisper-small"), load_settings(REDIS_URL=clean.url)
+    sending = Sending(clean, job)
+    answered = Follower(job).read
+    sending.enqueuer = enqueuer_for(job, create_app(config), clean.redis, [], config, answered, sending.stop)
+    own = "transcribe.whisper-small"
+    with sending:
+        # Given nobody, and then those of another model
+        wait_for(lambda: "no worker is live: waiting for a worker with the model openai/whisper-small" in caplog.text)
+        live(clean, 1)
+        assert not sending.stop.wait(2.0)
+        assert not clean.redis.exists(BULK, f"{own}:5")
+        # When there is one that has it, then its queue gets the rows
+        live(clean, 1, own, "openai/whisper-small", more=True)
+        wait_for(lambda: clean.redis.llen(f"{own}:5") == 3)
+    assert not clean.redis.exists(BULK)
+
+
+def test_a_job_without_a_model_waits_in_its_queue(clean: Fleet, tmp_path: Path) -> None:
+    job, config = new_job(tmp_path, rows=2), load_settings(REDIS_URL=clean.url)
+    answered = Follower(job).read
+    enqueuer_for(job, create_app(config), clean.redis, [], config, answered, threading.Event()).send_all()
+    assert queued(clean, job)() == {0, 1}
+
+
+def test_that_nobody_serves_the_jobs_queue_is_said(
+    clean: Fleet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = new_job(tmp_path, rows=9)
+    live(clean, 1, "translate")
+    with Sending(clean, job, window_rows=3):
+        wait_for(lambda: "no live worker serves transcribe" in caplog.text)
+
+
+def test_that_workers_of_another_model_came_is_said(
+    clean: Fleet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job, config = new_job(tmp_path, rows=2), load_settings(REDIS_URL=clean.url)
+    live(clean, 1)
+    answered, stop = Follower(job).read, threading.Event()
+    made = enqueuer_for(job, create_app(config), clean.redis, live_workers(clean.redis), config, answered, stop)
+    made._suit_workers()
+    assert "several models" not in caplog.text
+    live(clean, 1, model="other", more=True)
+    made._suit_workers()
+    assert "the step gets texts of several models: the queue transcribe is served with m, other" in caplog.text
+
+
+def test_a_folder_that_is_away_for_a_moment_is_waited_for(
+    clean: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A network's file system whose server restarts ended the producer, and left the mark that nobody sends."""
+    job, troubles = new_job(tmp_path, rows=3), [errno.ESTALE, errno.EIO]
+    read = Path.read_bytes
+
+    def reads(path: Path) -> bytes:
+        if path == job.step.header_path and troubles:
+            raise OSError(troubles.pop(), "stale")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", reads)
+    monkeypatch.setattr(patience, "RETRY_SECONDS", 0.01)
+    Sending(clean, job).enqueuer.send_all()
+    assert queued(clean, job)() == {0, 1, 2}
+    assert not troubles
+    assert "trying again" in caplog.text
+    # What does not pass is not waited for
+    troubles.append(errno.EACCES)
+    with pytest.raises(UsageError, match="cannot be read"):
+        Sending(clean, job).enqueuer.send_all()

@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -333,3 +334,27 @@ def test_a_run_survives_the_death_of_its_own_valkey(tmp_path: Path) -> None:
     assert "the private Valkey ended, starting it again" in stderr
     assert_complete(job, rows)
     assert processes_at(tmp_path) == []
+
+
+def test_that_nobody_sends_what_a_stopped_job_lacks_is_said_once(
+    fleet: Fleet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All was sent when it was stopped; then Redis is flushed. Who looks at the collector would see nothing."""
+    job, config = new_job(tmp_path, rows=3), load_settings(REDIS_URL=fleet.url, stall_seconds=0.01)
+    job.step.stopped_path.touch()
+    reconciler = Reconciler(fleet.redis, create_app(config), config, lambda *_: None)
+    count = 1
+
+    def looks() -> bool:
+        reconciler.step([Watched(job, lambda: Journal.read_answered(job.step.journal_path, job.rows), count)])
+        return "2 rows are neither answered nor on their way, and who sent them was stopped" in caplog.text
+
+    wait_for(looks)
+    for _ in range(20):
+        time.sleep(0.02)
+        looks()
+    assert caplog.text.count("was stopped") == 1
+    # More answers, and it stands still again
+    count = 2
+    wait_for(lambda: looks() and caplog.text.count("was stopped") == 2)
+    reconciler.close()

@@ -345,3 +345,23 @@ def test_error_of_a_message_leaves_no_mark(
         worker().start(ready(of_job=False, error=TranscriptionError("not_audio", "x"))).result(WAIT_SECONDS)
 
     assert fleet.redis.keys("whisper:task:*") == []
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_worker_that_is_killed_while_it_ends_has_not_died_over_anything(
+    worker: Callable[[], Worker], fleet: Fleet, told: bool
+) -> None:
+    """A container that is killed before its grace is over: long recordings would be quarantined after three."""
+    killed, here = worker(), worker()
+    started, work = Told(), ready()
+    killed.start(started)
+    assert started.running.wait(WAIT_SECONDS)
+    if told:
+        killed.deliveries.tell_ending()
+        wait_for(lambda: fleet.redis.hexists(keys.task("t"), "told_to_end"))
+    killed.marks.close(release=False)
+    fleet.redis.delete(keys.held("t"))
+    assert here.start(work).result(WAIT_SECONDS) == "run"
+    ((_, claim),) = work.asked
+    assert claim.suspect is not told
+    started.go.set()

@@ -262,3 +262,22 @@ def test_worker_that_ends_does_not_wait_for_a_broker_that_is_away(fleet: Fleet, 
     marks.release("t")
     marks.lost("t", Claim(), alone=False)
     marks.close(release=True)
+
+
+@pytest.mark.parametrize("begun", ["before", "after"])
+def test_worker_that_was_told_to_end_says_so_at_once(worker: Worker, fleet: Fleet, begun: str) -> None:
+    ending, other = worker(lease_seconds=30), worker()
+    if begun == "after":
+        ending.tell_ending()
+    ending.claim("t")
+    ending.begin("t", alone=True)
+    ending.tell_ending()
+    wait_for(lambda: fleet.redis.hexists(keys.task("t"), "told_to_end"))
+    # Killed now, nobody renews its mark: it was told to end, and that is no death
+    ending.close(release=False)
+    fleet.redis.delete(keys.held("t"))
+    claim = other.claim("t")
+    assert (claim.state, claim.told_to_end, claim.suspect) == ("orphaned", True, False)
+    # What the next worker dies over is its own
+    other.begin("t", alone=False)
+    assert not fleet.redis.hexists(keys.task("t"), "told_to_end")
