@@ -38,6 +38,7 @@ _SHORTEST_SECONDS, _LONGEST_SECONDS = 0.01, 0.1
 #: After an error; Redis is asked three times before there is one.
 _TROUBLE_SECONDS = 1.0
 _KEYS_A_LOOK = 500
+_CLOSE_SECONDS = 2.0
 
 T = TypeVar("T")
 Meta = dict[str, Any]
@@ -99,12 +100,12 @@ class Answers:
             return list(self._expected)
 
     def close(self) -> None:
-        """Stop. What is outstanding is the caller's to give up."""
+        """Stop, within seconds. What is outstanding is the caller's to give up."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         if threading.current_thread() is not self._thread:  # who is told of an answer may well close the client
-            self._thread.join()
+            self._thread.join(_CLOSE_SECONDS)  # it may be waiting for a Redis that is silent
 
     def _work(self) -> None:
         pause = 0.0
@@ -115,7 +116,11 @@ class Answers:
                 if self._closed:
                     return
                 ids = list(self._expected)
-            pause = self._look(ids)
+            try:
+                pause = self._look(ids)
+            except Exception:
+                if not self._closed:  # then its connection was, beneath this thread
+                    raise
 
     def _look(self, ids: list[str]) -> float:
         """Read what has come for ``ids``; returns the seconds until the next look."""
@@ -127,7 +132,7 @@ class Answers:
             self.give_up(ids, error)
             return 0.0
         except RedisError as error:
-            if self.trouble is None:
+            if self.trouble is None and not self._closed:
                 log.warning("Redis does not answer, trying again: %s", reason(error))
             self.trouble = reason(error)
             return _TROUBLE_SECONDS

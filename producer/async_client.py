@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ class AsyncHandle(Generic[T]):
 
     async def result(self, timeout: float | None = None) -> T:
         """Wait for the answer, at most ``timeout`` seconds; raises as `Handle.result` does."""
+        self._handle.check_process()
         waiting = asyncio.wrap_future(self._handle.future)
         try:
             await asyncio.wait([waiting], timeout=timeout)
@@ -123,19 +125,32 @@ class AsyncClient:
         await asyncio.to_thread(self._client.close)
 
     async def __aenter__(self) -> AsyncClient:
-        return await self.open()
+        try:
+            return await self.open()
+        except asyncio.CancelledError:
+            # Nobody else would: an own fleet would come up, and who ends the loop wait for its model.
+            threading.Thread(target=self._client.close, name="close", daemon=True).start()
+            raise
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     @overload
     async def transcribe(
-        self, audio: Audio, *, channels: Literal["mix"] = ..., **options: Unpack[CallOptions]
+        self, audio: str | os.PathLike[str], *, channels: Literal["mix"] = ..., **options: Unpack[CallOptions]
     ) -> AsyncHandle[Transcript]: ...
     @overload
     async def transcribe(
-        self, audio: Audio, *, channels: Literal["split"], **options: Unpack[CallOptions]
+        self, audio: str | os.PathLike[str], *, channels: Literal["split"], **options: Unpack[CallOptions]
     ) -> AsyncHandle[Result]: ...
+    @overload
+    async def transcribe(
+        self, audio: Mapping[str, Any], *, channels: Literal["mix"] = ..., **options: Unpack[CallOptions]
+    ) -> AsyncHandle[Transcript | list[Item]]: ...
+    @overload
+    async def transcribe(
+        self, audio: Mapping[str, Any], *, channels: Literal["split"], **options: Unpack[CallOptions]
+    ) -> AsyncHandle[Result | list[Item]]: ...
     @overload
     async def transcribe(
         self, audio: AudioList, *, channels: ChannelMode = ..., **options: Unpack[CallOptions]
@@ -148,12 +163,20 @@ class AsyncClient:
 
     @overload
     async def translate(
-        self, audio: Audio, *, channels: Literal["mix"] = ..., **options: Unpack[CallOptions]
+        self, audio: str | os.PathLike[str], *, channels: Literal["mix"] = ..., **options: Unpack[CallOptions]
     ) -> AsyncHandle[Transcript]: ...
     @overload
     async def translate(
-        self, audio: Audio, *, channels: Literal["split"], **options: Unpack[CallOptions]
+        self, audio: str | os.PathLike[str], *, channels: Literal["split"], **options: Unpack[CallOptions]
     ) -> AsyncHandle[Result]: ...
+    @overload
+    async def translate(
+        self, audio: Mapping[str, Any], *, channels: Literal["mix"] = ..., **options: Unpack[CallOptions]
+    ) -> AsyncHandle[Transcript | list[Item]]: ...
+    @overload
+    async def translate(
+        self, audio: Mapping[str, Any], *, channels: Literal["split"], **options: Unpack[CallOptions]
+    ) -> AsyncHandle[Result | list[Item]]: ...
     @overload
     async def translate(
         self, audio: AudioList, *, channels: ChannelMode = ..., **options: Unpack[CallOptions]

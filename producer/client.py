@@ -80,12 +80,20 @@ class Client:
 
     @overload
     def transcribe(
-        self, audio: Audio, *, channels: Literal["mix"] = ..., **options: Unpack[CallOptions]
+        self, audio: str | os.PathLike[str], *, channels: Literal["mix"] = ..., **options: Unpack[CallOptions]
     ) -> Handle[Transcript]: ...
     @overload
     def transcribe(
-        self, audio: Audio, *, channels: Literal["split"], **options: Unpack[CallOptions]
+        self, audio: str | os.PathLike[str], *, channels: Literal["split"], **options: Unpack[CallOptions]
     ) -> Handle[Result]: ...
+    @overload
+    def transcribe(
+        self, audio: Mapping[str, Any], *, channels: Literal["mix"] = ..., **options: Unpack[CallOptions]
+    ) -> Handle[Transcript | list[Item]]: ...
+    @overload
+    def transcribe(
+        self, audio: Mapping[str, Any], *, channels: Literal["split"], **options: Unpack[CallOptions]
+    ) -> Handle[Result | list[Item]]: ...
     @overload
     def transcribe(
         self, audio: AudioList, *, channels: ChannelMode = ..., **options: Unpack[CallOptions]
@@ -97,18 +105,27 @@ class Client:
 
         The answer is its Transcript; with ``channels="split"`` a ChannelTranscripts where it has several channels. A
         list of recordings, of a row too (one call, on one worker), is answered by a list, in which a Failure stands for
-        one that failed.
+        one that failed. What a row names is not seen by its type: ``transcribe(path, start_s=1.0)`` has that of a
+        Transcript, ``transcribe({"audio": path, "start_s": 1.0})`` of either.
         """
         return self._connection.submit(call_of("transcribe", audio, {"channels": channels, **options}))
 
     @overload
     def translate(
-        self, audio: Audio, *, channels: Literal["mix"] = ..., **options: Unpack[CallOptions]
+        self, audio: str | os.PathLike[str], *, channels: Literal["mix"] = ..., **options: Unpack[CallOptions]
     ) -> Handle[Transcript]: ...
     @overload
     def translate(
-        self, audio: Audio, *, channels: Literal["split"], **options: Unpack[CallOptions]
+        self, audio: str | os.PathLike[str], *, channels: Literal["split"], **options: Unpack[CallOptions]
     ) -> Handle[Result]: ...
+    @overload
+    def translate(
+        self, audio: Mapping[str, Any], *, channels: Literal["mix"] = ..., **options: Unpack[CallOptions]
+    ) -> Handle[Transcript | list[Item]]: ...
+    @overload
+    def translate(
+        self, audio: Mapping[str, Any], *, channels: Literal["split"], **options: Unpack[CallOptions]
+    ) -> Handle[Result | list[Item]]: ...
     @overload
     def translate(
         self, audio: AudioList, *, channels: ChannelMode = ..., **options: Unpack[CallOptions]

@@ -100,9 +100,13 @@ class Connection:
                 opened = self._opened = self._opened or self._open()
         if self._closed:
             raise ClientClosedError("the client is closed: make another one")
-        if opened.pid != os.getpid():
-            raise UsageError(FORKED)
+        self.check_process()
         return opened
+
+    def check_process(self) -> None:
+        """Raise UsageError in a forked process: it has no thread that brings answers."""
+        if self._opened is not None and self._opened.pid != os.getpid():
+            raise UsageError(FORKED)
 
     def submit(self, call: Call[T]) -> Handle[T]:
         """Send ``call``. Raises UsageError for what no live worker can do, and as `open` does."""
@@ -115,6 +119,8 @@ class Connection:
             send()
         except BaseException as error:
             opened.answers.give_up([id], CallCancelledError("the call was not sent"))
+            if self._closed and isinstance(error, Exception):  # its connections, beneath this thread
+                raise ClientClosedError("the client was closed") from error
             if _is_trouble(error):
                 raise FleetUnavailableError(f"{shown_url(opened.url)} does not answer: {reason(error)}") from error
             raise
@@ -163,7 +169,10 @@ class Connection:
             return f": {where} does not answer ({reason(error)})"
 
     def close(self) -> None:
-        """Give up what has no answer yet, and end the own fleet. Returns when all is gone; again: does nothing."""
+        """Give up what has no answer yet, and end the own fleet. Returns when all is gone; again: does nothing.
+
+        Where Redis is silent it is waited for a few seconds, by nobody who waits for an answer.
+        """
         atexit.unregister(self.close)
         if self._opened is not None and self._opened.pid != os.getpid():
             return  # a forked process has nothing of its own here to end
@@ -173,12 +182,12 @@ class Connection:
         with self._opening:
             opened, keeper = self._opened, self.keeper
         if opened is not None:
-            opened.answers.close()
             left, closed = opened.answers.outstanding(), ClientClosedError("the client was closed")
             if keeper is None:
                 self.cancel(left, closed)
             else:
                 opened.answers.give_up(left, closed)
+            opened.answers.close()
             opened.app.close()
             opened.redis.close()
             opened.asking.brief.close()

@@ -27,13 +27,19 @@ class Handle(Generic[T]):
         """Wait for the answer, at most ``timeout`` seconds (None: as long as it takes); the same again at every call.
 
         Raises TranscriptionError for a recording that failed (of a list of them, a failure is an entry of the answer),
-        CallTimeoutError (also a TimeoutError; the call goes on), CallCancelledError, ClientClosedError, and FleetError
-        for an own fleet that broke.
+        CallTimeoutError (also a TimeoutError; the call goes on), CallCancelledError, ClientClosedError, FleetError for
+        an own fleet that broke, and UsageError where this process was forked since the call.
         """
+        self.check_process()
         try:
             return self.future.result(timeout)
         except TimeoutError:
             raise self.timed_out(timeout) from None
+
+    def check_process(self) -> None:
+        """Raise UsageError where no answer can come, as this process was forked since the call."""
+        if not self.future.done():
+            self._connection.check_process()
 
     def timed_out(self, timeout: float | None) -> CallTimeoutError:
         """The error of who has waited for so long, with what may be the matter. Asks Redis, for a second."""

@@ -35,6 +35,8 @@ def many(
     try:
         while more or under_way:
             if not more or len(under_way) == window or not answered.empty():
+                if answered.empty():
+                    next(iter(under_way.values()))[1].check_process()
                 item, handle = under_way.pop(answered.get())
                 yield item, _outcome(handle)
                 continue

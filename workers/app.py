@@ -6,12 +6,15 @@ The figures behind the reliability settings were measured with celery and kombu 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery
+from celery.app.amqp import AMQP
 from celery.loaders.app import AppLoader
 from kombu.entity import Exchange, Queue
+from kombu.pools import ProducerPool
 
 from workers import discretion, flower_doors, keys
 from workers.device import batch
@@ -56,6 +59,21 @@ class FleetLoader(AppLoader):  # type: ignore[misc]
         return {}
 
 
+class FleetAMQP(AMQP):  # type: ignore[misc]
+    """Celery's, with producers on the connections of its app."""
+
+    _producer_pool: Any = None
+
+    @property
+    def producer_pool(self) -> Any:
+        """Made once; a forked process makes its own."""
+        pool = self.app.pool
+        with self.app.pools:
+            if self._producer_pool is None:
+                self._producer_pool = ProducerPool(pool, limit=pool.limit)  # type: ignore[no-untyped-call]
+            return self._producer_pool
+
+
 class FleetApp(Celery):  # type: ignore[misc]
     """Celery of one Redis. Not one whose broker or results the environment names.
 
@@ -63,11 +81,35 @@ class FleetApp(Celery):  # type: ignore[misc]
     says: those of an application's own Celery would send its calls of the fleet to its own workers' Redis. So
     ``celery -b`` says nothing here either. Nor does ``DJANGO_SETTINGS_MODULE``: Celery's fix-ups for Django are for
     the application's own app (and fail on a loader that is a class).
+
+    Its connections are its own: kombu's pools are all apps' of a process, with one limit, which each app that begins
+    to send sets anew. Where another one's connections are in use, that fails.
     """
 
+    _pool: Any = None
+
     def __init__(self, *arguments: Any, broker: str, **options: Any) -> None:
-        super().__init__(*arguments, broker=broker, loader=FleetLoader, fixups=[], **options)
+        super().__init__(*arguments, broker=broker, loader=FleetLoader, fixups=[], amqp=FleetAMQP, **options)
         self._url = broker
+        #: Held while they are made.
+        self.pools = threading.Lock()
+
+    @property
+    def pool(self) -> Any:
+        """Connections to send with. Made once; a forked process makes its own."""
+        with self.pools:
+            if self._pool is None:
+                self._ensure_after_fork()
+                self._pool = self.connection_for_write().Pool(self.conf.broker_pool_limit)
+            return self._pool
+
+    def close(self) -> None:
+        """As Celery's, its connections too."""
+        with self.pools:
+            pool = self._pool
+            super().close()
+        if pool is not None:
+            pool.force_close_all()
 
     def connection_for_read(self, url: str | None = None, **options: Any) -> Any:
         """As Celery's, to the fleet's Redis."""

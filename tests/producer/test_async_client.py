@@ -21,6 +21,7 @@ from producer import (
     CallCancelledError,
     CallTimeoutError,
     ClientClosedError,
+    FleetError,
     FleetUnavailableError,
     Transcript,
     TranscriptionError,
@@ -153,6 +154,10 @@ async def childs():
         await client.transcribe("/b.wav")
     except FleetError as error:
         print(error.message, await handle.cancel(), flush=True)
+    try:
+        await handle.result()
+    except FleetError as error:
+        print(error.message, flush=True)
 
 client = AsyncClient()
 handle = asyncio.run(parents())
@@ -170,6 +175,7 @@ os._exit(0)
     )
     assert done.stdout.splitlines() == [
         "the client was opened before this process was forked: open one in each process False",
+        "the client was opened before this process was forked: open one in each process",
         "False",
     ], done.stderr
     assert fleet.redis.llen("transcribe") == 1
@@ -251,3 +257,35 @@ def test_a_job_is_run_beside_the_loop(standin_fleet: Fleet, train: Path, tmp_pat
         assert [row["transcription"][:9] for row in read_rows(path)] == ["stand-in "]
 
     run(standin_fleet.url, work)
+
+
+def test_an_opening_that_is_cancelled_leaves_no_fleet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has the client yet: its fleet would come up, and the loop's end wait for that."""
+    started, may_start = threading.Event(), threading.Event()
+
+    class Keeper:
+        def __init__(self, *_: Any) -> None: ...
+
+        def wait(self) -> None:
+            started.set()
+            assert may_start.wait(60)
+            raise FleetError("it was stopped")
+
+        def stop(self) -> None:
+            may_start.set()
+
+    monkeypatch.setattr("producer.keeper.FleetKeeper", Keeper)
+
+    async def work() -> None:
+        async def entered() -> None:
+            async with AsyncClient.embedded():
+                pytest.fail("it was opened")
+
+        opening = asyncio.create_task(entered())
+        await asyncio.to_thread(started.wait, 60)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+
+    asyncio.run(work())
+    assert may_start.is_set()

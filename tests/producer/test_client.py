@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import celery
@@ -78,6 +78,7 @@ def test_a_part_of_a_recording_is_a_row_or_an_option(client: Client, train: Path
     whole = client.transcribe(train).result(ANSWER_SECONDS)
     row = client.transcribe({"audio": str(train), "start_s": 1, "end_s": 3, "id": 7}).result(ANSWER_SECONDS)
     assert row == client.transcribe(train, start_s=1, end_s=3).result(ANSWER_SECONDS)
+    assert isinstance(row, Transcript)
     assert row.text != whole.text
 
 
@@ -85,6 +86,7 @@ def test_a_list_is_answered_by_a_list(client: Client, train: Path) -> None:
     missing = train.with_name("no_such.wav")
     whole = client.transcribe(train).result(ANSWER_SECONDS)
     assert client.transcribe([train]).result(ANSWER_SECONDS) == [whole]
+    assert client.transcribe({"audio": [train]}).result(ANSWER_SECONDS) == [whole]
     good, bad = client.transcribe([train, missing]).result(ANSWER_SECONDS)
     assert good == whole
     assert isinstance(bad, Failure)
@@ -131,10 +133,10 @@ def test_what_no_worker_can_do_is_refused_before_it_is_sent(
 
 def test_threads_share_a_client(client: Client, train: Path) -> None:
     def call(number: int) -> tuple[str, str]:
-        options = {"start_s": number / 100}
+        start_s = number / 100
         return (
-            client.transcribe({"audio": train, **options}).result(ANSWER_SECONDS).text,
-            client.translate({"audio": train, **options}).result(ANSWER_SECONDS).text,
+            client.transcribe(train, start_s=start_s).result(ANSWER_SECONDS).text,
+            client.translate(train, start_s=start_s).result(ANSWER_SECONDS).text,
         )
 
     with ThreadPoolExecutor(12) as threads:
@@ -181,6 +183,28 @@ def test_a_job_is_run_on_the_clients_fleet(client: Client, train: Path, tmp_path
     assert client.run_job(source, cache_path=tmp_path / "cache", timestamps=True) == path, "complete already"
     with pytest.raises(UsageError, match=r"timestamps was on, now off. Start over with force, or .* with prefix"):
         client.run_job(source, cache_path=tmp_path / "cache")
+
+
+def test_what_the_application_prints_during_a_job_is_printed(
+    client: Client, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Given an application on a terminal, and a job that is not to be shown
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    source = write_rows(tmp_path / "data.jsonl", [{"audio": str(train)}])
+    lines = 0
+    # When another thread prints all the while
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(client.run_job, source, cache_path=tmp_path / "cache")
+        while not wait([running], 0.01).done:
+            print("here")
+            print("there", file=sys.stderr)
+            lines += 1
+        running.result()
+    # Then every line has come where it was to go
+    said = capsys.readouterr()
+    assert lines
+    assert said.out == "here\n" * lines
+    assert said.err == "there\n" * lines
 
 
 @pytest.mark.parametrize(
@@ -293,17 +317,25 @@ def test_a_broker_that_cannot_be_used_is_named() -> None:
 
 def test_a_forked_process_has_to_open_its_own(fleet: Fleet) -> None:
     code = """
-import os, sys
+import os, signal, sys
 from producer import Client, FleetError
 client = Client()
 handle = client.transcribe("/a.wav")
+some = client.submit_many(["/c.wav"])
 child = os.fork()
 if child == 0:
+    signal.alarm(60)
     try:
         client.transcribe("/b.wav")
     except FleetError as error:
         print(error.message, handle.cancel(), flush=True)
         print(handle.timed_out(1), flush=True)
+    for wait in (handle.result, lambda: handle.result(600)):
+        try:
+            wait()
+        except FleetError as error:
+            print(error.type, flush=True)
+    print(type(next(some)[1]).__name__, flush=True)
     sys.exit()
 os.waitpid(child, 0)
 print(handle.done(), flush=True)
@@ -315,6 +347,8 @@ os._exit(0)
     assert done.stdout.splitlines() == [
         "the client was opened before this process was forked: open one in each process False",
         "no answer within 1 s: the client was opened before this process was forked: open one in each process",
+        *["bad_argument"] * 2,
+        "UsageError",
         "False",
     ], done.stderr
     assert fleet.redis.llen("transcribe") == 1

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from celery import Celery
 
 from fleet import Fleet, wait_for
 from producer import CallTimeoutError, Client, ClientClosedError, FleetError
@@ -168,3 +169,36 @@ def test_a_connection_closed_beneath_a_look_at_the_workers_is_a_closed_client(
     monkeypatch.setattr(module, "live_workers", look)
     with pytest.raises(ClientClosedError):
         client.transcribe("/no_such.wav")
+
+
+def test_a_client_closes_also_while_redis_stands_still(fleet: Fleet) -> None:
+    """A container has half a minute to end, and those who wait for answers would be left waiting until then."""
+    valkey = psutil.Process(fleet.valkey.pid)
+    client = Client(fleet.url)
+    handle = client.transcribe("/a.wav")
+    wait_for(lambda: fleet.redis.llen("transcribe") == 1)
+    valkey.suspend()
+    try:
+        time.sleep(0.3)  # the thread that looks for answers asks, and gets none
+        with ThreadPoolExecutor(2) as threads:
+            waiting, closing = threads.submit(handle.result), threads.submit(client.close)
+            assert isinstance(waiting.exception(20), ClientClosedError)
+            assert closing.exception(20) is None
+    finally:
+        valkey.resume()
+
+
+def test_a_client_and_the_applications_celery_have_connections_of_their_own(standin_fleet: Fleet) -> None:
+    """kombu's pools are one for all apps of a process: who begins to send set their limit anew."""
+    own = Celery("somebody", broker=standin_fleet.url, set_as_current=False)
+    own.conf.broker_pool_limit = 30
+    with own.pool.acquire() as held:
+        held.ensure_connection()
+        with Client(standin_fleet.url) as client:
+            client.transcribe("/no_such.wav").cancel()
+            pools = client._connection.open().app.pool, client._connection.open().app.producer_pool
+            assert own.pool.limit == 30
+        assert held.connected, "they are not the client's to close"
+        assert all(pool is not own.pool for pool in pools)
+    assert not any(connection._connection for connection in list(pools[0]._resource.queue) if not callable(connection))
+    own.close()
