@@ -82,6 +82,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]
         "anew": {"WHISPER_DRAIN_SECONDS": "600", "WHISPER_STANDIN_STEPS": "1000"},
         "stuck": {"WHISPER_DRAIN_SECONDS": "0"},
         "stuck anew": {"WHISPER_DRAIN_SECONDS": "0"},
+        "killed": {"WHISPER_DRAIN_SECONDS": "600"},
         "remote": {"WHISPER_STANDIN_STEPS": "1"},
         "loading": {},
     }
@@ -152,6 +153,23 @@ def test_end_at_once_puts_back_what_runs_once(
     assert case.held() == 0
     assert (case.answers("first"), case.answers("second")) == ([], [])
     assert "do not stop" not in case.log()
+
+
+def test_worker_that_is_killed_within_its_grace_has_not_died_over_what_it_runs(
+    cases: dict[str, Case], samples: Path
+) -> None:
+    """As a container is whose own grace is shorter: three such ends would make its record a suspect, and the last."""
+    case = cases["killed"]
+    task = case.send(samples, "first")
+    wait_for(lambda: case.fleet.redis.hexists(keys.task(task), "holder"), DEADLINE_SECONDS)
+    case.worker.send_signal(signal.SIGTERM)
+    wait_for(lambda: case.fleet.redis.hexists(keys.task(task), "told_to_end"))
+    case.worker.kill()
+
+    start_doomed(case.fleet, case.doom, "--concurrency", "2")
+    wait_for(lambda: case.answers("first"), DEADLINE_SECONDS)
+    assert "the worker that ran it was killed while it ended" in case.log(2)
+    assert "the worker that ran it is gone" not in case.log(2)
 
 
 @pytest.mark.parametrize(
