@@ -35,7 +35,7 @@ class Display:
         self._said = 0.0
 
     def __enter__(self) -> Display:
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.quiet:
             self._bar = Bar(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
@@ -44,6 +44,10 @@ class Display:
                 TimeRemainingColumn(),
                 console=self._console,
                 transient=True,
+                # What the program prints goes where it always does. Its words on stderr pass above the bar, if both
+                # are there: lines of a log would tear it.
+                redirect_stdout=False,
+                redirect_stderr=self._console.stderr,
             )
             self._bar.start()
             self._bar.add_task("starting", total=None, figures="")

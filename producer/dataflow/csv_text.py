@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ast
 import csv
+import io
 import json
 import math
 import re
+import tokenize
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,10 @@ from producer.errors import UsageError
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,4000}")
 _SPECIAL = re.compile(r'[",\r\n]|^\s|\s$')
+#: An entry of an array of texts as numpy prints it, also for null, and for the many that it leaves out of a long one.
+_ENTRY = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|None|\.\.\.""")
+#: Two entries or more with nothing but space between, one of them a text. An array of one is printed as a list is.
+_PRINTED = re.compile(rf"""\[(?=[^\]]*['"])\s*(?:{_ENTRY.pattern})(?:\s+(?:{_ENTRY.pattern}))+\s*\]""")
 #: What pyarrow counts in 32 bits.
 _MOST_BLOCK_BYTES = 2**31 - 1
 
@@ -64,16 +70,24 @@ def chunks(rows: list[Row], names: list[str] | None = None) -> Iterator[bytes]:
         yield _line([row.get(name) for name in names], f"row {number}")
 
 
-def listed(value: Any) -> Any:
-    """A media cell as it was meant: a list that was written as JSON, or as Python shows one, is a list again."""
+def listed(value: Any, where: str) -> Any:
+    """A media cell as it was meant: a list that was written as JSON, or as Python or numpy shows one, is a list again.
+
+    Raises UsageError, which begins with ``where``, for a list that lacks commas or entries.
+    """
     if not isinstance(value, str) or not value.startswith("["):
         return value
-    for parse in (json.loads, ast.literal_eval):
+    for parse in (json.loads, _printed, ast.literal_eval):
         try:
             found = parse(value)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         if isinstance(found, list):
+            if ... in found or (parse is ast.literal_eval and _lacks_commas(value)):
+                raise UsageError(
+                    f"{where} holds {repr(value)[:200]}, a list that lacks commas or entries: "
+                    'write it as JSON, ["a.wav", "b.wav"]'
+                )
             return found
     return value
 
@@ -110,6 +124,20 @@ def _header(path: Path) -> tuple[list[str], int]:
     if twice is not None:
         raise UsageError(f"{path}:{blank_lines + 1}: two columns are named {twice!r}: rename one")
     return names, blank_lines
+
+
+def _printed(text: str) -> list[Any]:
+    """The texts of a numpy array as it was printed. Raises ValueError and SyntaxError for what is none."""
+    if not _PRINTED.fullmatch(text):
+        raise ValueError
+    return [ast.literal_eval(found[0]) for found in _ENTRY.finditer(text)]
+
+
+def _lacks_commas(text: str) -> bool:
+    """Whether Python would make one text of two that stand side by side. ``text`` is valid in Python."""
+    tokens = tokenize.generate_tokens(io.StringIO(text, newline=None).readline)
+    kinds = [token.type for token in tokens if token.type not in (tokenize.NL, tokenize.COMMENT)]
+    return (tokenize.STRING, tokenize.STRING) in pairwise(kinds)
 
 
 def _typed(texts: list[str | None]) -> list[Any]:

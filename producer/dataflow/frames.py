@@ -22,6 +22,8 @@ Row = dict[str, Any]
 ABSENT = float("nan")
 _INT64 = range(-(2**63), 2**63)
 _NATIVE = (bool, float, str)
+#: The kinds of numpy's datetime64 and timedelta64. Their ``tolist`` makes numbers of nanoseconds.
+_TIMES = ("M", "m")
 
 
 def column_names(rows: Iterable[Row]) -> list[str]:
@@ -69,11 +71,29 @@ def rows_of(frame: Any, media_key: str | None = None) -> list[Row]:
     return rows
 
 
+def present(row: Row, media_key: str) -> Row:
+    """A row with the keys that `rows_of` would give it: without those that are missing; missing audio becomes null."""
+    kept = {name: None if is_missing(value) else value for name, value in row.items()}
+    return {name: value for name, value in kept.items() if value is not None or row[name] is None or name == media_key}
+
+
 def is_missing(value: Any) -> bool:
-    """None, NaN, NaT and NA."""
+    """None, NaN, NaT and NA, those of numpy too."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return True
-    return type(value).__name__ in ("NaTType", "NAType")
+    if type(value).__name__ in ("NaTType", "NAType"):
+        return True
+    # A numpy float32 is no float. NaN and NaT are not equal to themselves.
+    return _kind(value) in ("f", *_TIMES) and getattr(value, "ndim", None) == 0 and bool(value != value)
+
+
+def nulled(value: Any) -> Any:
+    """A value with null for what is missing in it, and nothing else changed."""
+    if isinstance(value, list | tuple):
+        return [nulled(item) for item in value]
+    if isinstance(value, dict):
+        return {key: nulled(item) for key, item in value.items()}
+    return None if is_missing(value) else value
 
 
 def refuse_embedded(value: Any, where: str) -> None:
@@ -99,7 +119,25 @@ def plain(value: Any, where: str) -> Any:
         return value.isoformat()
     if isinstance(value, PathLike):
         return fspath(value)
-    if hasattr(value, "tolist") and hasattr(value, "dtype"):  # numpy's arrays and scalars
+    if _kind(value) in _TIMES and value.ndim:
+        return plain(list(value), where)
+    if _kind(value) == "M":
+        return _iso_of(value)
+    if hasattr(value, "tolist") and hasattr(value, "dtype") and _kind(value) != "m":  # numpy's arrays and scalars
         return plain(value.tolist(), where)
     advice = "write it to a file and give its path" if isinstance(value, bytes) else "make it text or a number"
     raise UsageError(f"{where} holds a {type(value).__name__}, which JSON has no form for: {advice}")
+
+
+def _kind(value: Any) -> Any:
+    """The kind of numpy's type that a value has, None for one that has none."""
+    return getattr(getattr(value, "dtype", None), "kind", None)
+
+
+def _iso_of(value: Any) -> str:
+    """A datetime64 in ISO 8601, as pandas writes it: with as many decimals as it needs (0, 6 or more)."""
+    found = value.tolist()
+    if isinstance(found, int):  # Python's times have no nanoseconds, and no years past 9999
+        microseconds = value.astype("datetime64[us]")
+        found = microseconds.tolist() if microseconds == value else found
+    return found.isoformat() if isinstance(found, date) else str(value)

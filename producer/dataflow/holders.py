@@ -135,7 +135,7 @@ def load(table: Table | None, kind: Format, media_key: str) -> Holder:
         return ArrowHolder(parquet.read(Path(table.path)))
     rows = [] if table is None else tables.read_rows(table)
     if table is not None and table.format == "csv":
-        _mean(rows, media_key)
+        _mean(rows, media_key, table.path)
     if kind == "parquet":
         return ArrowHolder(parquet.of_rows(rows))
     if kind == "pickle":
@@ -214,11 +214,16 @@ def _media(value: Any, where: str, media_key: str) -> Any:
     return value
 
 
-def _mean(rows: list[Row], media_key: str) -> None:
-    """What stands in cells as they are meant, whatever it looks like: a list, text or seconds."""
+def _mean(rows: list[Row], media_key: str, path: str) -> None:
+    """What stands in cells as they are meant, whatever it looks like: a list, text or seconds.
+
+    Raises UsageError as `csv_text.listed` does.
+    """
     meant = dict.fromkeys(("language", "prompt"), csv_text.text_of) | dict.fromkeys(
         ("start_s", "end_s"), csv_text.number_of
     )
-    meant[media_key] = csv_text.listed
-    for row in rows:
+    meant.pop(media_key, None)
+    for number, row in enumerate(rows):
         row.update({name: form(row[name]) for name, form in meant.items() if name in row})
+        if media_key in row:
+            row[media_key] = csv_text.listed(row[media_key], f"{path}: row {number}: column {media_key!r}")

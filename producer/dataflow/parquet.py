@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 from producer.columns import DETAILS, Columns
 from producer.dataflow import optional
-from producer.dataflow.frames import Row, column_names, is_missing
+from producer.dataflow.frames import Row, column_names, nulled
 from producer.errors import UsageError
 
 _ADVICE = "a Parquet column has one type: make it one, or take cache_type='jsonl'"
@@ -40,7 +40,12 @@ def frame_of(table: Any) -> Any:
 
 def of_frame(frame: Any) -> Any:
     """A pyarrow Table with the columns of a DataFrame."""
-    pa = optional.pyarrow("parquet")
+    pa, pd = optional.pyarrow("parquet"), optional.pandas()
+    frame = frame.copy(deep=False)  # the columns change, not the caller's table
+    for at, kind in enumerate(frame.dtypes):
+        if pd.api.types.is_object_dtype(kind):
+            values = [nulled(value) for value in frame.iloc[:, at]]
+            frame.isetitem(at, pd.Series(values, index=frame.index, dtype=object))
     try:
         return pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowException, ValueError, OverflowError) as error:
@@ -52,9 +57,9 @@ def of_rows(rows: list[Row]) -> Any:
     pa = optional.pyarrow("parquet")
     columns = {}
     for name in column_names(rows):
-        values = [None if is_missing(value) else value for value in (row.get(name) for row in rows)]
+        values = [nulled(row.get(name)) for row in rows]
         try:
-            columns[name] = pa.array(values)
+            columns[name] = pa.array(values, from_pandas=True)  # in arrays too NaN is null
         except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
             raise UsageError(f"cache_type 'parquet': column {name!r}: {_first_line(error)}: {_ADVICE}") from None
     return pa.table(columns)

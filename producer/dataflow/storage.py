@@ -99,14 +99,15 @@ class FileStorage:
         table = self.table()
         if table is None:
             return frames.frame_of([]) if output_type == "dataframe" else []
-        return tables.read_frame(table) if output_type == "dataframe" else tables.read_rows(table)
+        return tables.read_frame(table) if output_type == "dataframe" else tables.read_rows(table, self.media_key)
 
     def write(self, data: Any) -> str:
         """Write a DataFrame or a list of dicts as the next step, at once; the path of its file.
 
-        NaN leaves its key out (null in the media column); None is null. A transcription that is there already is
-        moved away, to ``{prefix}_step{n}.before1``, and never overwritten. Raises UsageError for data that is no
-        table, or that the format cannot hold.
+        NaN, NaT and NA leave their key out (null in the media column and in lists); None is null. Times become text in
+        ISO 8601 where the format has none. A transcription that is there already is moved away, to
+        ``{prefix}_step{n}.before1``, and never overwritten. Raises UsageError for data that is no table, or that the
+        format cannot hold.
         """
         path = self.target()
         with arguments_named():
@@ -130,7 +131,7 @@ class FileStorage:
             wrong = next((row for row in data if not isinstance(row, dict)), None)
             if wrong is not None:
                 raise UsageError(f"storage.write: a list of dicts or a DataFrame, not of {type(wrong).__name__}")
-            tables.write_rows(path, self.cache_type, data)
+            tables.write_given(path, self.cache_type, data, self.media_key)
         elif hasattr(data, "iloc") and hasattr(data, "columns"):
             tables.write_frame(path, self.cache_type, data, self.media_key)
         else:

@@ -20,8 +20,11 @@ from producer.errors import UsageError
 from producer.inputs import expand_inputs, iter_lines
 
 
-def read_rows(table: Table) -> list[Row]:
-    """The rows of a table as Python's values. Raises UsageError for one that is damaged, with the line's number."""
+def read_rows(table: Table, media_key: str | None = None) -> list[Row]:
+    """The rows of a table as Python's values. Raises UsageError for one that is damaged, with the line's number.
+
+    ``media_key``: the column in which what a pickle does not have is null.
+    """
     path = Path(table.path)
     match table.format:
         case "jsonl":
@@ -33,7 +36,7 @@ def read_rows(table: Table) -> list[Row]:
         case "parquet":
             return list(parquet.read(path).to_pylist())
         case "pickle":
-            return frames.rows_of(pickles.read(path))
+            return frames.rows_of(pickles.read(path), media_key)
 
 
 def read_frame(table: Table) -> Any:
@@ -45,8 +48,14 @@ def read_frame(table: Table) -> Any:
     return frames.frame_of(read_rows(table))
 
 
+def write_given(path: Path, kind: Format, rows: list[Row], media_key: str) -> None:
+    """Write rows that somebody else made, in which NaN, NaT and NA are keys that a row does not have."""
+    # The other formats have one header for all rows, so that none of its columns may go.
+    write_rows(path, kind, [frames.present(row, media_key) for row in rows] if kind in ("json", "jsonl") else rows)
+
+
 def write_rows(path: Path, kind: Format, rows: list[Row]) -> None:
-    """Write rows whose values are Python's."""
+    """Write rows as they are; values of pandas and numpy become Python's where the format has no types of its own."""
     match kind:
         case "jsonl":
             _write(path, (_json(row, number) + b"\n" for number, row in enumerate(rows)))

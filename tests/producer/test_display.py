@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,6 +71,38 @@ def test_a_terminal_gets_a_bar() -> None:
     assert "starting" in shown
     assert "6/8" in shown
     assert "1 failed" in shown
+
+
+def test_a_quiet_console_leaves_the_program_s_own_words_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with Display(Console(quiet=True, force_terminal=True)) as display:
+        display.progress(Progress(rows=8, answered=6))
+        print("here")
+        print("there", file=sys.stderr)
+    assert capsys.readouterr() == ("here\n", "there\n")
+
+
+def test_beside_a_bar_the_program_prints_where_it_always_does(capsys: pytest.CaptureFixture[str]) -> None:
+    # Given a bar on stderr
+    with Display(Console(stderr=True, force_terminal=True, width=120)) as display:
+        display.progress(Progress(rows=8, answered=6))
+        # When the program prints, and a log has a line
+        print("here")
+        print("there", file=sys.stderr)
+    # Then the first is on stdout as it was printed, and the second is a line of its own above the bar
+    out, shown = capsys.readouterr()
+    assert out == "here\n"
+    assert "\x1b[2Kthere\n" in shown
+    assert "6/8" in shown.partition("there\n")[2]
+    assert sys.stderr.write("") == 0
+
+
+def test_a_bar_in_a_file_of_its_own_leaves_both_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    display, out = said(terminal=True, width=120)
+    with display:
+        print("here")
+        print("there", file=sys.stderr)
+    assert capsys.readouterr() == ("here\n", "there\n")
+    assert "here" not in out.getvalue()
 
 
 @given(st.dictionaries(st.sampled_from(["no_audio", "not_audio", "[x]"]), st.integers(1, 9)), st.integers(0, 10**7))
