@@ -108,8 +108,8 @@ class AudioStream:
     known with the first block) say where, ``told_s`` how long the whole is.
 
     ``duration_s``: seconds decoded (of the asked span). ``flags``: ``truncated`` (the file ends before its header says,
-    or cannot be read further), ``damaged`` (parts were left out), ``other_tracks`` (it has more than this one),
-    `BEYOND_END`.
+    cannot be read further, or has another behind it that is not read), ``damaged`` (parts were left out),
+    ``other_tracks`` (it has more than this one), `BEYOND_END`.
     ``channels``: how many the recording has, whichever was asked for.
     """
 

@@ -16,6 +16,7 @@ import soundfile
 
 from workers.audio import BEYOND_END, SAMPLE_RATE_HZ, AudioLimits
 from workers.audio_source import LocalFile, local_file
+from workers.behind import another_begins
 from workers.decode_job import (
     LENGTH_TOLERANCE_SECONDS,
     RUN_UP_SECONDS,
@@ -29,7 +30,7 @@ from workers.download import Progress
 from workers.errors import TranscriptionError
 from workers.ffmpeg import ffmpeg_pieces
 from workers.joined import is_joined
-from workers.pcm import BLOCK_SECONDS, Floats, Piece, blocks, picked, resampled
+from workers.pcm import BLOCK_SECONDS, Floats, Mixer, Piece, blocks, resampled
 from workers.source_errors import os_error, shown
 
 #: libsndfile says SF_COUNT_MAX (2**63 - 1) for a length that it cannot know.
@@ -177,7 +178,7 @@ def _libsndfile(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
                 sound.seek(position)
             stop = min(total, round(job.end_s * rate)) if job.end_s < float("inf") else total
             step = piece_frames(rate, sound.channels)
-            damaged = False
+            damaged, mixer = False, Mixer(job.channel)
             while position < stop:
                 try:
                     frames = sound.read(min(step, stop - position), dtype="float32", always_2d=True)
@@ -193,10 +194,9 @@ def _libsndfile(file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
                 position += len(frames)
                 job.advance()
                 if position > start:
-                    yield rate, picked(frames[-(position - start) :], job.channel)
-            size_bytes = os.fstat(file.descriptor).st_size
+                    yield rate, mixer.picked(frames[-(position - start) :])
             short = known and stop - position > LENGTH_TOLERANCE_SECONDS * rate
-            if short or _cut_short(sound) or (position >= total and _goes_on(sound, size_bytes)):
+            if short or _cut_short(sound) or (position >= total and _goes_on(sound, file.descriptor)):
                 job.flags.add("truncated")
             elif damaged:
                 job.flags.add("damaged")
@@ -224,8 +224,14 @@ def _behind_damage(file: LocalFile, job: DecodeJob, position: int, rate: int) ->
     return count
 
 
-def _goes_on(sound: soundfile.SoundFile, size_bytes: int) -> bool:
-    """Whether a file has far more than its header says: in one that was streamed that is about the most it can say."""
+def _goes_on(sound: soundfile.SoundFile, descriptor: int) -> bool:
+    """Whether a file has far more than its header says: in one that was streamed that is about the most it can say.
+
+    And whether another file follows.
+    """
+    if another_begins(descriptor):
+        return True
+    size_bytes = os.fstat(descriptor).st_size
     told = _DATA_BYTES.search(sound.extra_info)
     if told is None or int(told[1]) >= size_bytes - MORE_BYTES:
         return False

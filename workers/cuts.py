@@ -20,6 +20,7 @@ from workers.decode_job import DecodeJob, FaultError
 from workers.errors import TranscriptionError
 from workers.ffmpeg import told_seconds
 from workers.joined import is_joined
+from workers.quiet import may_raise, raised
 from workers.source_errors import SCHEME
 from workers.urls import WEB_SCHEMES
 from workers.voice_activity import VoiceActivity
@@ -97,14 +98,16 @@ def best_pause(probabilities: Sequence[float], mark: float) -> float:
 def _cut_near(file: LocalFile, job: DecodeJob, mark: float) -> float | None:
     near = min(NEAR_SECONDS, job.limits.span_seconds / 4)
     start = max(job.start_s, mark - near - WARM_UP_SECONDS)
+    part = job.part(start, mark + near)
     try:
-        samples = np.concatenate([*decoded(file, job.part(start, mark + near)), np.zeros(0, dtype=np.float32)])
+        samples = np.concatenate([*decoded(file, part), np.zeros(0, dtype=np.float32)])
     except TranscriptionError as error:
         if error.type != "not_audio":
             raise
         return mark
     skipped = round((mark - near - start) * SAMPLE_RATE_HZ / FRAME_SAMPLES)
-    probabilities = VoiceActivity().probabilities(samples)[skipped:].tolist()
+    heard = raised(samples) if may_raise(part) else samples
+    probabilities = VoiceActivity().probabilities(heard)[skipped:].tolist()
     if not probabilities:
         return None
     frames = skipped + best_pause(probabilities, near * SAMPLE_RATE_HZ / FRAME_SAMPLES)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
-from itertools import pairwise
+from itertools import pairwise, starmap
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -118,9 +118,9 @@ def _span(file: LocalFile, job: DecodeJob, *, later: bool) -> Generator[bytes, N
     """The blocks of one span. A file that cannot be read any more at a ``later`` one is cut short, but audio."""
     from workers.audio_decode import decoded
     from workers.decode_job import AudioEnd
-    from workers.voice_activity import VoiceActivity
+    from workers.quiet import QuietVoice, may_raise
 
-    voice = VoiceActivity()
+    voice = QuietVoice()
     blocks = decoded(file, job)
     while True:
         try:
@@ -133,10 +133,8 @@ def _span(file: LocalFile, job: DecodeJob, *, later: bool) -> Generator[bytes, N
                 raise
             end = AudioEnd(0.0, ("truncated",))
             break
-        yield pack_block(samples, voice.probabilities(samples))
-    last = voice.finish()
-    if last.size:
-        yield pack_block(last[:0], last)
+        yield from starmap(pack_block, voice.add(samples))
+    yield from starmap(pack_block, voice.finish(may_raise=may_raise(job)))
     if later and BEYOND_END in end.flags:
         return replace(end, flags=("truncated",))
     return end

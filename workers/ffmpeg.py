@@ -3,42 +3,40 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from itertools import chain
-from typing import cast
 
 import av
 import av.error
-import numpy as np
 from av.stream import Discard
 
 from workers.audio import BEYOND_END
 from workers.audio_source import LocalFile
+from workers.behind import another_begins
 from workers.decode_job import (
     LENGTH_TOLERANCE_SECONDS,
     RUN_UP_SECONDS,
     DecodeJob,
     FaultError,
     NothingDecodedError,
-    piece_frames,
 )
 from workers.errors import TranscriptionError
 from workers.flac import begins_late
+from workers.frames import Packets, alike, decode, pause, sound_frames
 from workers.mp3 import SYNC_BYTE, Places, Tags, longest_s, told_frames
-from workers.pcm import Floats, Piece, mono
+from workers.pcm import Mixer, Piece
 from workers.source_errors import os_error, shown
 from workers.track_times import (
     EXACT_CONTAINERS,
     MATROSKA,
-    MOST_PAUSE_SECONDS,
-    PAUSE_SECONDS,
     TIMED_CONTAINERS,
     recording_begin_s,
     track_begin_s,
     written_seconds,
 )
+from workers.tracks import has_other_tracks, heard_track
 
 #: The encoder's delay, of at most 4095 samples, is within these packets of at least 576.
 START_PACKETS = 9
@@ -75,10 +73,9 @@ def _container(file: LocalFile, source: str) -> Iterator[av.container.InputConta
 def told_seconds(file: LocalFile) -> float:
     """How long ``file`` says it is, 0.0 where it does not say it for certain. Raises as `ffmpeg_pieces` does."""
     with _container(file, file.path) as container:
-        track = container.streams.best("audio")
-        if track is None or track.codec_context is None:
+        stream = heard_track(container)
+        if stream is None:
             return 0.0
-        stream = cast(av.AudioStream, track)
         names = container.format.name.split(",")
         if not MATROSKA.isdisjoint(names) and len(container.streams) > 1:
             return 0.0  # its index, if it has one, is of the video: to find a place all before it is read
@@ -92,20 +89,18 @@ def told_seconds(file: LocalFile) -> float:
 
 def _audio_track(container: av.container.InputContainer, file: LocalFile, job: DecodeJob) -> Iterator[Piece]:
     name = container.format.name
-    track = container.streams.best("audio")
-    if track is None:
+    stream = heard_track(container)
+    if stream is None and container.streams.best("audio") is not None:
+        raise FaultError(f"{name} with a codec that it does not know")
+    if stream is None:
         # ffmpeg takes a text file for terminal art, which it plays as a video.
         if container.streams.video and name != "tty":
             raise TranscriptionError(
                 "no_audio_track", f"{shown(job.source)}: a video or picture without an audio track"
             )
         raise FaultError(f"{name} without audio")
-    if track.codec_context is None:
-        raise FaultError(f"{name} with a codec that it does not know")
-    stream = cast(av.AudioStream, track)
     stream.codec_context.thread_count = 1
-    tracks = [other for other in container.streams.audio if other.codec_context is not None]
-    if len(tracks) > 1:
+    if has_other_tracks(container, stream):
         job.flags.add("other_tracks")
     for other in container.streams:
         if other.index != stream.index:  # a video is not read for its sound
@@ -145,7 +140,8 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
                 packets = container.demux(stream)
             position_s = _passed_over(packets, place, run_up_s, float(tick_s), file.places, job)
     ahead_s = 0.0
-    for frames in _alike(_frames(packets, tags, job, flac=name == "flac"), job, timed=timed):
+    read, mixer = Packets(packets), Mixer(job.channel)
+    for frames in alike(sound_frames(read, tags, job, flac=name == "flac"), job, timed=timed):
         rate = frames[0].sample_rate
         time_s = None if not timed or frames[0].time is None else float(frames[0].time) - first_s
         if position_s is None:
@@ -156,7 +152,7 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
             # before the end by these times is before the end, or it would be in no span.
             ahead_s = max(0.0, position_s - time_s)
         end_s = job.end_s + ahead_s
-        pieces = chain(_pause(position_s, time_s, until_s, rate), (mono(frames, job.channel) for _ in range(1)))
+        pieces = chain(pause(position_s, time_s, until_s, rate), (mixer.mono(frames) for _ in range(1)))
         for samples in pieces:
             begin = max(0, round((job.start_s - position_s) * rate))
             stop = samples.size if end_s == float("inf") else max(0, round((end_s - position_s) * rate))
@@ -173,7 +169,7 @@ def _audio_track(container: av.container.InputContainer, file: LocalFile, job: D
         job.found_channels(stream.codec_context.channels)
     if job.start_s and (position_s or 0.0) <= job.start_s:
         job.flags.add(BEYOND_END)
-    elif known_s - (position_s or 0.0) > LENGTH_TOLERANCE_SECONDS:
+    elif known_s - (position_s or 0.0) > LENGTH_TOLERANCE_SECONDS or another_begins(file.descriptor, read.byte):
         job.flags.add("truncated")
 
 
@@ -224,93 +220,7 @@ def _passed_over(
             places.note(passed_s, packet.pos)
             passed_s += (packet.duration or 0) * tick_s
         else:
-            passed_s += sum(frame.samples / frame.sample_rate for frame in _decoded(packet)[0])
+            passed_s += sum(frame.samples / frame.sample_rate for frame in decode(packet)[0])
         if passed_s >= until_s:
             break
     return passed_s
-
-
-def _frames(
-    packets: Iterable[av.Packet[av.AudioStream]], tags: Tags | None, job: DecodeJob, *, flac: bool = False
-) -> Iterator[av.AudioFrame]:
-    """The track's frames. A packet that cannot be decoded is left out, as every player does.
-
-    ``tags`` is for an MP3: what lies between its frames comes as a part of the next, and is damage unless it is a tag.
-    """
-    good = 0
-    last: av.error.FFmpegError | None = None
-    for packet in packets:
-        frames, fault = _decoded(packet)
-        if tags is not None and packet.size and (fault or memoryview(packet)[0] != SYNC_BYTE):
-            if tags.hold(bytes(packet), packet.pos or 0):
-                fault = None
-            else:
-                job.flags.add("damaged")
-        if flac and len(frames) > 1:  # what lay before damage comes with the frame behind it, whose time this is
-            frames[-1].pts, frames[0].pts = frames[0].pts, None
-        last = fault or last
-        for frame in frames:
-            good += 1
-            yield frame
-    if last is not None:
-        if not good:
-            raise last
-        job.flags.add("damaged")
-
-
-def _pause(position_s: float, time_s: float | None, until_s: float, rate: int) -> Iterator[Floats]:
-    """Silence up to the next frame where the file says that there is none: a recorder was paused, packets were lost.
-
-    Else all that follows would be heard too early, but for what is sought: speech around a cut would come twice. A time
-    beyond the file's own length (``until_s``; 0: not known) is no time.
-    """
-    pause_s = 0.0 if time_s is None else time_s - position_s
-    most_s = until_s + LENGTH_TOLERANCE_SECONDS - position_s if until_s else MOST_PAUSE_SECONDS
-    if not PAUSE_SECONDS <= pause_s <= most_s:
-        return
-    left = round(pause_s * rate)
-    while left > 0:
-        yield np.zeros(min(left, rate), dtype=np.float32)
-        left -= rate
-
-
-def _alike(frames: Iterator[av.AudioFrame], job: DecodeJob, *, timed: bool = False) -> Iterator[list[av.AudioFrame]]:
-    """The frames in pieces of one rate, layout and sample format. Before a fault comes what was held.
-
-    ``timed``: the frames' times can be trusted, and none follows a pause in its piece.
-    """
-    held: list[av.AudioFrame] = []
-    kind, room = None, 0
-    try:
-        for frame in frames:
-            own = (frame.sample_rate, frame.layout.nb_channels, frame.format.name)
-            if held and (own != kind or room <= 0 or (timed and _is_late(held[-1], frame))):
-                yield held
-                held = []
-            if not held:
-                job.check_rate(frame.sample_rate)
-                job.found_channels(frame.layout.nb_channels)
-                kind, room = own, piece_frames(frame.sample_rate, frame.layout.nb_channels)
-            held.append(frame)
-            room -= frame.samples
-    except Exception:
-        if held:
-            yield held
-        raise
-    if held:
-        yield held
-
-
-def _is_late(last: av.AudioFrame, frame: av.AudioFrame) -> bool:
-    if last.time is None or frame.time is None:
-        return False
-    return float(frame.time - last.time) - last.samples / last.sample_rate >= PAUSE_SECONDS
-
-
-def _decoded(packet: av.Packet[av.AudioStream]) -> tuple[list[av.AudioFrame], av.error.FFmpegError | None]:
-    try:
-        return packet.decode(), None
-    except av.error.FFmpegError as error:
-        if isinstance(error, MemoryError):
-            raise
-        return [], error

@@ -15,8 +15,14 @@ if TYPE_CHECKING:
     import av
 
 BLOCK_SECONDS = 10
-#: Channels whose mean has a smaller share of the loudest one's power are each other's opposites (a crossed wire).
-CANCELLED = 1 / 400
+#: Channels are each other's opposites (a crossed wire) where their mean has a smaller share of the loudest one's power
+#: than this by the square of their number: a voice in one of them alone keeps four times as much in the mean.
+CANCELLED = 1 / 4
+#: Nothing is left of a voice where its share is smaller than this, as in one of twenty channels or more.
+NOTHING_LEFT = 1 / 400
+#: Of opposite channels the one that was heard before is heard on unless another has so many times its power: elsewhere
+#: in the wave, the other one's sound would begin with a click.
+CLEARLY_LOUDER = 2.0
 #: No file has a larger sample, be it one of floats as large as integers of 32 bits: what is larger is damage.
 LOUDEST = 2.0**31
 
@@ -25,48 +31,77 @@ Floats = npt.NDArray[np.float32]
 Piece = tuple[int, Floats]
 
 
-def mono(alike: Sequence[av.AudioFrame], channel: int | None = None) -> Floats:
-    """Successive frames of one layout and one sample format, whichever, as float32[n]: one channel, or the mean of all.
+class Mixer:
+    """Makes one channel of a recording's, piece by piece: ``channel`` (from 0), or the mean of all. One a recording."""
 
-    Several at once cost little more than one: most codecs have 20 ms in a frame.
-    """
-    values: npt.NDArray[Any] = np.concatenate([frame.to_ndarray() for frame in alike], axis=1)
-    channels = alike[0].layout.nb_channels
-    frames: npt.NDArray[Any] = values.T if alike[0].format.is_planar else values.reshape(-1, channels)
-    if frames.dtype == np.uint8:
-        frames = (frames.astype(np.float32) - 128) / 128
-    elif frames.dtype.kind == "i":
-        frames = frames.astype(np.float32) / -float(np.iinfo(frames.dtype).min)
-    return picked(frames, channel)
+    def __init__(self, channel: int | None = None) -> None:
+        self._channel = channel
+        # Which one was heard last where the mean was not.
+        self._heard: int | None = None
 
+    def mono(self, alike: Sequence[av.AudioFrame]) -> Floats:
+        """Successive frames of one layout and one sample format, whichever, as float32[n].
 
-def picked(frames: npt.NDArray[Any], channel: int | None) -> Floats:
-    """Frames of float[n, channels] as float32[n]: one channel (from 0), or the mean of all.
+        Several at once cost little more than one: most codecs have 20 ms in a frame.
+        """
+        values: npt.NDArray[Any] = np.concatenate([frame.to_ndarray() for frame in alike], axis=1)
+        channels = alike[0].layout.nb_channels
+        frames: npt.NDArray[Any] = values.T if alike[0].format.is_planar else values.reshape(-1, channels)
+        if frames.dtype == np.uint8:
+            frames = (frames.astype(np.float32) - 128) / 128
+        elif frames.dtype.kind == "i":
+            frames = frames.astype(np.float32) / -float(np.iinfo(frames.dtype).min)
+        return self.picked(frames)
 
-    A stream may change its channels on the way: a mono stretch is part of every channel, others are silent where they
-    are not there.
-    """
-    count = frames.shape[1]
-    if channel is None or count == 1:
-        return mean(frames)
-    return mean(frames[:, channel : channel + 1]) if channel < count else np.zeros(len(frames), dtype=np.float32)
+    def picked(self, frames: npt.NDArray[Any]) -> Floats:
+        """Frames of float[n, channels] as float32[n].
 
+        A stream may change its channels on the way: a mono stretch is part of every channel, others are silent where
+        they are not there.
+        """
+        channel, count = self._channel, frames.shape[1]
+        if channel is None or count == 1:
+            return self.mean(frames)
+        return self.mean(frames[:, channel : channel + 1]) if channel < count else np.zeros(len(frames), np.float32)
 
-def mean(frames: npt.NDArray[Any]) -> Floats:
-    """Frames of float[n, channels] as float32[n]; the loudest channel where nothing is left of it in the mean."""
-    if frames.shape[1] == 1:  # ten times as fast as a mean of one
-        means: Floats = frames[:, 0].astype(np.float32)
-    else:
-        with np.errstate(over="ignore", invalid="ignore"):
-            means = frames.mean(axis=1, dtype=np.float32)
-            powers = np.einsum("ij,ij->j", frames, frames)
-            loudest = int(np.argmax(powers))
-            if np.dot(means, means) < CANCELLED * powers[loudest]:
-                means = frames[:, loudest].astype(np.float32)
-    # Float files may hold anything; one such sample would spoil the resampler's rest, or with another one become NaN.
-    if not np.abs(means).max(initial=0.0) <= LOUDEST:
-        means = np.where(np.abs(frames) <= LOUDEST, frames, 0.0).mean(axis=1, dtype=np.float32)
-    return means
+    def mean(self, frames: npt.NDArray[Any]) -> Floats:
+        """Frames of float[n, channels] as float32[n]; one channel where its opposites leave nothing of it in the mean.
+
+        What all channels share stays in the mean: hum that is less than 12 dB below two opposite voices, or louder, is
+        heard instead of them.
+        """
+        if frames.shape[1] == 1:  # ten times as fast as a mean of one
+            means: Floats = frames[:, 0].astype(np.float32)
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):
+                means = frames.mean(axis=1, dtype=np.float32)
+                opposite = self._opposite(frames, means)
+            if opposite is not None:
+                means = frames[:, opposite].astype(np.float32)
+        # Float files may hold anything; one such sample would spoil the resampler's rest, or with another become NaN.
+        if not np.abs(means).max(initial=0.0) <= LOUDEST:
+            means = np.where(np.abs(frames) <= LOUDEST, frames, 0.0).mean(axis=1, dtype=np.float32)
+        return means
+
+    def _opposite(self, frames: npt.NDArray[Any], means: Floats) -> int | None:
+        """The channel to hear where they cancel each other, None where they do not. A constant part is no sound."""
+        least = max(CANCELLED / frames.shape[1] ** 2, NOTHING_LEFT)
+        heard = means - means.mean() if means.size else means
+        power = np.dot(heard, heard)
+        # With its constant part a channel has no less power: what is enough of that need not be looked at again.
+        if power >= least * np.einsum("ij,ij->j", frames, frames).max():
+            return None
+        powers = []
+        for channel in frames.T:
+            heard = channel - channel.mean()
+            powers.append(np.dot(heard, heard))
+        loudest = int(np.argmax(powers))
+        if not power < least * powers[loudest]:
+            return None
+        before = self._heard
+        if before is None or before >= len(powers) or powers[loudest] > CLEARLY_LOUDER * powers[before]:
+            self._heard = loudest
+        return self._heard
 
 
 def resampled(pieces: Iterator[Piece]) -> Iterator[Floats]:

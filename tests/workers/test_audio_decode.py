@@ -470,8 +470,8 @@ class TestDamage:
         content[40:44] = size.to_bytes(4, "little")
         made.write_bytes(content)
         os.truncate(made, 44 + size + more_bytes)  # a hole in place of the sound
-        with soundfile.SoundFile(made) as sound:
-            assert _goes_on(sound, made.stat().st_size) == goes_on
+        with soundfile.SoundFile(made) as sound, made.open("rb") as file:
+            assert _goes_on(sound, file.fileno()) == goes_on
 
     def test_an_rf64_that_was_never_closed_is_no_silence(self, tmp_path: Path) -> None:
         """Both decoders open it, and neither has a sample of it."""

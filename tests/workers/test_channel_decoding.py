@@ -16,7 +16,7 @@ from workers.audio import SAMPLE_RATE_HZ, AudioLimits
 from workers.audio_decode import open_audio
 from workers.decode_job import AudioEnd
 from workers.errors import TranscriptionError
-from workers.pcm import Floats, mean, mono, picked
+from workers.pcm import Floats, Mixer
 from workers.settings import load_settings
 
 SECONDS = 4
@@ -131,12 +131,12 @@ frames = hypothesis_numpy.arrays(
 
 @given(frames, st.integers(0, 5))
 def test_a_picked_channel_never_depends_on_the_others(values: Floats, channel: int) -> None:
-    found = picked(values, channel)
+    found = Mixer(channel).picked(values)
 
     assert found.shape == (len(values),)
     assert np.isfinite(found).all()
     if values.shape[1] == 1:  # a mono stretch is part of every channel
-        np.testing.assert_array_equal(found, mean(values))
+        np.testing.assert_array_equal(found, Mixer().mean(values))
     elif channel >= values.shape[1]:
         assert not found.any()
     else:
@@ -151,4 +151,4 @@ def test_a_channel_of_a_frame_in_any_sample_format(layout: str) -> None:
     (frame,) = av.AudioResampler(layout, "stereo", 8000).resample(given_frame)
 
     for channel in range(2):
-        np.testing.assert_allclose(mono([frame], channel), tones(2, 8000)[:, channel], atol=0.02)
+        np.testing.assert_allclose(Mixer(channel).mono([frame]), tones(2, 8000)[:, channel], atol=0.02)

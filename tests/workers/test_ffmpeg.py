@@ -1,116 +1,27 @@
-"""Frames are taken together where they are alike, and none is lost or moved."""
+"""What ffmpeg's libraries fail at, and which track of several they give."""
 
 from __future__ import annotations
 
 import errno
-import math
-from collections.abc import Iterator
-from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
-from hypothesis import strategies as st
 
-from workers.audio import AudioLimits
+from workers.audio import SAMPLE_RATE_HZ, AudioLimits
+from workers.audio_decode import open_audio
 from workers.audio_source import local_file
-from workers.decode_job import MAX_PIECE_VALUES, DecodeJob, FaultError, piece_frames
+from workers.decode_job import AudioEnd, FaultError
 from workers.errors import TranscriptionError
-from workers.ffmpeg import _alike, _container
-from workers.pcm import mean, mono, resampled
-from workers.settings import load_settings
+from workers.ffmpeg import _container, told_seconds
+from workers.pcm import Floats
 
-#: Sample rate, layout and sample format.
-KINDS = ((8_000, "mono", "s16"), (8_000, "stereo", "s16"), (8_000, "stereo", "fltp"), (16_000, "mono", "s16"))
-
-
-def frame(kind: tuple[int, str, str], size: int, first: int) -> av.AudioFrame:
-    """So many samples, each 1/32768 above the one before, on all channels alike."""
-    rate, layout, form = kind
-    channels = 2 if layout == "stereo" else 1
-    values = np.repeat(np.arange(first, first + size, dtype=np.int16)[:, None], channels, axis=1)
-    planes = np.ascontiguousarray(values.T.astype(np.float32) / 32768)
-    made = av.AudioFrame.from_ndarray(planes if form == "fltp" else values.reshape(1, -1), format=form, layout=layout)
-    made.sample_rate = rate
-    return made
-
-
-def job(**limits: int) -> DecodeJob:
-    """One that asks for the first channel of a whole recording."""
-    return DecodeJob(
-        "a.mp3", replace(AudioLimits.from_settings(load_settings()), **limits), lambda: None, 0.0, math.inf, 0
-    )
-
-
-def kind_of(one: av.AudioFrame) -> tuple[int, str, str]:
-    return one.sample_rate, one.layout.name, one.format.name
-
-
-frames = st.lists(st.tuples(st.sampled_from(KINDS), st.sampled_from((1, 160, 576, 1152, 9_000))), max_size=30)
-
-
-@given(frames)
-def test_groups_hold_every_sample_in_order_and_only_what_is_alike(
-    asked: list[tuple[tuple[int, str, str], int]],
-) -> None:
-    starts = [sum(size for _, size in asked[:at]) % 10_000 for at in range(len(asked))]
-    given_frames = [frame(kind, size, start) for (kind, size), start in zip(asked, starts, strict=True)]
-
-    groups = list(_alike(iter(given_frames), job()))
-
-    assert [one for group in groups for one in group] == given_frames
-    for group in groups:
-        assert len({kind_of(one) for one in group}) == 1
-        # Full before its last frame, no more.
-        assert sum(one.samples for one in group[:-1]) < piece_frames(group[0].sample_rate, group[0].layout.nb_channels)
-        np.testing.assert_array_equal(mono(group), np.concatenate([mono([one]) for one in group]))
-    for group, following in pairwise(groups):
-        if kind_of(group[0]) == kind_of(following[0]):
-            assert sum(one.samples for one in group) >= piece_frames(group[0].sample_rate, group[0].layout.nb_channels)
-
-
-def test_a_fault_comes_after_the_frames_before_it() -> None:
-    first = frame(KINDS[0], 160, 0)
-
-    def breaking() -> Iterator[av.AudioFrame]:
-        yield first
-        raise av.error.InvalidDataError(1, "broken")
-
-    groups = _alike(breaking(), job())
-
-    assert next(groups) == [first]
-    with pytest.raises(av.error.InvalidDataError):
-        next(groups)
-
-
-def test_frames_of_a_rate_that_no_sound_has_are_not_gathered() -> None:
-    """A header may claim anything: half a second of it could be the whole file."""
-    good, odd = frame(KINDS[0], 160, 0), frame(KINDS[0], 160, 0)
-    odd.sample_rate = 2_000_000_000
-    taken: list[av.AudioFrame] = []
-
-    def frames() -> Iterator[av.AudioFrame]:
-        for one in (good, odd, odd, odd):
-            taken.append(one)
-            yield one
-
-    groups = _alike(frames(), job())
-
-    assert next(groups) == [good]
-    with pytest.raises(FaultError, match="a sample rate of 2000000000 Hz"):
-        next(groups)
-    assert len(taken) == 2
-
-
-def test_frames_of_too_many_channels_are_refused_before_they_are_gathered() -> None:
-    groups = _alike(iter([frame(KINDS[1], 160, 0)] * 3), job(max_channels=1))
-
-    with pytest.raises(TranscriptionError, match="2 channels, at most 1"):
-        next(groups)
+LIMITS = AudioLimits()
+#: Of the tracks of a file that these tests make.
+PITCHES_HZ = (440.0, 600.0)
+SECONDS = 3
 
 
 def test_a_memory_that_is_full_is_no_fault_of_a_file_that_could_be_opened(
@@ -119,7 +30,7 @@ def test_a_memory_that_is_full_is_no_fault_of_a_file_that_could_be_opened(
     full = av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory")
     made = tmp_path / "a.wav"
     soundfile.write(made, np.zeros(16_000), 16_000)
-    with local_file(str(made), job().limits, lambda: None) as file:
+    with local_file(str(made), LIMITS, lambda: None) as file:
         with pytest.raises(MemoryError), _container(file, "a.wav"):
             raise full
 
@@ -131,46 +42,56 @@ def test_a_memory_that_is_full_is_no_fault_of_a_file_that_could_be_opened(
             pass
 
 
-def test_a_piece_is_bounded_by_time_and_by_values() -> None:
-    assert piece_frames(16_000, 1) == 8_000
-    assert piece_frames(768_000, 1024) == MAX_PIECE_VALUES // 1024
-    assert piece_frames(1, 2) == piece_frames(1_000, 2**30) == 1
+def film(path: Path, *unknown: int) -> Path:
+    """A file of two tracks, of which ffmpeg does not know the codecs of some."""
+    mark, other = (b"alac", b"xlac") if path.suffix == ".mp4" else (b"A_ALAC", b"A_XLAC")
+    time = np.arange(SECONDS * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
+    with av.open(str(path), "w") as container:
+        tracks = [container.add_stream("alac", rate=SAMPLE_RATE_HZ, layout="mono") for _ in PITCHES_HZ]
+        for track, hz in zip(tracks, PITCHES_HZ, strict=True):
+            values = (10_000 * np.sin(2 * np.pi * hz * time)).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(values[None], format="s16p", layout="mono")
+            frame.sample_rate, frame.pts = SAMPLE_RATE_HZ, 0
+            container.mux([*track.encode(frame), *track.encode(None)])
+    parts = path.read_bytes().split(mark)
+    each = (len(parts) - 1) // len(PITCHES_HZ)
+    marks = [other if at // each in unknown else mark for at in range(len(parts) - 1)]
+    path.write_bytes(b"".join(part + end for part, end in zip(parts, [*marks, b""], strict=True)))
+    return path
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_one_channel_is_taken_as_it_is(dtype: type) -> None:
-    values = np.random.default_rng(0).normal(0, 1, (500, 1)).astype(dtype)
-    values[7] = np.nan
-
-    found = mean(values)
-
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, np.nan_to_num(values[:, 0], nan=0.0).astype(np.float32))
+def read(path: Path) -> tuple[Floats, AudioEnd]:
+    decoding, blocks = open_audio(str(path), LIMITS), []
+    while True:
+        try:
+            blocks.append(next(decoding))
+        except StopIteration as stop:
+            return np.concatenate(blocks), stop.value
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-def test_a_sample_as_large_as_only_damage_makes_it_becomes_silence(channels: int) -> None:
-    """Sums of such ones are no numbers after the resampler, and voice activity hears nothing more from there on."""
-    values = np.random.default_rng(0).normal(0, 0.1, (48_000, channels)).astype(np.float32)
-    expected = mean(values)
-    values[1000:1200] = 3e38 * np.sign(values[1000:1200])
-    found = np.concatenate(list(resampled(iter([(48_000, mean(values)), (48_000, mean(values[:0]))]))))
-    assert np.isfinite(found).all()
-    clean = np.concatenate(list(resampled(iter([(48_000, expected)]))))
-    np.testing.assert_allclose(found[1000:], clean[1000:], atol=1e-3)
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+@pytest.mark.parametrize(
+    ("unknown", "heard_hz", "flags"),
+    [((), 440.0, ("other_tracks",)), ((0,), 600.0, ("other_tracks",)), ((1,), 440.0, ())],
+)
+def test_a_track_of_an_unknown_codec_is_passed_over(
+    tmp_path: Path, name: str, unknown: tuple[int, ...], heard_hz: float, flags: tuple[str, ...]
+) -> None:
+    made = film(tmp_path / name, *unknown)
+
+    audio, end = read(made)
+
+    assert (end.duration_s, end.flags) == (pytest.approx(SECONDS, abs=0.2), flags)
+    assert np.argmax(np.abs(np.fft.rfft(audio[:SAMPLE_RATE_HZ]))) == heard_hz
+    if name == "a.mp4":
+        with local_file(str(made), LIMITS, lambda: None) as file:
+            assert told_seconds(file) == pytest.approx(SECONDS, abs=0.2)
 
 
-@pytest.mark.parametrize("channels", [2, 6])
-def test_channels_that_cancel_each_other_are_heard(channels: int) -> None:
-    """A crossed wire: the mean of such a recording is silence."""
-    voice = np.random.default_rng(0).normal(0, 0.1, 8000)
-    values = np.zeros((8000, channels))
-    values[:, 0], values[:, 1] = 0.999 * voice, -voice
-    np.testing.assert_array_equal(mean(values), -voice.astype(np.float32))
-
-
-@pytest.mark.parametrize("channels", [2, 8, 16])
-def test_a_voice_in_one_channel_is_heard_in_the_mean(channels: int) -> None:
-    values = np.zeros((8000, channels))
-    values[:, -1] = np.random.default_rng(0).normal(0, 0.1, 8000)
-    np.testing.assert_allclose(mean(values), values[:, -1] / channels, atol=1e-6)
+def test_tracks_that_are_all_of_unknown_codecs_are_no_audio(tmp_path: Path) -> None:
+    made = film(tmp_path / "a.mp4", 0, 1)
+    with pytest.raises(TranscriptionError, match="with a codec that it does not know") as caught:
+        read(made)
+    assert caught.value.type == "not_audio"
+    with local_file(str(made), LIMITS, lambda: None) as file:
+        assert told_seconds(file) == 0.0
