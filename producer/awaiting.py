@@ -11,7 +11,7 @@ from redis import Redis
 from producer.errors import UsageError
 from producer.job import Job
 from producer.patience import Patience
-from producer.routing import queues_for
+from producer.routing import queues_for, serves
 from workers import keys
 from workers.presence import Presence, live_workers
 from workers.startup import in_words, starting_workers
@@ -27,19 +27,24 @@ Route = Callable[[Sequence[Presence]], str]
 def await_route(
     redis: Redis, job: Job, route: Route, patience: Patience, stop: threading.Event, look: Callable[[], None]
 ) -> tuple[str, list[Presence]] | None:
-    """The queue of a job whose model is named, once a worker has it, and who is live then; None on ``stop``.
+    """The queue of a job whose model is named, once a worker has it, and who is live then.
 
-    In another model's queue its rows would fail. ``look`` is called meanwhile. Raises as `Patience.retried` does.
+    None on ``stop``, and where the job was finished meanwhile. In another model's queue its rows would fail. ``look``
+    is called now and then. Raises UsageError for what workers that have the model cannot do, and as `Patience.retried`
+    does.
     """
-    while not stop.is_set():
+    model = str(job.header.options["model"])
+    while not stop.is_set() and not patience.current().is_finished():
         present = patience.retried(lambda: live_workers(redis))
         missing = patience.retried(lambda: in_words(starting_workers(redis))) or "no worker is live"
         try:
             if present:
                 return route(present), present
         except UsageError as error:
+            if any(serves(worker, queues_for(job.task, model), model) for worker in present):
+                raise
             missing = error.message
-        patience.say(f"{missing}: waiting for a worker with the model {job.header.options['model']}")
+        patience.say(f"{missing}: waiting for a worker with the model {model}", at_once=True)
         stop.wait(ROUTE_SECONDS)
         look()
     return None
@@ -78,13 +83,15 @@ class Awaited:
         self._queues = queues_for(job.task, job.header.options["model"])
         self._where = where
         self._stall_seconds = stall_seconds
-        self._answered = 0
+        self._answered: int | None = None
         self._missing: str | None = None
         self._next_look = time.monotonic() + (0.0 if nobody else stall_seconds)
 
     def missing(self, answered: int) -> str | None:
         """In words, of a job with so many answers; None where nobody is. Raises RedisError."""
         now = time.monotonic()
+        if self._answered is None:
+            self._answered = answered
         if answered != self._answered:
             self._answered, self._missing = answered, None
             self._next_look = now + self._stall_seconds

@@ -132,8 +132,6 @@ class Enqueuer:
         rows were lost and the input is another by now.
         """
         self._announce()
-        if self._route is not None:
-            self._choose_queue(self._route)
         self._window.add(self._patience.retried(self._look))
         if len(self._window) or self._was_begun():
             self._stop.wait(LOOK_AGAIN_SECONDS)
@@ -142,12 +140,18 @@ class Enqueuer:
         self.sent = len(self._window)
         self._send(self._window.lacks)
 
-    def _choose_queue(self, route: Route) -> None:
-        found = await_route(self._redis, self._job, route, self._patience, self._stop, self._announce)
-        if found is not None:
-            self._queue, present = found
-            self._queues.add(self._queue)
-            self._suit(present)
+    def _choose_queue(self, batch: list[list[Record]]) -> None:
+        """Before the first message where nobody was live to tell it. Empties a ``batch`` that nobody needs any more."""
+        if self._route is None or not batch:
+            return
+        found = await_route(self._redis, self._job, self._route, self._patience, self._stop, self._announce)
+        if found is None:
+            batch.clear()
+            return
+        self._route = None
+        self._queue, present = found
+        self._queues.add(self._queue)
+        self._suit(present)
 
     def _send(self, wanted: Callable[[int], bool], *, last: int | None = None, again: bool = False) -> None:
         """Send the rows that are ``wanted``, the ``last`` of which is known; ``again``: they are in the window."""
@@ -250,6 +254,7 @@ class Enqueuer:
         self._patience.retried(lambda: self._redis.xadd(keys.results(self._job.id), {keys.RESULT_FIELD: payload}))
 
     def _flush(self, batch: list[list[Record]]) -> None:
+        self._choose_queue(batch)
         while batch and not self._stop.is_set():
             self._announce()
             self._patience.wait_for_memory()

@@ -40,6 +40,7 @@ class Patience:
         self._job = job
         self._stop = stop
         self._said = float("-inf")
+        self._about = ""
 
     def retried(self, call: Callable[[], Value]) -> Value:
         """``call`` until Redis answers. Raises FleetError when stopped meanwhile, and for a right that is missing."""
@@ -77,8 +78,12 @@ class Patience:
             self._stop.wait(RETRY_SECONDS)
             self.current()
 
-    def say(self, what: str) -> None:
-        """Log what is waited for, unless something was said a short while ago."""
-        if time.monotonic() - self._said >= SAY_AGAIN_SECONDS:
-            self._said = time.monotonic()
+    def say(self, what: str, *, at_once: bool = False) -> None:
+        """Log what is waited for, unless something was said a short while ago; ``at_once``: unless it is the same.
+
+        What stands in brackets may differ: how long it takes so far.
+        """
+        about = what.partition(" (")[0]
+        if time.monotonic() - self._said >= SAY_AGAIN_SECONDS or (at_once and about != self._about):
+            self._said, self._about = time.monotonic(), about
             log.warning("job %s: %s", self._job.id, what)

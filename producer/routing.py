@@ -71,6 +71,11 @@ def _serving(workers: Sequence[Presence], queue: str) -> list[Presence]:
     return [worker for worker in workers if queue in worker.queues]
 
 
+def serves(worker: Presence, queues: Sequence[str], model: str) -> bool:
+    """Whether a worker has ``model`` and takes from one of ``queues``."""
+    return bool(set(queues) & set(worker.queues)) and _is(worker, model)
+
+
 def _is(worker: Presence, model: str) -> bool:
     return model_slug(worker.model) == model_slug(model)
 

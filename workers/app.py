@@ -6,6 +6,7 @@ The figures behind the reliability settings were measured with celery and kombu 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +14,10 @@ from typing import Any
 from celery import Celery
 from celery.app.amqp import AMQP
 from celery.loaders.app import AppLoader
+from kombu.connection import ConnectionPool
 from kombu.entity import Exchange, Queue
 from kombu.pools import ProducerPool
+from kombu.utils.functional import lazy
 
 from workers import discretion, flower_doors, keys
 from workers.device import batch
@@ -59,6 +62,16 @@ class FleetLoader(AppLoader):  # type: ignore[misc]
         return {}
 
 
+class FleetConnections(ConnectionPool):
+    """kombu's, which closes connections without changing the time limit of all sockets of the process meanwhile."""
+
+    def collect_resource(self, resource: Any, socket_timeout: float | None = None) -> None:
+        """Close one, also one that is in use: those of Redis have time limits of their own."""
+        if not isinstance(resource, lazy):
+            with contextlib.suppress(Exception):
+                resource._close()
+
+
 class FleetAMQP(AMQP):  # type: ignore[misc]
     """Celery's, with producers on the connections of its app."""
 
@@ -100,7 +113,7 @@ class FleetApp(Celery):  # type: ignore[misc]
         with self.pools:
             if self._pool is None:
                 self._ensure_after_fork()
-                self._pool = self.connection_for_write().Pool(self.conf.broker_pool_limit)
+                self._pool = FleetConnections(self.connection_for_write(), self.conf.broker_pool_limit)  # type: ignore[no-untyped-call]
             return self._pool
 
     def close(self) -> None:

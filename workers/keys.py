@@ -21,7 +21,7 @@ key                              type    content
                                          ``deaths_alone`` (how often its worker died), a field ``row:{n}`` per row that
                                          needs nothing more from this message; ``cancelled``, where its sender has given
                                          it up; ``copied``, where it was given out again while it runs; ``told_to_end``,
-                                         where its holder was; expires after a day
+                                         the holder, where it was; expires after a day
 ``whisper:task:{id}:held``       string  the process that runs it now, renewed by it; ``done`` for two minutes after the
                                          end, a day for spans (`workers.split`) and for what was given out again
                                          meanwhile; expires

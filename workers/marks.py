@@ -155,7 +155,7 @@ class TaskMarks:
             deaths_alone=int(mark.get(b"deaths_alone", 0)),
             settled=keys.settled_rows(mark),
             left_alone=mark.get(b"alone") == b"1",
-            told_to_end=b"told_to_end" in mark,
+            told_to_end=mark.get(b"told_to_end", b"") == mark.get(b"holder"),  # not one that was paused for long
             cancelled=b"cancelled" in mark,
         )
 
@@ -333,5 +333,6 @@ class TaskMarks:
             for task_id in self._running:
                 pipe.set(keys.held(task_id), self.instance, px=self._held_ms)
                 if self._told_to_end:
-                    pipe.hset(keys.task(task_id), "told_to_end", 1)
+                    pipe.hset(keys.task(task_id), "told_to_end", self.instance)
+                    pipe.expire(keys.task(task_id), keys.TASK_EXPIRES_SECONDS)
             pipe.execute()

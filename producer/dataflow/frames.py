@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from datetime import date, time
+from operator import is_
 from os import PathLike, fspath
 from typing import Any
 
@@ -22,6 +23,8 @@ Row = dict[str, Any]
 ABSENT = float("nan")
 _INT64 = range(-(2**63), 2**63)
 _NATIVE = (bool, float, str)
+#: What is never missing, and has nothing in it.
+_WHOLE = frozenset((str, int, bool, bytes, type(None)))
 #: The kinds of numpy's datetime64 and timedelta64. Their ``tolist`` makes numbers of nanoseconds.
 _TIMES = ("M", "m")
 
@@ -88,11 +91,18 @@ def is_missing(value: Any) -> bool:
 
 
 def nulled(value: Any) -> Any:
-    """A value with null for what is missing in it, and nothing else changed."""
+    """A value with null for what is missing in it; the value itself where nothing is."""
+    kind = type(value)
+    if kind in _WHOLE:
+        return value
+    if kind is float:
+        return value if value == value else None
     if isinstance(value, list | tuple):
-        return [nulled(item) for item in value]
+        items = [nulled(item) for item in value]
+        return value if all(map(is_, items, value)) else items
     if isinstance(value, dict):
-        return {key: nulled(item) for key, item in value.items()}
+        items = [nulled(item) for item in value.values()]
+        return value if all(map(is_, items, value.values())) else dict(zip(value, items, strict=True))
     return None if is_missing(value) else value
 
 

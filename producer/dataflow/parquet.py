@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import is_
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,8 +45,10 @@ def of_frame(frame: Any) -> Any:
     frame = frame.copy(deep=False)  # the columns change, not the caller's table
     for at, kind in enumerate(frame.dtypes):
         if pd.api.types.is_object_dtype(kind):
-            values = [nulled(value) for value in frame.iloc[:, at]]
-            frame.isetitem(at, pd.Series(values, index=frame.index, dtype=object))
+            column = frame.iloc[:, at]
+            values = [nulled(value) for value in column]
+            if not all(map(is_, values, column)):
+                frame.isetitem(at, pd.Series(values, index=frame.index, dtype=object))
     try:
         return pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowException, ValueError, OverflowError) as error:

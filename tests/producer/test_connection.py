@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -202,3 +203,27 @@ def test_a_client_and_the_applications_celery_have_connections_of_their_own(stan
         assert all(pool is not own.pool for pool in pools)
     assert not any(connection._connection for connection in list(pools[0]._resource.queue) if not callable(connection))
     own.close()
+
+
+def test_clients_that_close_leave_the_time_limit_of_others_sockets_alone(standin_fleet: Fleet) -> None:
+    """kombu changes it for all of the process while it closes a pool; two at once would leave it changed."""
+    found: set[float | None] = set()
+    watching = threading.Event()
+
+    def watch() -> None:
+        while not watching.wait(0):
+            found.add(socket.getdefaulttimeout())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for _ in range(3):
+            clients = [Client(standin_fleet.url).open() for _ in range(4)]
+            for client in clients:
+                client.transcribe("/no_such.wav").cancel()
+            with ThreadPoolExecutor(4) as threads:
+                list(threads.map(Client.close, clients))
+    finally:
+        watching.set()
+        watcher.join()
+    assert found == {None}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job_files import answer, deliver, new_job, write_rows
+from job_files import answer, deliver, finished, new_job, write_rows
 
 from failover import MovingBroker
 from fleet import Fleet, ended, wait_for
@@ -545,12 +545,47 @@ def test_a_job_of_a_named_model_waits_for_a_worker_that_has_it(
         # Given nobody, and then those of another model
         wait_for(lambda: "no worker is live: waiting for a worker with the model openai/whisper-small" in caplog.text)
         live(clean, 1)
-        assert not sending.stop.wait(2.0)
+        wait_for(lambda: "no live worker has it, there are m: waiting for" in caplog.text)
         assert not clean.redis.exists(BULK, f"{own}:5")
         # When there is one that has it, then its queue gets the rows
         live(clean, 1, own, "openai/whisper-small", more=True)
         wait_for(lambda: clean.redis.llen(f"{own}:5") == 3)
     assert not clean.redis.exists(BULK)
+
+
+@pytest.mark.parametrize("done", ["answered", "queued", "finished"])
+def test_what_needs_no_worker_waits_for_none(clean: Fleet, tmp_path: Path, done: str) -> None:
+    """The same command again, or one whose rows have all been reused."""
+    job, config = new_job(tmp_path, rows=3, model="openai/whisper-small"), load_settings(REDIS_URL=clean.url)
+    sending = Sending(clean, job)
+    if done == "queued":
+        live(clean, 1, "transcribe.whisper-small", "openai/whisper-small")
+    present = live_workers(clean.redis)
+    answered = Follower(job).read
+    made = enqueuer_for(job, create_app(config), clean.redis, present, config, answered, sending.stop)
+    if done == "queued":
+        made.send_all()
+        live(clean, 0)
+        made = enqueuer_for(job, create_app(config), clean.redis, [], config, answered, sending.stop)
+    elif done == "answered":
+        sending.journal(range(3))
+    sending.enqueuer = made
+    with sending:
+        if done == "finished":
+            finished(job, [answer(row) for row in range(3)])
+        sending._thread.join(60)
+        assert not sending._thread.is_alive()
+    assert clean.redis.llen("transcribe.whisper-small:5") == (3 if done == "queued" else 0)
+    assert not clean.redis.exists(BULK)
+
+
+def test_what_the_named_model_cannot_do_is_refused_when_its_worker_comes(clean: Fleet, tmp_path: Path) -> None:
+    job = new_job(tmp_path, rows=2, model="m", language="de")
+    config, stop = load_settings(REDIS_URL=clean.url), threading.Event()
+    made = enqueuer_for(job, create_app(config), clean.redis, [], config, Follower(job).read, stop)
+    live(clean, 1)
+    with pytest.raises(UsageError, match="no live worker knows it"):
+        made.send_all()
 
 
 def test_a_job_without_a_model_waits_in_its_queue(clean: Fleet, tmp_path: Path) -> None:

@@ -281,3 +281,19 @@ def test_worker_that_was_told_to_end_says_so_at_once(worker: Worker, fleet: Flee
     # What the next worker dies over is its own
     other.begin("t", alone=False)
     assert not fleet.redis.hexists(keys.task("t"), "told_to_end")
+
+
+def test_worker_that_was_paused_speaks_for_itself_alone(worker: Worker, fleet: Fleet) -> None:
+    """A machine that stood still is told to end, and its message is another's by now: what that dies over counts."""
+    paused, here, other = worker(lease_seconds=30), worker(beats=False), worker()
+    paused.claim("t")
+    paused.begin("t", alone=False)
+    fleet.redis.delete(keys.held("t"))
+    here.begin("t", alone=False)
+    paused.tell_ending()
+    wait_for(lambda: fleet.redis.hexists(keys.task("t"), "told_to_end"))
+    assert fleet.redis.ttl(keys.task("t")) > 0
+    paused.close(release=False)
+    fleet.redis.delete(keys.held("t"))
+    claim = other.claim("t")
+    assert (claim.state, claim.told_to_end) == ("orphaned", False)
