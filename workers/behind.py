@@ -112,7 +112,8 @@ def _another_mp4(boxes: list[Chunk], heard_byte: int) -> bool:
     """
     indexes = sum(head.startswith(b"moov") for _, head in boxes)
     behind = {head[:4] for at, head in boxes if at > heard_byte > 0}
-    return b"ftyp" in behind or (indexes > 1 and {b"moov", b"mdat"} <= behind)
+    sound = not behind.isdisjoint((b"mdat", b"moof"))
+    return sound and (b"ftyp" in behind or (indexes > 1 and b"moov" in behind))
 
 
 def _named(name: bytes) -> bool:

@@ -133,7 +133,7 @@ def _span(file: LocalFile, job: DecodeJob, *, later: bool) -> Generator[bytes, N
                 raise
             end = AudioEnd(0.0, ("truncated",))
             break
-        yield from starmap(pack_block, voice.add(samples))
+        yield from starmap(pack_block, voice.add(samples, may_raise=may_raise(job)))
     yield from starmap(pack_block, voice.finish(may_raise=may_raise(job)))
     if later and BEYOND_END in end.flags:
         return replace(end, flags=("truncated",))

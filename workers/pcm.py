@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import av
 
 BLOCK_SECONDS = 10
-#: Channels are each other's opposites (a crossed wire) where their mean has a smaller share of the loudest one's power
-#: than this by the square of their number: a voice in one of them alone keeps four times as much in the mean.
-CANCELLED = 1 / 4
-#: Nothing is left of a voice where its share is smaller than this, as in one of twenty channels or more.
+#: Two channels are each other's opposites (a crossed wire) where their mean has a smaller share of the loudest one's
+#: power than this: a voice in one of them alone keeps four times as much.
+CANCELLED = 1 / 16
+#: More than two are where nothing is left: two of them may be opposites, and the voice in a third.
 NOTHING_LEFT = 1 / 400
 #: Of opposite channels the one that was heard before is heard on unless another has so many times its power: elsewhere
 #: in the wave, the other one's sound would begin with a click.
@@ -67,8 +67,8 @@ class Mixer:
     def mean(self, frames: npt.NDArray[Any]) -> Floats:
         """Frames of float[n, channels] as float32[n]; one channel where its opposites leave nothing of it in the mean.
 
-        What all channels share stays in the mean: hum that is less than 12 dB below two opposite voices, or louder, is
-        heard instead of them.
+        What both of two channels share is in the mean: less than 12 dB below their opposites, or louder, it is heard
+        instead of them, and more than that below, they are heard instead of it.
         """
         if frames.shape[1] == 1:  # ten times as fast as a mean of one
             means: Floats = frames[:, 0].astype(np.float32)
@@ -85,7 +85,7 @@ class Mixer:
 
     def _opposite(self, frames: npt.NDArray[Any], means: Floats) -> int | None:
         """The channel to hear where they cancel each other, None where they do not. A constant part is no sound."""
-        least = max(CANCELLED / frames.shape[1] ** 2, NOTHING_LEFT)
+        least = CANCELLED if frames.shape[1] == 2 else NOTHING_LEFT
         heard = means - means.mean() if means.size else means
         power = np.dot(heard, heard)
         # With its constant part a channel has no less power: what is enough of that need not be looked at again.

@@ -1,4 +1,4 @@
-"""Voice activity for recordings that are too quiet for it: it hears a louder copy. Runs in a decode process.
+"""Voice activity for spans that are too quiet for it: it hears a louder copy. Runs in a decode process.
 
 Silero goes by loudness too. Of speech with a peak of 0.005 it misses 4 % of what it hears at 0.5, at 0.0025 it misses
 17 %, at 0.0016 61 % and at 0.0006 all; raised to 0.01 these are 3, 3, 4 and 5 %. Noise is no speech to it at any level
@@ -16,59 +16,66 @@ from workers.decode_job import DecodeJob
 from workers.silero import Floats
 from workers.voice_activity import VoiceActivity
 
-#: A recording without a louder sample is raised to this peak.
+#: What has no louder sample is raised to this peak.
 QUIET_PEAK = 0.01
 #: Without a louder one there is nothing but what makes 16 bits of silence: three of their steps.
 DITHER_PEAK = 1e-4
-#: So much is held back until it is known how loud it gets: a span as `workers.cuts` makes them, 58 MB.
+#: So much is held back until it is known how loud it gets: a span as `workers.cuts` mostly makes them, 58 MB.
 MOST_HELD_SECONDS = 900.0
 
 
 def raised(samples: Floats) -> Floats:
-    """A whole recording's ``samples``, float32[n], as voice activity is to hear them: loud ones as they are."""
+    """All ``samples`` of a stretch, float32[n], as voice activity is to hear them: loud ones as they are."""
     return samples * np.float32(_gain(_peak(samples)))
 
 
 def may_raise(job: DecodeJob) -> bool:
-    """Whether a quiet recording is raised: what is quiet in one of several channels is often a voice of another."""
+    """Whether a quiet span is raised: what is quiet in one of several channels is often a voice of another."""
     return job.channel is None or job.channels == 1
 
 
 class QuietVoice:
-    """Blocks of one recording in, the same with speech probabilities out (see `VoiceActivity`). One object a recording.
+    """Blocks of one span in, the same with speech probabilities out (see `VoiceActivity`). One object a span.
 
-    Nothing comes out before there is a sample that is not quiet, or all is in. A recording that is quiet for longer
-    than `MOST_HELD_SECONDS` is heard as it is, and so is one with a louder sample anywhere.
+    Nothing comes out before there is a sample that is not quiet, or all is in: with such a sample all is heard as it
+    is. What is quiet for longer than `MOST_HELD_SECONDS` is raised by its peak until then, and on to such a sample.
+    ``may_raise``: see the function.
     """
 
     def __init__(self) -> None:
         self._voice = VoiceActivity()
         # None: how loud to hear it is decided.
         self._held: list[Floats] | None = []
+        self._gain = 1.0
 
-    def add(self, block: Floats) -> Iterator[tuple[Floats, Floats]]:
+    def add(self, block: Floats, *, may_raise: bool) -> Iterator[tuple[Floats, Floats]]:
         """Blocks that are certain now, float32[n] samples and float32[k] probabilities each."""
         if self._held is None:
-            yield block, self._voice.probabilities(block)
+            yield self._heard(block)
             return
         self._held.append(block)
         held_seconds = sum(one.size for one in self._held) / SAMPLE_RATE_HZ
         if _peak(block) >= QUIET_PEAK or held_seconds >= MOST_HELD_SECONDS:
-            yield from self._heard(1.0)
+            yield from self._let_go(may_raise=may_raise)
 
     def finish(self, *, may_raise: bool) -> Iterator[tuple[Floats, Floats]]:
-        """What is left at the end of the recording. ``may_raise``: see the function."""
-        if self._held is not None:
-            peak = max((_peak(block) for block in self._held), default=0.0)
-            yield from self._heard(_gain(peak) if may_raise else 1.0)
+        """What is left at the end."""
+        yield from self._let_go(may_raise=may_raise)
         last = self._voice.finish()
         if last.size:
             yield last[:0], last
 
-    def _heard(self, gain: float) -> Iterator[tuple[Floats, Floats]]:
+    def _let_go(self, *, may_raise: bool) -> Iterator[tuple[Floats, Floats]]:
         held, self._held = self._held or [], None
-        for block in held:
-            yield block, self._voice.probabilities(block * np.float32(gain))
+        if may_raise and held:
+            self._gain = _gain(max(_peak(block) for block in held))
+        yield from map(self._heard, held)
+
+    def _heard(self, block: Floats) -> tuple[Floats, Floats]:
+        if self._gain == 1.0 or _peak(block) >= QUIET_PEAK:
+            self._gain = 1.0
+            return block, self._voice.probabilities(block)
+        return block, self._voice.probabilities(block * np.float32(self._gain))
 
 
 def _peak(samples: Floats) -> float:

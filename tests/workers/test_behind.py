@@ -181,8 +181,10 @@ def test_fragments_of_one_stream_are_whole_however_their_heads_are_repeated(tmp_
     fragments = [b"".join(pair) for pair in zip(rest[:-1:2], rest[1:-1:2], strict=True)]
     segment = b"\0\0\0\x10styp" + b"msdh\0\0\0\0"
     for between in (segment, kind + index):
-        end = end_of(tmp_path / "one", kind + index + between.join(fragments))
-        assert (end.duration_s, end.flags) == (pytest.approx(SECONDS, abs=0.1), ())
+        # And where the recorder was stopped behind the last one.
+        for last in (b"", between):
+            end = end_of(tmp_path / "one", kind + index + between.join(fragments) + last)
+            assert (end.duration_s, end.flags) == (pytest.approx(SECONDS, abs=0.1), ())
 
 
 def test_old_quicktime_files_have_no_mark(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import soundfile
+from av.stream import Disposition
 
 from workers.audio import SAMPLE_RATE_HZ, AudioLimits
 from workers.audio_decode import open_audio
@@ -20,7 +22,7 @@ from workers.pcm import Floats
 
 LIMITS = AudioLimits()
 #: Of the tracks of a file that these tests make.
-PITCHES_HZ = (440.0, 600.0)
+PITCHES_HZ: Mapping[int, Disposition | None] = {440: None, 600: None}
 SECONDS = 3
 
 
@@ -42,19 +44,21 @@ def test_a_memory_that_is_full_is_no_fault_of_a_file_that_could_be_opened(
             pass
 
 
-def film(path: Path, *unknown: int) -> Path:
-    """A file of two tracks, of which ffmpeg does not know the codecs of some."""
+def film(path: Path, *unknown: int, pitches_hz: Mapping[int, Disposition | None] = PITCHES_HZ) -> Path:
+    """A file of tracks, of some of which ffmpeg does not know the codec. ``pitches_hz``: with whom each is for."""
     mark, other = (b"alac", b"xlac") if path.suffix == ".mp4" else (b"A_ALAC", b"A_XLAC")
     time = np.arange(SECONDS * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
     with av.open(str(path), "w") as container:
-        tracks = [container.add_stream("alac", rate=SAMPLE_RATE_HZ, layout="mono") for _ in PITCHES_HZ]
-        for track, hz in zip(tracks, PITCHES_HZ, strict=True):
+        tracks = [container.add_stream("alac", rate=SAMPLE_RATE_HZ, layout="mono") for _ in pitches_hz]
+        for track, whom in zip(tracks, pitches_hz.values(), strict=True):
+            track.disposition = whom or track.disposition
+        for track, hz in zip(tracks, pitches_hz, strict=True):
             values = (10_000 * np.sin(2 * np.pi * hz * time)).astype(np.int16)
             frame = av.AudioFrame.from_ndarray(values[None], format="s16p", layout="mono")
             frame.sample_rate, frame.pts = SAMPLE_RATE_HZ, 0
             container.mux([*track.encode(frame), *track.encode(None)])
     parts = path.read_bytes().split(mark)
-    each = (len(parts) - 1) // len(PITCHES_HZ)
+    each = (len(parts) - 1) // len(pitches_hz)
     marks = [other if at // each in unknown else mark for at in range(len(parts) - 1)]
     path.write_bytes(b"".join(part + end for part, end in zip(parts, [*marks, b""], strict=True)))
     return path
@@ -86,6 +90,14 @@ def test_a_track_of_an_unknown_codec_is_passed_over(
     if name == "a.mp4":
         with local_file(str(made), LIMITS, lambda: None) as file:
             assert told_seconds(file) == pytest.approx(SECONDS, abs=0.2)
+
+
+def test_of_the_tracks_that_are_known_the_one_for_everybody_is_heard(tmp_path: Path) -> None:
+    """A film whose first sound is unknown, then its description for those who do not see, then its own."""
+    aside = Disposition.visual_impaired | Disposition.comment
+    audio, end = read(film(tmp_path / "a.mkv", 0, pitches_hz={440: None, 600: aside, 800: None}))
+    assert np.argmax(np.abs(np.fft.rfft(audio[:SAMPLE_RATE_HZ]))) == 800
+    assert end.flags == ("other_tracks",)
 
 
 def test_tracks_that_are_all_of_unknown_codecs_are_no_audio(tmp_path: Path) -> None:

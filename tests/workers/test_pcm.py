@@ -95,6 +95,16 @@ def test_opposite_channels_with_noise_of_their_own_are_heard(decibels: float) ->
     assert share(found, speech) > 0.96
 
 
+@pytest.mark.parametrize(("channels", "decibels"), [(3, 7), (3, 10), (6, 7)])
+def test_a_voice_beside_a_pair_of_opposites_is_heard(channels: int, decibels: float) -> None:
+    """As in a film's sound: speech in the middle, and an effect around it that cancels itself."""
+    speech = voice()
+    around = noise(speech, decibels, 3)
+    rest = [np.zeros_like(speech)] * (channels - 3)
+    found = mixed(speech, around, -around, *rest)
+    np.testing.assert_allclose(found, speech / channels, atol=1e-5)
+
+
 def test_of_opposite_channels_one_is_heard_throughout() -> None:
     """The louder one changes from piece to piece, by little; each change would be a click."""
     speech = voice()

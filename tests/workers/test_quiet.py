@@ -39,7 +39,9 @@ def in_16_bits(audio: Floats) -> Floats:
 
 def heard(audio: Floats, size: int = 10 * SAMPLE_RATE_HZ, whole: bool = True) -> tuple[Floats, Floats]:
     voice = QuietVoice()
-    found = [one for first in range(0, audio.size, size) for one in voice.add(audio[first : first + size])]
+    found = [
+        one for first in range(0, audio.size, size) for one in voice.add(audio[first : first + size], may_raise=whole)
+    ]
     found += voice.finish(may_raise=whole)
     nothing = np.zeros(0, dtype=np.float32)
     return np.concatenate([nothing, *(one for one, _ in found)]), np.concatenate([nothing, *(one for _, one in found)])
@@ -79,18 +81,29 @@ def test_what_is_not_quiet_is_heard_to_the_last_bit_as_it_is(speech: Floats, pea
 
 def test_blocks_wait_only_until_something_is_loud(speech: Floats) -> None:
     voice, second = QuietVoice(), np.full(SAMPLE_RATE_HZ, 1e-3, dtype=np.float32)
-    assert not list(voice.add(second))
-    assert not list(voice.add(second))
-    assert [samples.size for samples, _ in voice.add(speech[:SAMPLE_RATE_HZ])] == [SAMPLE_RATE_HZ] * 3
-    assert [samples.size for samples, _ in voice.add(second)] == [SAMPLE_RATE_HZ]
+    assert not list(voice.add(second, may_raise=True))
+    assert not list(voice.add(second, may_raise=True))
+    assert [samples.size for samples, _ in voice.add(speech[:SAMPLE_RATE_HZ], may_raise=True)] == [SAMPLE_RATE_HZ] * 3
+    assert [samples.size for samples, _ in voice.add(second, may_raise=True)] == [SAMPLE_RATE_HZ]
 
 
-def test_a_recording_that_is_quiet_for_long_is_not_held_in_memory() -> None:
-    voice, minute = QuietVoice(), np.zeros(60 * SAMPLE_RATE_HZ, dtype=np.float32)
+def test_a_recording_that_is_quiet_for_long_is_not_held_in_memory(speech: Floats) -> None:
+    """It is heard as loud as it was until then, and what is loud behind that as it is."""
+    voice = QuietVoice()
+    minute = np.resize(in_16_bits(speech * 1e-3), 60 * SAMPLE_RATE_HZ)
+    spoken = (plain(np.resize(speech, 60 * SAMPLE_RATE_HZ), minute.size) >= SPEECH).mean()
     for _ in range(int(MOST_HELD_SECONDS / 60) - 1):
-        assert not list(voice.add(minute))
-    assert len(list(voice.add(minute))) == MOST_HELD_SECONDS / 60
-    assert len(list(voice.add(minute))) == 1
+        assert not list(voice.add(minute, may_raise=True))
+    held = list(voice.add(minute, may_raise=True))
+    assert len(held) == MOST_HELD_SECONDS / 60
+    ((_, later),) = voice.add(minute, may_raise=True)
+    for found in (held[0][1], later):
+        assert (found >= SPEECH).mean() > 0.85 * spoken
+    ((samples, found),) = voice.add(speech, may_raise=True)
+    np.testing.assert_array_equal(samples, speech)
+    ((_, quiet),) = voice.add(minute, may_raise=True)
+    assert (found >= SPEECH).mean() > 0.85 * spoken
+    assert not (quiet >= SPEECH).mean() > 0.5 * spoken, "as the rest of a span with a louder sample"
 
 
 def test_a_recording_of_nothing_has_no_frames() -> None:
@@ -133,7 +146,6 @@ def test_dither_is_not_raised(steps: int) -> None:
     np.testing.assert_array_equal(heard(audio)[1], plain(audio))
 
 
-@pytest.mark.skipif(not CORPUS.is_dir(), reason="no corpus folder: set WHISPER_BENCH_AUDIO")
 def test_recordings_of_silence_stay_silent() -> None:
     found = 0
     for path in [SAMPLES / "silence.flac", *sorted(CORPUS.glob("odd/**/*silence*"))]:
