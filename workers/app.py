@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery import Celery
@@ -29,6 +30,8 @@ from workers.settings import DEFAULT_REDIS_URL, Settings, settings
 PRIORITY_INTERACTIVE, PRIORITY_BULK = 0, 5
 #: Between a queue and its priority in the name of a list: the bulk list of the queue `transcribe` is `transcribe:5`.
 LIST_SEP = ":"
+#: Between two rounds of tries to send what follows a call.
+SEND_AGAIN_SECONDS = 2.0
 
 
 def priority_of(delivery_info: Mapping[str, Any]) -> int:
@@ -73,9 +76,20 @@ class FleetConnections(ConnectionPool):
 
 
 class FleetAMQP(AMQP):  # type: ignore[misc]
-    """Celery's, with producers on the connections of its app."""
+    """Celery's, with producers on the connections of its app, and patience with what follows a call."""
 
     _producer_pool: Any = None
+    #: Whether what follows a call (chain, chord, link) is to be sent again after this error (`workers.results`).
+    outlasts: Callable[[Exception], bool] = staticmethod(lambda error: False)
+
+    def _retry_publish(self, publish: Any, *arguments: Any, **options: Any) -> Any:
+        while True:
+            try:
+                return super()._retry_publish(publish, *arguments, **options)
+            except Exception as error:
+                if not self.outlasts(error):
+                    raise
+            time.sleep(SEND_AGAIN_SECONDS)
 
     @property
     def producer_pool(self) -> Any:

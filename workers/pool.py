@@ -31,4 +31,12 @@ class TaskPool(thread.TaskPool):  # type: ignore[misc]
                 log.error("task %s: what was to follow it failed: %s", id, type(error).__name__)
                 return 1, ExceptionInfo(), 0.0
 
-        return super().on_apply(ended, *arguments, **options)
+        accept: Callable[..., Any] = options.get("accept_callback") or (lambda *_: None)
+
+        def accepted(*args: Any) -> None:
+            try:
+                accept(*args)
+            except Exception as error:  # noqa: BLE001 - such as a revoke with ``terminate``, which threads cannot be
+                log.warning("what Celery does before a task failed: %s", type(error).__name__)
+
+        return super().on_apply(ended, *arguments, **{**options, "accept_callback": accepted})

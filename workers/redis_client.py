@@ -9,7 +9,7 @@ from typing import Any
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, ReadOnlyError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
@@ -24,6 +24,7 @@ __all__ = [
     "check_server",
     "connect",
     "connect_briefly",
+    "passes",
     "reason",
     "refused_right",
     "shown_url",
@@ -118,6 +119,12 @@ def reason(error: BaseException) -> str:
     if "EOF occurred in violation of protocol" in text:  # some servers say no more than that
         return f"ends the connection ({text}): a server that wants clients' certificates needs ssl_certfile in the URL"
     return text
+
+
+def passes(error: BaseException) -> bool:
+    """Whether Redis was full, away, not ready or no primary: what waiting mends."""
+    kinds = (OutOfMemoryError, RedisConnectionError, RedisTimeoutError, ReadOnlyError)
+    return refused_right(error) is None and any(isinstance(cause, kinds) for cause in _causes(error))
 
 
 def refused_right(error: BaseException) -> NoPermissionError | None:

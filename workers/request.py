@@ -15,6 +15,13 @@ class FleetRequest(Request):  # type: ignore[misc]
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._argsrepr, self._kwargsrepr = summaries(*self._payload[:2])
+        # Not the sender's own name for it (``shadow``): a worker counts its messages by name, for as long as it lives.
+        self.name = self._type
+        self._request_dict.pop("shadow", None)
+
+    def maybe_expire(self) -> Any:
+        """Not one that comes again: it was begun in time, and may still run here. What is over is known by its mark."""
+        return None if (self.delivery_info or {}).get("redelivered") else super().maybe_expire()
 
     def on_failure(self, exc_info: Any, *args: Any, **options: Any) -> None:
         """Flower hears of a dropped call as of one that was revoked: of what is ignored Celery tells it nothing."""
