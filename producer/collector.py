@@ -223,7 +223,7 @@ class Collector:
                 owned.merging = None
                 owned.tried_seconds += merging.seconds
                 with _failing(owned):
-                    owned.job = merging.result()
+                    owned.job = _merged(owned, merging)
                     self._say_complete(owned)
         return any(owned.complete for owned in answered)
 
@@ -248,6 +248,17 @@ class Collector:
 def pause_after(tried_seconds: float) -> float:
     """Seconds until the next try of what has failed, after one that took so long."""
     return min(LONGEST_PAUSE_SECONDS, tried_seconds / TRY_SHARE)
+
+
+def _merged(owned: OwnedJob, merging: Piece[Job]) -> Job:
+    """Raises FleetError, whatever it was: one job's fault must not end the service of all."""
+    try:
+        return merging.result()
+    except (FleetError, OSError):
+        raise
+    except Exception as error:
+        log.exception("job %s: unexpected failure", owned.job.id)
+        raise FleetError(f"{owned.job.step.path}: cannot be written: {type(error).__name__}: {error}") from error
 
 
 def _awaits(owned: OwnedJob) -> bool:

@@ -110,7 +110,7 @@ class Display:
 def result_table(path: Path, media_key: str, output_key: str, most_rows: int = 50) -> Table:
     """File, language and text of the first rows of a step file."""
     table = Table("file", "language", "text", title=None)
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:  # a row may have carriage returns, as white space
         for number, line in enumerate(lines):
             if number == most_rows:
                 table.add_row("...", "", f"(more rows in {path})")

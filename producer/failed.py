@@ -90,8 +90,8 @@ class Failures:
 def failures_of(job: Job) -> Failures:
     """What failed in a job's step: in its file if that is the job's (a retry replaces it last), else so far.
 
-    Memory: a bit a row at most. An example's ``audio`` is empty where the input of a running job is gone. Raises
-    FleetError for a step file that another program changed.
+    Memory: a bit a row at most. An example's ``audio`` is empty where the input of a running job is gone or another.
+    Raises FleetError for a step file that another program changed.
     """
     made = job.header.complete or job.header.retry is not None
     found = Failures(job.header.rows)
@@ -100,8 +100,13 @@ def failures_of(job: Job) -> Failures:
         if row is not None:
             _add(found, row)
     examples = [one for reason in found.reasons.values() for one in reason.examples]
-    with contextlib.suppress(*(() if made else (UsageError,))):  # of a running job the input may be gone meanwhile
-        _name_audio(job, step_lines(job) if made else job.lines(), examples)
+    if made:
+        _name_audio(job, step_lines(job), examples)
+    elif examples:
+        # Of a running job the input may be gone or another meanwhile.
+        with contextlib.suppress(UsageError, ValueError, AttributeError):
+            job.check_input()
+            _name_audio(job, job.lines(), examples)
     return found
 
 

@@ -61,7 +61,11 @@ def write_step(
             if kept is None or (answered < len(kept.retried) and kept.retried[answered] == rows):
                 if answered == journal.rows:
                     raise _changed(step_path)
-                handle.write(_with_answer(line, journal, answered, columns, media_key, drop))
+                try:
+                    row = _with_answer(line, journal, answered, columns, media_key, drop)
+                except (ValueError, LookupError, RecursionError):
+                    raise _changed(step_path) from None
+                handle.write(row)
                 answered += 1
             else:
                 handle.write(old)
@@ -99,6 +103,7 @@ def picked(lines: Iterable[bytes], rows: Sequence[int]) -> Iterator[bytes]:
 def _with_answer(
     line: bytes, journal: Journal, number: int, columns: Columns, media_key: str, drop: Collection[str]
 ) -> bytes:
+    """Raises ValueError, LookupError and RecursionError for a line that is none of those that were checked."""
     count = recording_count(line, media_key)
     return with_columns(line, columns.values(_items(journal, number, count), plain=count == 1), drop) + b"\n"
 

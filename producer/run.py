@@ -16,7 +16,7 @@ from producer.awaiting import Awaited
 from producer.cancel import take_back
 from producer.collection import POLL_SECONDS, Collection
 from producer.collector import Collector
-from producer.disk import disk_errors
+from producer.disk import disk_errors, may_pass
 from producer.display import Display
 from producer.embedded import EmbeddedFleet, check_machine
 from producer.errors import FleetError, FleetUnavailableError, UsageError
@@ -214,7 +214,8 @@ def _transfer(
 ) -> None:
     """Send and collect until the step file is written."""
     job = collection.job
-    limit = failed_limit(options.max_failed, job.rows)
+    limit = failed_limit(options.max_failed, job.header.rows)
+    failed_before = job.header.retry.kept_failed if job.header.retry else 0  # not done again, and in the step
     failures: list[Exception] = []
     app = create_app(load_settings(REDIS_URL=url), set_as_current=False)
     with contextlib.closing(connect(url)) as redis, contextlib.closing(app), producing(job):
@@ -242,8 +243,11 @@ def _transfer(
                     missing = awaited.missing(progress.answered)
                 except NoPermissionError:
                     raise
-                except RedisError as error:
-                    display.waiting(f"Redis does not answer, trying again: {reason(error)}")
+                except (RedisError, UsageError) as error:
+                    if isinstance(error, UsageError) and not may_pass(error):
+                        raise
+                    cause = f"Redis does not answer: {reason(error)}" if isinstance(error, RedisError) else str(error)
+                    display.waiting(f"trying again: {cause}")
                     time.sleep(POLL_SECONDS)
                     continue
                 if failures:
@@ -254,9 +258,10 @@ def _transfer(
                     display.waiting(missing)
                 else:
                     display.progress(progress)
-                if limit is not None and progress.failed > limit:
+                failed = failed_before + progress.failed
+                if limit is not None and failed > limit:
                     raise TooManyFailedError(
-                        f"{progress.failed} of {job.rows} rows failed, more than --max-failed {options.max_failed}: "
+                        f"{failed} of {job.header.rows} rows failed, more than --max-failed {options.max_failed}: "
                         f"{_reasons(progress)}. {progress.answered} answers are kept: "
                         "a higher --max-failed (without --force) resumes"
                     )

@@ -552,3 +552,25 @@ def test_a_full_redis_is_collected_all_the_same(redis: Redis, tmp_path: Path) ->
         collector.close()
     assert not redis.exists(keys.results(job.id))
     assert texts(job) == ["text 0", "text 1"]
+
+
+def test_a_job_whose_step_cannot_be_written_does_not_end_the_service(
+    redis: Redis, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the fault is: the collector of all jobs would end with it, at every start."""
+    bad, good = collector.add(new_job(tmp_path / "bad", rows=1)), collector.add(new_job(tmp_path / "good", rows=1))
+    assert bad is not None
+    assert good is not None
+    finish = Job.finish
+
+    def finishes(job: Job, *arguments: Any) -> Job:
+        if job.id == bad.job.id:
+            raise ValueError("nobody has thought of this")
+        return finish(job, *arguments)
+
+    monkeypatch.setattr(Job, "finish", finishes)
+    deliver(redis, bad.job, answer(0))
+    deliver(redis, good.job, answer(0))
+    poll_all(collector)
+    assert "cannot be written: ValueError: nobody has thought of this" in str(bad.error)
+    assert good.complete

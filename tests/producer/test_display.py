@@ -173,3 +173,12 @@ def test_the_bar_says_what_is_done(task: Task, shown: str) -> None:
         display.begin(task)
         display.progress(Progress(rows=8, answered=6))
     assert shown in out.getvalue()
+
+
+def test_the_table_takes_white_space_as_json_does(tmp_path: Path) -> None:
+    path = tmp_path / "step.jsonl"
+    path.write_bytes(b'{"audio": "a.wav",\r "transcription": "one"}\n{"audio": "b.wav", "transcription": "two"}\r\n')
+    out = io.StringIO()
+    Console(file=out, width=80).print(result_table(path, "audio", "transcription"))
+    assert "one" in out.getvalue()
+    assert "two" in out.getvalue()

@@ -115,3 +115,16 @@ def test_a_step_file_that_another_program_changed_is_named(tmp_path: Path, error
     job.step.path.unlink()
     with pytest.raises(FleetError, match="not there any more"):
         failures_of(job)
+
+
+@pytest.mark.parametrize("change", ["a row more", "no jsonl", "lists"])
+def test_of_a_job_whose_input_is_another_no_audio_is_named(tmp_path: Path, change: str) -> None:
+    job, journal = a_job(tmp_path)
+    journal.append(answers()[:2])
+    journal.close()
+    source = Path(job.header.inputs[0])
+    lines = source.read_bytes()
+    source.write_bytes(
+        {"a row more": b'{"audio": "new.wav"}\n' + lines, "no jsonl": b"{\n" * 12, "lists": b"[]\n" * 12}[change]
+    )
+    assert reasons_of(job) == {"file_not_found": (1, [(1, "")])}

@@ -206,3 +206,18 @@ def test_a_row_takes_eight_bytes_until_it_is_written(tmp_path: Path) -> None:
     journal.close()
     # Then: beside what any merge needs it took 8 bytes a row (an int in a list takes 40).
     assert peak_bytes <= 8 * rows + 2**21
+
+
+@pytest.mark.parametrize("drop", [(), ("transcription", "transcription_error")])
+@pytest.mark.parametrize(
+    "line", [b'{"audio": "b.wa', b"\xff\xfe{", b"audio,text", b"{", b"", b'["a.wav"]', b'{"audio": ' + b"[" * 5000]
+)
+def test_an_input_that_is_no_jsonl_any_more_leaves_no_file(tmp_path: Path, line: bytes, drop: tuple[str, ...]) -> None:
+    """Half written, or a table: what comes of it is found before its hash is known."""
+    journal = Journal.open(tmp_path / "journal.jsonl", 1)
+    journal.append([answer(0)])
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(FleetError, match="the input changed"):
+        write_step(out, [line], journal, Columns(), "audio", drop, sha256="0")
+    assert not out.exists()
+    journal.close()

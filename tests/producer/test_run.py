@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from job_files import answer, deliver, finished, new_job, read_rows, spec_of, speech_rows, write_rows
+from job_files import answer, deliver, failed_answer, finished, new_job, read_rows, spec_of, speech_rows, write_rows
 from redis import Redis
 from rich.console import Console
 from running import Running
@@ -21,6 +22,7 @@ from producer.display import Display
 from producer.errors import FleetError, FleetUnavailableError
 from producer.in_flight import rows_in_flight
 from producer.opening import open_job
+from producer.retry import begin_retry
 from producer.run import RunOptions, TooManyFailedError, failed_limit, run_job
 from producer.spec import JobSpec
 from workers.presence import Presence
@@ -161,3 +163,40 @@ def test_a_broker_that_does_not_answer_is_named(tmp_path: Path) -> None:
     with pytest.raises(FleetUnavailableError, match=r"REDIS_URL redis://127\.0\.0\.1:1/0: does not answer") as caught:
         run_job(job, RunOptions(), silent, Display(Console(file=io.StringIO())))
     assert "secret" not in str(caught.value)
+
+
+def test_a_retry_that_is_resumed_is_held_against_the_whole_step(fleet: Fleet, tmp_path: Path) -> None:
+    """Ten of a hundred rows had failed: that six of them do again is a twentieth of the step, not half of the job."""
+    rows = 100
+    answers = [failed_answer(row, "fetch_failed") if row < 10 else answer(row) for row in range(rows)]
+    job = finished(new_job(tmp_path, rows=rows), answers)
+    retried = begin_retry(job)
+    assert retried is not None
+    assert retried.rows == 10
+    run = Running(fleet, retried, RunOptions(max_failed="9%"))
+    wait_for(lambda: len(rows_in_flight(fleet.redis, "transcribe", retried.id)) == 10)
+    deliver(fleet.redis, retried, *(failed_answer(row) if row < 6 else answer(row) for row in range(10)))
+    assert run.join().error is None
+    assert run.result is not None
+    assert run.result.progress().failed == 6
+
+
+def test_a_folder_that_is_away_for_a_moment_does_not_end_a_run(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, troubles = new_job(tmp_path, rows=2), list[int]()
+    read = Path.read_bytes
+
+    def reads(path: Path) -> bytes:
+        if path == job.step.header_path and troubles:
+            raise OSError(troubles.pop(), "stale")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", reads)
+    run = Running(fleet, job)
+    wait_for(lambda: rows_in_flight(fleet.redis, "transcribe", job.id) == {0, 1})
+    troubles.extend([errno.ESTALE, errno.EIO])
+    wait_for(lambda: not troubles)
+    deliver(fleet.redis, job, answer(0), answer(1))
+    assert run.join().error is None
+    assert "trying again: " in run.shown
