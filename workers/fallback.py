@@ -26,6 +26,7 @@ FLAGS = {
     Verdict.LOW_CONFIDENCE: ("low_confidence",),
     Verdict.EMPTY: ("empty",),
     Verdict.REPETITIVE: ("repetition",),
+    Verdict.LOOP_BEHIND: ("repetition",),
     Verdict.REPETITION: ("repetition",),
     Verdict.SILENCE: ("no_speech",),
     Verdict.GOOD: (),

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from workers.decoding import compression_ratio as ratio_of
 from workers.interface import WindowResult
 from workers.languages import UNSPACED_LETTERS
 from workers.settings import Settings
@@ -54,8 +55,10 @@ class Verdict(Enum):
     #: Shortens like a loop, but is none, no sentence in it follows itself, and the model is sure of it.
     LIST = 3
     REPETITIVE = 4
-    EMPTY = 5
-    REPETITION = 6
+    #: A loop behind a text that is none, which has an end: what comes after it is heard on from there.
+    LOOP_BEHIND = 5
+    EMPTY = 6
+    REPETITION = 7
 
 
 #: What came of a window so far, in the order of its tries.
@@ -88,7 +91,8 @@ class Gates:
     def judge(self, result: WindowResult, speech_seconds: float) -> Verdict:
         """The verdict on one try over a window with so much speech in it."""
         if "repetition" in result.flags or result.compression_ratio > LOOP_COMPRESSION:
-            return Verdict.REPETITION
+            behind = result.whole[0] if result.whole else ""
+            return Verdict.LOOP_BEHIND if behind and not self.repeats(behind, ratio_of(behind)) else Verdict.REPETITION
         if self.repeats(result.text, result.compression_ratio):
             # Instead of what is said, or as it is said: "thank you" four times fills no ten seconds.
             instead = result.no_speech_prob > self.no_speech or is_slow(result.text, speech_seconds)
@@ -176,11 +180,14 @@ def least_bad(tries: Tries) -> tuple[WindowResult, Verdict]:
 
 
 def _outdone(result: WindowResult, verdict: Verdict, tries: Tries) -> bool:
-    """Whether one of the tries is a list that the model was much surer of."""
+    """Whether one of the tries is a list that the model was much surer of, or before a text that is none, a loop."""
     if verdict not in (Verdict.GOOD, Verdict.SILENCE, Verdict.LOW_CONFIDENCE, Verdict.LIST):
         return False
-    lists = (one.avg_logprob for one, verdict in tries if verdict in (Verdict.LIST, Verdict.REPETITIVE))
-    return result.avg_logprob < max(lists, default=-math.inf) - MUCH_LESS_LIKELY
+    kinds = [Verdict.LIST, Verdict.REPETITIVE]
+    if verdict is Verdict.LOW_CONFIDENCE:
+        kinds.append(Verdict.LOOP_BEHIND)
+    surest = max((one.avg_logprob for one, other in tries if other in kinds), default=-math.inf)
+    return result.avg_logprob < surest - MUCH_LESS_LIKELY
 
 
 def _same(one: WindowResult, other: WindowResult) -> bool:

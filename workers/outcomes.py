@@ -26,10 +26,11 @@ class Outcomes:
         self._model = model
         self._check = check
 
-    def vote(self, recording: Recording) -> Vote:
-        """What the first windows of a recording say of its language, when all of them are heard."""
+    def vote(self, recording: Recording) -> Vote | None:
+        """What the first windows of a recording say of its language, when all of them are heard; None without words."""
         voters = recording.voters()
-        return vote(voters, [self.wait(window.future) for window in voters])
+        results = [self.wait(window.future) for window in voters]
+        return vote(voters, results) if any(result.text for result in results) else None
 
     def wait(self, future: Future[WindowResult]) -> WindowResult:
         """What a window gives or raises. Raises EngineLostError too where the worker has to end before."""
@@ -69,7 +70,10 @@ class Outcomes:
         results = [self.wait(window.future) for window in recording.windows]
         if not results:
             return silence(recording, timestamps=options.timestamps, model=model, attempts=attempts)
-        heard = vote(recording.voters() or recording.windows, results[: len(recording.voters()) or None])
+        count = len(recording.voters())
+        if not any(result.text for result in results[:count]):  # music, or noise: then all that have words vote
+            count = len(results)
+        heard = vote(recording.windows[:count], results[:count])
         for at, window in enumerate(recording.voters()):
             if results[at].language != heard.language and window.request is not None:
                 # Outvoted: its text is in the wrong language.

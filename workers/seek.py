@@ -92,7 +92,7 @@ class SeekingDecoder:
                 self._later.run(window.answer, lambda: self._hear(window, again_s))
             else:
                 told = part is not result or bool(window.parts)
-                window.parts.append((start_s, _with_end(result) if more and part is not result else result))
+                window.parts.append((start_s, _last_part(result, part, more=more)))
                 window.answer.set_result(self._ended(window, speech_after(window.speech, until_s) if told else 0.0))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the one who waits for the window gets it
             window.answer.set_exception(error)
@@ -129,6 +129,19 @@ class SeekingDecoder:
         loops = self._decoder.gates.repeats(text, ratio)
         flags = tuple(flag for flag in result.flags if loops or flag != "repetition")
         return replace(result, text=text, segments=segments, compression_ratio=ratio, flags=flags, whole=None)
+
+
+def _last_part(result: WindowResult, part: WindowResult, *, more: bool) -> WindowResult:
+    """What is kept of a result behind which nothing is heard; ``part``: what would be, if something were.
+
+    ``more``: there is speech that it does not reach. Where there is none a loop was invented, and not what is before.
+    """
+    if part is result:
+        return result
+    if more:
+        return _with_end(result)
+    invented = not result.finished and "repetition" in result.flags and bool(part.segments)
+    return part if invented else result
 
 
 def _cut_off(result: WindowResult) -> WindowResult:

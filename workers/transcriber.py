@@ -210,7 +210,8 @@ class Transcriber:
     def _decide(self, recording: Recording, asked: _Asked, language: str | None, undecided: Undecided) -> str | None:
         """Wait for the vote, if there is one, and put what waited for it into the engine; returns the language."""
         if language is None and len(recording.voters()) == VOTERS:
-            language = self._outcomes.vote(recording).language
+            heard = self._outcomes.vote(recording)
+            language = None if heard is None else heard.language
         for window, start_s, leave in undecided.take():
             recording.windows.append(self._sent(window, start_s, asked, language, False, leave))
         return language

@@ -51,6 +51,9 @@ A_BIT = 1e-9
         ({"text": MENU, "compression_ratio": 2.5, "no_speech_prob": 0.6 + A_BIT}, Verdict.REPETITIVE),
         ({"compression_ratio": LOOP_COMPRESSION + A_BIT}, Verdict.REPETITION),
         ({"flags": ("repetition",)}, Verdict.REPETITION),
+        ({"flags": ("repetition",), "whole": ("", ())}, Verdict.REPETITION),
+        ({"flags": ("repetition",), "whole": (LOOP, ())}, Verdict.REPETITION),
+        ({"flags": ("repetition",), "whole": ("and a text before it", ())}, Verdict.LOOP_BEHIND),
         ({"text": "thank you " * 4}, Verdict.REPETITION),  # nobody takes ten seconds for it
         ({"text": f"{LOOP} and what else is there to say of it"}, Verdict.REPETITIVE),
         ({"avg_logprob": -1.0 - A_BIT}, Verdict.LOW_CONFIDENCE),
@@ -407,3 +410,16 @@ def test_verdicts_are_ordered_from_best_to_worst() -> None:
         tries = [one for one in tries if one[1] is not best[-1]]
 
     assert best == list(Verdict)
+
+
+def test_a_text_before_a_loop_is_better_than_nonsense_and_than_nothing() -> None:
+    """What comes after it is heard on from there: of 20 s that are right nothing would be left."""
+    broken = (heard("right, right, right", flags=("repetition",), avg_logprob=-0.2), Verdict.LOOP_BEHIND)
+    nonsense = (heard("mumble", avg_logprob=-1.6), Verdict.LOW_CONFIDENCE)
+    unsure = (heard("mumble", avg_logprob=-1.1), Verdict.LOW_CONFIDENCE)
+    empty = (heard("", avg_logprob=-0.1), Verdict.EMPTY)
+    good = (heard("all of it", avg_logprob=-0.9), Verdict.GOOD)
+    less_sure = (broken[0], Verdict.LOOP_BEHIND)
+    assert least_bad([broken, nonsense, empty]) == broken
+    assert least_bad([(heard("so", avg_logprob=-0.8), Verdict.LOOP_BEHIND), unsure]) == unsure
+    assert settled([less_sure, good]) == good, "a try that is good is the answer, as ever"

@@ -243,6 +243,24 @@ def test_a_loop_to_the_end_of_speech_is_all_there_is(decoders: list[SeekingDecod
     assert set(script.starts_s) == {0.0}
 
 
+def test_a_loop_behind_the_last_speech_is_invented(decoders: list[SeekingDecoder]) -> None:
+    # Given a model that says what is said, and goes on where nobody speaks any more
+    script = Script(*looped(NO, 10.0, 13.0, WindowSegment(0.0, 10.0, "one")))
+    result = decode(decoders, script, window(13), (0.0, 10.0)).result(10)
+    assert set(script.starts_s) == {0.0}
+    assert (result.text, result.flags) == ("one", ())
+    assert [(one.start, one.end) for one in result.segments] == [(0.0, 10.0)]
+
+
+def test_what_is_right_before_a_loop_is_kept_though_another_try_is_nonsense(decoders: list[SeekingDecoder]) -> None:
+    loop, *loops = looped(NO, 20.0, 30.0, WindowSegment(0.0, 20.0, "one"))
+    nonsense = heard("mumble", avg_logprob=-1.6, segments=(WindowSegment(0.0, 30.0, "mumble"),))
+    script = Script(*[replace(one, avg_logprob=-0.2) for one in (loop, *loops[:4])], nonsense, said("two", (0.0, 9.0)))
+    result = decode(decoders, script, window(30), (0.0, 29.0)).result(10)
+    assert script.starts_s == [*[0.0] * 6, 20.0]
+    assert (result.text, result.flags) == ("one two", ())
+
+
 def short_tail(text: str) -> WindowResult:
     """A window that the model ended two seconds after its start, in a segment without an end."""
     one, two = WindowSegment(0.2, 2.0, "one"), WindowSegment(2.0, 29.5, text)

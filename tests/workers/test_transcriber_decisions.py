@@ -105,6 +105,22 @@ def test_window_without_words_is_outvoted(standin_runtime: Runtime, news: str) -
     assert "you" not in item.text
 
 
+def test_windows_without_words_do_not_decide_for_those_that_follow(standin_runtime: Runtime, long_news: str) -> None:
+    """Music before the first word: an hour would be written down in whatever language it sounds like."""
+
+    def answer(request: WindowRequest, number: int) -> WindowResult:
+        if number < VOTERS:
+            return heard("", language=request.language or "en", language_probability=0.35, no_speech_prob=0.9)
+        return heard(f"window {number}", language=request.language or "de", language_probability=0.9)
+
+    engine = scripted(answer)
+    item = transcript(standin_runtime, Record(audio=long_news), engine)
+    windows = len(engine.requests) - VOTERS
+    assert [request.language for request in engine.requests] == [None] * windows + ["de"] * VOTERS
+    assert (item.language, item.language_probability) == ("de", pytest.approx(0.9))
+    assert "uncertain_language" not in item.flags
+
+
 @pytest.mark.parametrize(("own", "common"), [(None, "per-window"), ("per-window", "de")])
 def test_each_window_keeps_its_language_when_asked(
     standin_runtime: Runtime, news: str, own: str | None, common: str
