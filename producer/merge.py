@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -64,6 +65,8 @@ def write_step(
                 try:
                     row = _with_answer(line, journal, answered, columns, media_key, drop)
                 except (ValueError, LookupError, RecursionError):
+                    if _is_row(line, media_key):  # then it is the answer's fault
+                        raise
                     raise _changed(step_path) from None
                 handle.write(row)
                 answered += 1
@@ -106,6 +109,14 @@ def _with_answer(
     """Raises ValueError, LookupError and RecursionError for a line that is none of those that were checked."""
     count = recording_count(line, media_key)
     return with_columns(line, columns.values(_items(journal, number, count), plain=count == 1), drop) + b"\n"
+
+
+def _is_row(line: bytes, media_key: str) -> bool:
+    try:
+        row = json.loads(line, parse_int=float)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and media_key in row
 
 
 def _items(journal: Journal, row: int, count: int) -> list[dict[str, Any]]:

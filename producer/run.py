@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,7 +26,6 @@ from producer.job import Job
 from producer.journal import Journal
 from producer.owned import OwnedJob
 from producer.reconcile import Reconciler, producing
-from producer.registry import Progress
 from workers.app import create_app
 from workers.errors import SettingsError
 from workers.presence import Presence, live_workers
@@ -187,9 +187,14 @@ def _take(collection: Collection, *, private: bool, own: bool) -> None:
 
     Answers that an earlier run left there count; its messages do not: their rows are sent again.
     """
-    if collection.take():
-        while collection.poll(0.001) or collection.writing:
-            pass
+    taken = collection.take()
+    while taken:
+        try:
+            taken = bool(collection.poll(0.001)) or collection.writing
+        except UsageError as error:
+            if not may_pass(error):
+                raise
+            time.sleep(POLL_SECONDS)
     if private:
         _check_alone(collection.job, collection.owned)
         if own and collection.owned is not None and not collection.owned.complete:
@@ -215,7 +220,9 @@ def _transfer(
     """Send and collect until the step file is written."""
     job = collection.job
     limit = failed_limit(options.max_failed, job.header.rows)
-    failed_before = job.header.retry.kept_failed if job.header.retry else 0  # not done again, and in the step
+    retry = job.header.retry
+    # Rows that are not done again, and in the step.
+    failed_before, reasons_before = (retry.kept_failed, Counter(retry.kept_reasons)) if retry else (0, Counter())
     failures: list[Exception] = []
     app = create_app(load_settings(REDIS_URL=url), set_as_current=False)
     with contextlib.closing(connect(url)) as redis, contextlib.closing(app), producing(job):
@@ -249,9 +256,11 @@ def _transfer(
                     cause = f"Redis does not answer: {reason(error)}" if isinstance(error, RedisError) else str(error)
                     display.waiting(f"trying again: {cause}")
                     time.sleep(POLL_SECONDS)
-                    continue
+                    progress = None
                 if failures:
                     raise failures[0]
+                if progress is None:
+                    continue
                 if progress.answered == progress.rows:
                     display.waiting(f"writing {job.step.path}")
                 elif missing is not None:
@@ -262,7 +271,7 @@ def _transfer(
                 if limit is not None and failed > limit:
                     raise TooManyFailedError(
                         f"{failed} of {job.header.rows} rows failed, more than --max-failed {options.max_failed}: "
-                        f"{_reasons(progress)}. {progress.answered} answers are kept: "
+                        f"{_reasons(progress.reasons + reasons_before)}. {progress.answered} answers are kept: "
                         "a higher --max-failed (without --force) resumes"
                     )
         finally:
@@ -302,5 +311,5 @@ def _check_alone(job: Job, owned: OwnedJob | None = None) -> None:
             )
 
 
-def _reasons(progress: Progress) -> str:
-    return ", ".join(f"{count} x {reason}" for reason, count in sorted(progress.reasons.items()))
+def _reasons(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items()))

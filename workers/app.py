@@ -7,13 +7,14 @@ The figures behind the reliability settings were measured with celery and kombu 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery import Celery
-from celery.app.amqp import AMQP
+from celery.app.amqp import AMQP, _callback_publish_retry
 from celery.loaders.app import AppLoader
 from kombu.connection import ConnectionPool
 from kombu.entity import Exchange, Queue
@@ -25,6 +26,8 @@ from workers.device import batch
 from workers.messages import TASK_NAMES, TASKS, Task
 from workers.redis_url import broker_url, celery_url, sentinel_master, sentinel_options, tls_options
 from workers.settings import DEFAULT_REDIS_URL, Settings, settings
+
+log = logging.getLogger(__name__)
 
 #: Redis priorities: 0 is served first. Interactive calls go before bulk jobs.
 PRIORITY_INTERACTIVE, PRIORITY_BULK = 0, 5
@@ -82,14 +85,21 @@ class FleetAMQP(AMQP):  # type: ignore[misc]
     #: Whether what follows a call (chain, chord, link) is to be sent again after this error (`workers.results`).
     outlasts: Callable[[Exception], bool] = staticmethod(lambda error: False)
 
-    def _retry_publish(self, publish: Any, *arguments: Any, **options: Any) -> Any:
-        while True:
-            try:
-                return super()._retry_publish(publish, *arguments, **options)
-            except Exception as error:
-                if not self.outlasts(error):
-                    raise
-            time.sleep(SEND_AGAIN_SECONDS)
+    def _create_task_sender(self) -> Any:
+        send = super()._create_task_sender()
+
+        def sent(*arguments: Any, **options: Any) -> Any:
+            # Message by message: of a group, what was sent is not sent again.
+            while True:
+                try:
+                    return send(*arguments, **options)
+                except Exception as error:
+                    if not (_callback_publish_retry.get() and self.outlasts(error)):
+                        raise
+                    log.warning("what follows a call is not sent yet: %s", type(error).__name__)
+                time.sleep(SEND_AGAIN_SECONDS)
+
+        return sent
 
     @property
     def producer_pool(self) -> Any:

@@ -91,7 +91,8 @@ class Gates:
     def judge(self, result: WindowResult, speech_seconds: float) -> Verdict:
         """The verdict on one try over a window with so much speech in it."""
         if "repetition" in result.flags or result.compression_ratio > LOOP_COMPRESSION:
-            behind = result.whole[0] if result.whole else ""
+            # What the model ended itself is taken as it is, its loop too (`workers.seek`).
+            behind = result.whole[0] if result.whole and not result.finished else ""
             return Verdict.LOOP_BEHIND if behind and not self.repeats(behind, ratio_of(behind)) else Verdict.REPETITION
         if self.repeats(result.text, result.compression_ratio):
             # Instead of what is said, or as it is said: "thank you" four times fills no ten seconds.

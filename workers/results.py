@@ -18,7 +18,7 @@ from typing import Any
 
 from celery import bootsteps
 from celery.backends.redis import RedisBackend
-from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, ReadOnlyError, RedisError
 
 from workers.redis_client import passes
 
@@ -40,6 +40,11 @@ def _callback_passes(error: Exception) -> bool:
     return threading.current_thread() is not threading.main_thread() and passes(error)
 
 
+def _claim_seconds(backend: RedisBackend) -> float:
+    """For how long a chord's last part keeps others from sending what follows (Celery's `on_chord_part_return`)."""
+    return max(5.0, 2.0 * (backend.app.conf.result_chord_join_timeout or 5.0))
+
+
 def _outlasting(part_return: Callable[..., Any]) -> Callable[..., Any]:
     """`RedisBackend.on_chord_part_return`, which counts each part once: again, until Redis takes it."""
 
@@ -52,7 +57,9 @@ def _outlasting(part_return: Callable[..., Any]) -> Callable[..., Any]:
                 if not _passes(self, error):
                     raise
                 log.warning("a part of a chord is not counted yet: %s", error)
-            time.sleep(AGAIN_SECONDS)
+                refused = isinstance(error, OutOfMemoryError)
+            # One whose reply was lost may have claimed what is to follow, for so long.
+            time.sleep(AGAIN_SECONDS if refused else _claim_seconds(self) + 1.0)
 
     return outlasted
 

@@ -51,9 +51,10 @@ A_BIT = 1e-9
         ({"text": MENU, "compression_ratio": 2.5, "no_speech_prob": 0.6 + A_BIT}, Verdict.REPETITIVE),
         ({"compression_ratio": LOOP_COMPRESSION + A_BIT}, Verdict.REPETITION),
         ({"flags": ("repetition",)}, Verdict.REPETITION),
-        ({"flags": ("repetition",), "whole": ("", ())}, Verdict.REPETITION),
-        ({"flags": ("repetition",), "whole": (LOOP, ())}, Verdict.REPETITION),
-        ({"flags": ("repetition",), "whole": ("and a text before it", ())}, Verdict.LOOP_BEHIND),
+        ({"flags": ("repetition",), "whole": ("", ()), "finished": False}, Verdict.REPETITION),
+        ({"flags": ("repetition",), "whole": (LOOP, ()), "finished": False}, Verdict.REPETITION),
+        ({"flags": ("repetition",), "whole": ("and a text before it", ()), "finished": False}, Verdict.LOOP_BEHIND),
+        ({"compression_ratio": 5.0, "whole": ("and a text before it", ())}, Verdict.REPETITION),
         ({"text": "thank you " * 4}, Verdict.REPETITION),  # nobody takes ten seconds for it
         ({"text": f"{LOOP} and what else is there to say of it"}, Verdict.REPETITIVE),
         ({"avg_logprob": -1.0 - A_BIT}, Verdict.LOW_CONFIDENCE),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import Celery, chord
+from celery import Celery, chord, group
 from celery.backends.redis import RedisBackend
 from celery.worker import state
+from kombu import Producer
 from kombu.exceptions import OperationalError
 
 from fleet import Fleet, wait_for
@@ -102,13 +102,15 @@ def full(fleet: Fleet) -> None:
     fleet.redis.config_set("maxmemory", 1)
 
 
-def test_a_part_of_a_chord_is_counted_once_redis_has_room(app: Celery, fleet: Fleet) -> None:
+def test_a_part_of_a_chord_is_counted_once_redis_has_room(
+    app: Celery, fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
     """Else the chord never ends, and all that its calls were for is lost."""
     calls = [app.signature("whisper.transcribe", args=([],), queue="nobody") for _ in range(2)]
     body = app.signature("app.all", queue="after")
-    group = chord(calls)(body).parent
+    header = chord(calls)(body).parent
     parts = [
-        SimpleNamespace(id=one.id, group=group.id, group_index=at, chord=body) for at, one in enumerate(group.results)
+        SimpleNamespace(id=one.id, group=header.id, group_index=at, chord=body) for at, one in enumerate(header.results)
     ]
     full(fleet)
     returned = [
@@ -117,7 +119,7 @@ def test_a_part_of_a_chord_is_counted_once_redis_has_room(app: Celery, fleet: Fl
     ]
     for one in returned:
         one.start()
-    time.sleep(0.3)
+    wait_for(lambda: caplog.text.count("a part of a chord is not counted yet") > 4)
     assert all(one.is_alive() for one in returned)
     fleet.redis.config_set("maxmemory", 0)
     for one in returned:
@@ -126,17 +128,31 @@ def test_a_part_of_a_chord_is_counted_once_redis_has_room(app: Celery, fleet: Fl
     assert fleet.redis.llen("after") == 1, "what is to be done with both"
 
 
-def test_what_follows_a_call_is_sent_once_redis_has_room(app: Celery, fleet: Fleet) -> None:
-    full(fleet)
-    following = app.signature("app.next", queue="after")
+def test_what_follows_a_call_is_sent_once_redis_has_room(
+    app: Celery, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given two calls that follow, of which the first is sent before Redis is full
+    following = group([app.signature("app.next", args=(number,), queue="after") for number in range(2)])
+    publish, published = Producer.publish, list[object]()
+
+    def publishes(*arguments: Any, **options: Any) -> Any:
+        sent = publish(*arguments, **options)
+        if not published:
+            full(fleet)
+        published.append(sent)
+        return sent
+
+    monkeypatch.setattr(Producer, "publish", publishes)
     sending = threading.Thread(target=app.amqp._retry_publish, args=(following.apply_async,), daemon=True)
     sending.start()
-    time.sleep(1.5)  # longer than Celery itself would try
+    wait_for(
+        lambda: caplog.text.count("what follows a call is not sent yet") > 1
+    )  # longer than Celery itself would try
     assert sending.is_alive()
     fleet.redis.config_set("maxmemory", 0)
     sending.join(30)
     assert not sending.is_alive()
-    assert wait_for(lambda: fleet.redis.llen("after") == 1)
+    assert fleet.redis.llen("after") == 2, "neither twice"
 
 
 def test_what_no_waiting_mends_is_not_waited_for(app: Celery, fleet: Fleet) -> None:
