@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from redis import Redis
 
 from fleet import wait_for
@@ -74,6 +75,19 @@ def deliver(redis: Redis, job: Job, *answers: bytes) -> None:
     """Put answers where workers put them."""
     for one in answers:
         redis.xadd(keys.results(job.id), {keys.RESULT_FIELD: one})
+
+
+def away(patch: pytest.MonkeyPatch, path: Path) -> list[int]:
+    """The errors that the next reads of ``path`` give, for a test to fill: a network's file system comes and goes."""
+    read, errors = Path.read_bytes, list[int]()
+
+    def reads(read_path: Path) -> bytes:
+        if read_path == path and errors:
+            raise OSError(errors.pop(), "stale")
+        return read(read_path)
+
+    patch.setattr(Path, "read_bytes", reads)
+    return errors
 
 
 def processes_at(folder: Path) -> list[psutil.Process]:

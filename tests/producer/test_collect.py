@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from job_files import answer, deliver, finished, new_job, read_rows, speech_rows
+from job_files import answer, away, deliver, finished, new_job, read_rows, speech_rows
 
 from fleet import Fleet, ended, wait_for
 from patched_imports import patched_imports
@@ -364,14 +364,9 @@ def test_a_folder_that_is_away_for_a_moment_is_waited_for(
     slow_fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A network's file system whose server restarts: the command ended with 2, as for wrong arguments."""
-    job, troubles = new_job(tmp_path, rows=2), list[int]()
+    job, said = new_job(tmp_path, rows=2), list[Progress]()
+    troubles = away(monkeypatch, job.step.header_path)
     deliver(slow_fleet.redis, job, answer(0))
-    read, said = Path.read_bytes, list[Progress]()
-
-    def reads(path: Path) -> bytes:
-        if path == job.step.header_path and troubles:
-            raise OSError(troubles.pop(), "stale")
-        return read(path)
 
     def report(_: Job, progress: Progress) -> None:
         said.append(progress)
@@ -379,7 +374,6 @@ def test_a_folder_that_is_away_for_a_moment_is_waited_for(
             troubles.extend([errno.ESTALE, errno.EIO, errno.ETIMEDOUT])
             deliver(slow_fleet.redis, job, answer(1))
 
-    monkeypatch.setattr(Path, "read_bytes", reads)
     monkeypatch.setattr(collect, "RETRY_SECONDS", 0.01)
     serve(slow_fleet.redis, [str(job.step.path)], report, load_settings(REDIS_URL=slow_fleet.url))
     assert not troubles

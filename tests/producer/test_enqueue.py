@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job_files import answer, deliver, finished, new_job, write_rows
+from job_files import answer, away, deliver, finished, new_job, write_rows
 
 from failover import MovingBroker
 from fleet import Fleet, ended, wait_for
@@ -622,15 +622,9 @@ def test_a_folder_that_is_away_for_a_moment_is_waited_for(
     clean: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A network's file system whose server restarts ended the producer, and left the mark that nobody sends."""
-    job, troubles = new_job(tmp_path, rows=3), [errno.ESTALE, errno.EIO]
-    read = Path.read_bytes
-
-    def reads(path: Path) -> bytes:
-        if path == job.step.header_path and troubles:
-            raise OSError(troubles.pop(), "stale")
-        return read(path)
-
-    monkeypatch.setattr(Path, "read_bytes", reads)
+    job = new_job(tmp_path, rows=3)
+    troubles = away(monkeypatch, job.step.header_path)
+    troubles += [errno.ESTALE, errno.EIO]
     monkeypatch.setattr(patience, "RETRY_SECONDS", 0.01)
     Sending(clean, job).enqueuer.send_all()
     assert queued(clean, job)() == {0, 1, 2}

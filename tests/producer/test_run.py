@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from job_files import answer, deliver, failed_answer, finished, new_job, read_rows, spec_of, speech_rows, write_rows
+from job_files import (
+    answer,
+    away,
+    deliver,
+    failed_answer,
+    finished,
+    new_job,
+    read_rows,
+    spec_of,
+    speech_rows,
+    write_rows,
+)
 from redis import Redis
 from rich.console import Console
 from running import Running
@@ -184,15 +195,8 @@ def test_a_retry_that_is_resumed_is_held_against_the_whole_step(fleet: Fleet, tm
 def test_a_folder_that_is_away_for_a_moment_does_not_end_a_run(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, troubles = new_job(tmp_path, rows=2), list[int]()
-    read = Path.read_bytes
-
-    def reads(path: Path) -> bytes:
-        if path == job.step.header_path and troubles:
-            raise OSError(troubles.pop(), "stale")
-        return read(path)
-
-    monkeypatch.setattr(Path, "read_bytes", reads)
+    job = new_job(tmp_path, rows=2)
+    troubles = away(monkeypatch, job.step.header_path)
     run = Running(fleet, job)
     wait_for(lambda: rows_in_flight(fleet.redis, "transcribe", job.id) == {0, 1})
     troubles.extend([errno.ESTALE, errno.EIO] * 3)
